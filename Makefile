@@ -1,0 +1,39 @@
+# `make` lists the verbs.  Everything happens in .venv, which the first verb that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint check bench clean
+
+help:  ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"zeronorm needs Python 3.11 or newer, this is {sys.version}")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $@
+
+install: .venv/installed  ## make .venv and install zeronorm with its development tools
+
+quickstart: .venv/installed  ## attack the digits model that ships with zeronorm and write the report
+	$(BIN)/zeronorm evaluate --model digits --data digits --limit 200 --k 1,2,4,8 \
+	  --steps 200 --queries 1000 --out runs/quickstart
+
+test: .venv/installed  ## lint, types and the tests that take seconds each
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: .venv/installed  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: test  ## what CI runs
+
+bench: .venv/installed  ## time of each attack against the bare passes of the model
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

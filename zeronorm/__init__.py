@@ -1,0 +1,69 @@
+"""zeronorm: sparse adversarial robustness, counted in changed pixels.
+
+    import zeronorm as zn
+    evaluation = zn.evaluate(model, (x, y), zn.L0(k=10))
+
+Names are imported when first used, so that `import zeronorm` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from zeronorm import attacks as attacks
+    from zeronorm import data as data
+    from zeronorm import distances as distances
+    from zeronorm import losses as losses
+    from zeronorm import metrics as metrics
+    from zeronorm import models as models
+    from zeronorm import projections as projections
+    from zeronorm import report as report
+    from zeronorm import theory as theory
+    from zeronorm import training as training
+    from zeronorm.checks import ArgumentError as ArgumentError
+    from zeronorm.evaluation.runner import Evaluation as Evaluation
+    from zeronorm.evaluation.runner import evaluate as evaluate
+    from zeronorm.evaluation.verify import verify as verify
+    from zeronorm.threat_model import L0 as L0
+    from zeronorm.threat_model import L2 as L2
+    from zeronorm.threat_model import Linf as Linf
+
+_ROOMS = (
+    "attacks",
+    "data",
+    "distances",
+    "losses",
+    "metrics",
+    "models",
+    "projections",
+    "report",
+    "theory",
+    "training",
+)
+_HOMES = {
+    "ArgumentError": "zeronorm.checks",
+    "Evaluation": "zeronorm.evaluation.runner",
+    "L0": "zeronorm.threat_model",
+    "L2": "zeronorm.threat_model",
+    "Linf": "zeronorm.threat_model",
+    "evaluate": "zeronorm.evaluation.runner",
+    "verify": "zeronorm.evaluation.verify",
+}
+
+__all__ = ["__version__", *_ROOMS, *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"zeronorm.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'zeronorm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

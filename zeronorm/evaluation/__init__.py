@@ -1,0 +1,1 @@
+"""Evaluation: plan -> runner -> records.  Files, resuming and clocks live here."""

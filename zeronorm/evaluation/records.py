@@ -1,0 +1,209 @@
+"""The records of a run: a folder that anyone can read, continue and re-check.
+
+    run.json       what was asked, of which model and data, with which versions; how it went
+    rows.jsonl     while running: one line per finished (example, budget, stage), appended and flushed
+    rows.parquet   when complete: the same rows, folded into one table
+    images.parquet the clean images of the examples shown in the report
+
+A row with `stage` -1 is the clean prediction of an example.  A killed run loses at most the line being
+written.  No torch here: reports and other tools read records without a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zeronorm.checks import ArgumentError
+
+FORMAT = "zeronorm-run/1"
+
+ROWS = pa.schema(
+    [
+        ("example", pa.int64()),  # the example's stable id
+        ("name", pa.string()),  # its readable name (a file, say), or null
+        ("label", pa.int32()),
+        ("k", pa.int32()),  # budget of this search; null in the clean row
+        ("stage", pa.int32()),  # position in the cascade; -1 for the clean prediction
+        ("attack", pa.string()),  # the stage's name; "clean" for the clean prediction
+        ("outcome", pa.string()),  # correct | wrong (clean row), broken | robust (stages)
+        ("prediction", pa.int32()),  # on a fresh pass; of the clean input where robust
+        ("margin", pa.float64()),  # label's logit minus the largest other, same pass
+        ("distance", pa.int32()),  # changed positions, in the run's unit; null unless broken
+        ("linf", pa.float64()),  # largest change of an entry; null unless broken
+        ("forwards", pa.int64()),  # passes of the model this search spent on this example
+        ("backwards", pa.int64()),
+        ("positions", pa.list_(pa.int32())),  # changed positions, ascending; null unless broken
+        ("values", pa.list_(pa.float64())),  # new values there, channel by channel within a position
+    ]
+)
+
+IMAGES = pa.schema([("example", pa.int64()), ("x", pa.list_(pa.float64()))])  # x in the order of its shape
+
+
+class RunFolder:
+    """The folder of one run, opened for writing or reading."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.run_json = self.path / "run.json"
+        self.journal = self.path / "rows.jsonl"
+        self.table = self.path / "rows.parquet"
+        self.images = self.path / "images.parquet"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.run_json.exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: a second run that wants to write here is refused."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            with lock:
+                yield
+        except filelock.Timeout:
+            raise ArgumentError(
+                f"out: another process is writing to {self.path}; wait for it to end"
+            ) from None
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise ArgumentError(f"out: cannot write to {self.path}: {error.strerror}") from None
+
+    # -- run.json ---------------------------------------------------------------------------------------
+
+    def read_run(self) -> dict[str, Any]:
+        """The content of run.json; `ArgumentError` if it is missing, damaged or of another format."""
+        try:
+            run = json.loads(self.run_json.read_text())
+        except FileNotFoundError:
+            raise ArgumentError(
+                f"run: expected the folder of a run, found no run.json in {self.path}"
+            ) from None
+        except NotADirectoryError:
+            raise ArgumentError(f"run: expected the folder of a run, got the file {self.path}") from None
+        except (ValueError, OSError) as error:
+            raise ArgumentError(f"run: {self.run_json} cannot be read: {error}") from None
+        if not isinstance(run, dict) or run.get("format") != FORMAT:
+            found = run.get("format") if isinstance(run, dict) else type(run).__name__
+            raise ArgumentError(f"run: expected format {FORMAT} in {self.run_json}, got {found!r}")
+        return run
+
+    def write_run(self, run: dict[str, Any]) -> None:
+        """Replace run.json in one step: a crash leaves the old or the new one, never half."""
+        self._replace(self.run_json, json.dumps(run, indent=1, allow_nan=False).encode())
+
+    # -- rows -------------------------------------------------------------------------------------------
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append finished rows to the journal and flush them to the disk."""
+        lines = b"".join(_line(row) for row in rows)
+        if lines:
+            with open(self.journal, "ab") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def recover(self) -> list[dict[str, Any]]:
+        """The rows of an interrupted run.  A line cut off by the interruption is removed from the journal."""
+        if not self.journal.exists():
+            return []
+        content = self.journal.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            with open(self.journal, "r+b") as file:
+                file.truncate(complete)
+        return self._parse(content[:complete])
+
+    def read_rows(self) -> pa.Table:
+        """All rows, from the table of a complete run or the journal of an unfinished one."""
+        if self.table.exists():
+            try:
+                return pq.read_table(self.table, schema=ROWS, page_checksum_verification=True)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                first = str(error).splitlines()[0]
+                raise ArgumentError(f"run: {self.table} is damaged or not a table of rows: {first}") from None
+        if not self.journal.exists():
+            return ROWS.empty_table()
+        content = self.journal.read_bytes()
+        return pa.Table.from_pylist(self._parse(content[: content.rfind(b"\n") + 1]), schema=ROWS)
+
+    def fold(self, rows: list[dict[str, Any]], images: list[dict[str, Any]]) -> str:
+        """Write the tables of a complete run and drop the journal; returns the digest of the rows."""
+        table = pa.Table.from_pylist(rows, schema=ROWS)
+        for schema, content, target in (
+            (IMAGES, pa.Table.from_pylist(images, schema=IMAGES), self.images),
+            (ROWS, table, self.table),
+        ):
+            sink = pa.BufferOutputStream()
+            pq.write_table(content.cast(schema), sink, compression="zstd", write_page_checksum=True)
+            self._replace(target, sink.getvalue().to_pybytes())
+        return digest_rows(table)
+
+    def drop_journal(self) -> None:
+        """Remove the journal, once the folded table and run.json are safely written."""
+        self.journal.unlink(missing_ok=True)
+
+    def read_images(self) -> dict[int, list[float]]:
+        """Clean images by example id, flattened in the order of the run's input shape; empty if unfinished."""
+        if not self.images.exists():
+            return {}
+        try:
+            rows = pq.read_table(self.images, schema=IMAGES).to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ArgumentError(f"run: {self.images} is damaged: {str(error).splitlines()[0]}") from None
+        return {row["example"]: row["x"] for row in rows}
+
+    def _parse(self, content: bytes) -> list[dict[str, Any]]:
+        rows = []
+        for number, line in enumerate(content.splitlines(), start=1):
+            body, _, check = line.rpartition(b"\t")
+            if check != _checksum(body):
+                raise ArgumentError(
+                    f"run: line {number} of {self.journal} is damaged (its checksum does not match)"
+                )
+            rows.append(json.loads(body))
+        return rows
+
+    def _replace(self, target: Path, content: bytes) -> None:
+        temporary = target.with_name(f".{target.name}.new")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def digest_rows(table: pa.Table) -> str:
+    """SHA-256 of the rows' content, independent of how they are stored."""
+    sha = hashlib.sha256()
+    for row in table.to_pylist():
+        sha.update(_body(row))
+    return f"sha256:{sha.hexdigest()}"
+
+
+def _body(row: dict[str, Any]) -> bytes:
+    present = {name: row[name] for name in ROWS.names if row.get(name) is not None}
+    return json.dumps(present, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _checksum(body: bytes) -> bytes:
+    return f"{zlib.crc32(body):08x}".encode()
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    body = _body(row)
+    return body + b"\t" + _checksum(body) + b"\n"

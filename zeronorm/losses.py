@@ -1,0 +1,46 @@
+"""Per-example losses on logits `(batch, classes)`: what an attack increases, `(batch,)`, never averaged."""
+
+from __future__ import annotations
+
+import math
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def margin(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Largest other logit minus the label's: positive once the model prefers another class."""
+    return _without(z, y).amax(1) - _of(z, y)
+
+
+def log_odds(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """log(P(not y) / P(y)) = logsumexp of the other logits - the label's logit.
+
+    Cross-entropy is softplus of this, so both order examples the same way; but cross-entropy is flat (its
+    float32 value and gradient are exactly 0) once the label leads by about 17, and this is not.
+    """
+    return _without(z, y).logsumexp(1) - _of(z, y)
+
+
+def log_odds_gradient(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b j"]:
+    """d log_odds / d logits: the cross-entropy's gradient up to one positive factor per example, 1 - P(y)."""
+    return _without(z, y).softmax(1).scatter_(1, y[:, None], -1.0)
+
+
+def is_wrong(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Tensor:
+    """Whether the prediction (first largest logit) is not `y`; logits with NaN or infinity decide nothing."""
+    return (z.argmax(1) != y) & z.isfinite().all(1)
+
+
+def _of(z: Tensor, y: Tensor) -> Tensor:
+    return z.gather(1, y[:, None]).squeeze(1)
+
+
+def _without(z: Tensor, y: Tensor) -> Tensor:
+    # a copy: the model may have returned a view of something it keeps
+    return z.scatter(1, y[:, None], -math.inf)
+
+
+def is_class(z: Float[Tensor, "b j"], target: Int[Tensor, "b"]) -> Tensor:
+    """Whether the prediction is `target`; logits with NaN or infinity decide nothing."""
+    return (z.argmax(1) == target) & z.isfinite().all(1)

@@ -1,0 +1,194 @@
+"""What the adversary may do: a budget, the unit it is counted in, and the box inputs must stay in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from zeronorm import distances
+from zeronorm.checks import ArgumentError, choice, integer, real
+
+Bound = float | Tensor
+
+
+class Box:
+    """The values inputs may take: `low <= x <= high`, numbers or tensors that broadcast against one example."""
+
+    low: Bound
+    high: Bound
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if isinstance(bound, Tensor):
+                if not bool(bound.isfinite().all()):
+                    raise ArgumentError(f"{name}: expected finite bounds, got NaN or infinity")
+            else:
+                real(name, bound, -math.inf)
+        if not bool((torch.as_tensor(self.low) < torch.as_tensor(self.high)).all()):
+            raise ArgumentError(f"high: expected more than low ({_show(self.low)}), got {_show(self.high)}")
+
+    def bounds(self, x: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of every entry of `x`, in its shape."""
+        low, high = (torch.as_tensor(v, dtype=x.dtype, device=x.device) for v in (self.low, self.high))
+        try:
+            return low.expand(x.shape), high.expand(x.shape)
+        except RuntimeError:
+            raise ArgumentError(
+                f"low, high: expected numbers or tensors that broadcast to one example {tuple(x.shape[1:])}, "
+                f"got shapes {tuple(low.shape)} and {tuple(high.shape)}"
+            ) from None
+
+    def check_inputs(self, x: Float[Tensor, "b ..."]) -> None:
+        """Raise `ArgumentError` unless every entry of `x` lies in the box."""
+        low, high = self.bounds(x)
+        if bool(((x < low) | (x > high)).any()):
+            raise ArgumentError(
+                f"x: expected values in [{_show(self.low)}, {_show(self.high)}], got [{float(x.min()):.6g}, "
+                f"{float(x.max()):.6g}]; give the threat model your inputs' own low and high, and keep "
+                "normalisation inside the model"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """The threat model as plain values, for a record."""
+        return {"low": _plain(self.low), "high": _plain(self.high)}
+
+
+@dataclass(frozen=True)
+class L0(Box):
+    """At most `k` positions of an input may change, each to any value of the box.
+
+    Attributes:
+        k: number of positions, at least 0; None means unbounded (minimal-distance attacks only).
+        unit: "pixel" counts a position of an image `(channel, height, width)` once however many of its
+            channels change; "feature" counts every entry.  Flat inputs `(feature,)` know only features.
+        low, high: the box, numbers or tensors that broadcast against one example.
+        linf: cap on the change of each entry, in input units, or None.
+        allowed: boolean mask of the positions the adversary may touch, `(height, width)` for pixels or the
+            shape of one example for features, or None for all.
+    """
+
+    k: int | None
+    unit: Literal["pixel", "feature"] = "pixel"
+    low: Bound = 0.0
+    high: Bound = 1.0
+    linf: float | None = None
+    allowed: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k is not None:
+            object.__setattr__(self, "k", integer("k", self.k, 0))
+        choice("unit", self.unit, ("pixel", "feature"))
+        if self.linf is not None:
+            real("linf", self.linf, 0.0, open_low=True)
+        if self.allowed is not None and (
+            not isinstance(self.allowed, Tensor) or self.allowed.dtype != torch.bool
+        ):
+            raise ArgumentError("allowed: expected a boolean tensor, the mask of positions that may change")
+
+    def with_k(self, k: int | None) -> L0:
+        """The same threat model with another budget."""
+        return replace(self, k=k)
+
+    def grid(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b g p"]:
+        """`x` as (batch, channels that change together, positions that are counted); a view where possible."""
+        if self.unit == "pixel" and x.dim() > 2:
+            return x.reshape(len(x), x.shape[1], math.prod(x.shape[2:]))
+        return x.reshape(len(x), 1, math.prod(x.shape[1:]))
+
+    def positions(self, x: Float[Tensor, "b ..."]) -> int:
+        """Number of positions of one example."""
+        return math.prod(x.shape[2:] if self.unit == "pixel" and x.dim() > 2 else x.shape[1:])
+
+    def bounds(self, x: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of every entry of `x`: the box, and within `linf` of `x`."""
+        low, high = super().bounds(x)
+        if self.linf is None:
+            return low, high
+        return torch.maximum(low, x - self.linf), torch.minimum(high, x + self.linf)
+
+    def allowed_positions(self, x: Float[Tensor, "b ..."]) -> Bool[Tensor, "p"] | None:
+        """The mask of positions that may change, or None for all."""
+        if self.allowed is None:
+            return None
+        if self.allowed.numel() != self.positions(x):
+            raise ArgumentError(
+                f"allowed: expected a mask of {self.positions(x)} {self.unit}s, "
+                f"got shape {tuple(self.allowed.shape)}"
+            )
+        return self.allowed.to(x.device).flatten()
+
+    def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Int[Tensor, "b"]:
+        """Number of changed positions, in this threat model's unit."""
+        count = distances.l0_pixels if self.unit == "pixel" else distances.l0_features
+        return count(x, x_adv)
+
+    def contains(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
+        """Whether each `x_adv` is within the budget, the box, the cap and the allowed positions."""
+        low, high = self.bounds(x)
+        inside = ((x_adv >= low) & (x_adv <= high)).flatten(1).all(1)
+        if self.k is not None:
+            inside &= self.distance(x, x_adv) <= self.k
+        if (allowed := self.allowed_positions(x)) is not None:
+            inside &= ~(self.grid(x) != self.grid(x_adv))[:, :, ~allowed].flatten(1).any(1)
+        return inside
+
+    def check_inputs(self, x: Float[Tensor, "b ..."]) -> None:
+        """Raise `ArgumentError` unless `x` lies in the box and the budget fits it."""
+        super().check_inputs(x)
+        allowed = self.allowed_positions(x)
+        available = self.positions(x) if allowed is None else int(allowed.sum())
+        if self.k is not None and self.k > available:
+            kind = self.unit if x.dim() > 2 else "feature"
+            raise ArgumentError(
+                f"k: expected between 0 and {available}, the number of {kind}s of an input of shape "
+                f"{tuple(x.shape[1:])} that may change, got {self.k}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """The threat model as plain values, for a record; the budget apart."""
+        allowed = None if self.allowed is None else self.allowed.flatten().nonzero().flatten().tolist()
+        return {"norm": "L0", "unit": self.unit, **super().describe(), "linf": self.linf, "allowed": allowed}
+
+
+@dataclass(frozen=True)
+class Linf(Box):
+    """Every entry may change by at most `epsilon`, in input units."""
+
+    epsilon: float
+    low: Bound = 0.0
+    high: Bound = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("epsilon", self.epsilon, 0.0)
+
+
+@dataclass(frozen=True)
+class L2(Box):
+    """The change may have Euclidean length at most `epsilon`, in input units."""
+
+    epsilon: float
+    low: Bound = 0.0
+    high: Bound = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("epsilon", self.epsilon, 0.0)
+
+
+def _plain(bound: Bound) -> Any:
+    return bound.tolist() if isinstance(bound, Tensor) else float(bound)
+
+
+def _show(bound: Bound) -> str:
+    values: Iterator[float] = iter(torch.as_tensor(bound, dtype=torch.float64).flatten().tolist())
+    numbers = sorted(set(values))
+    return f"{numbers[0]:g}" if len(numbers) == 1 else f"{numbers[0]:g} to {numbers[-1]:g}"
