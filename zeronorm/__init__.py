@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zeronorm import report as report
     from zeronorm import theory as theory
     from zeronorm import training as training
-    from zeronorm.checks import ArgumentError as ArgumentError
+    from zeronorm.errors import ArgumentError as ArgumentError
     from zeronorm.evaluation.runner import Evaluation as Evaluation
     from zeronorm.evaluation.runner import evaluate as evaluate
     from zeronorm.evaluation.verify import verify as verify
@@ -45,7 +45,7 @@ _ROOMS = (
     "training",
 )
 _HOMES = {
-    "ArgumentError": "zeronorm.checks",
+    "ArgumentError": "zeronorm.errors",
     "Evaluation": "zeronorm.evaluation.runner",
     "L0": "zeronorm.threat_model",
     "L2": "zeronorm.threat_model",

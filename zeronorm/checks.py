@@ -9,14 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from zeronorm.errors import ArgumentError
+
 T = TypeVar("T")
-
-
-class ArgumentError(ValueError):
-    """Input from outside that cannot be used: an argument, a file, a model, a data set.
-
-    The message is one line.  The command line prints it and exits with status 2.
-    """
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import distances
-from zeronorm.checks import ArgumentError, choice, integer, real
+from zeronorm.checks import choice, integer, real
+from zeronorm.errors import ArgumentError
 
 Bound = float | Tensor
 

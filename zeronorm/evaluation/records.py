@@ -24,7 +24,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zeronorm.checks import ArgumentError
+from zeronorm.errors import ArgumentError
 
 FORMAT = "zeronorm-run/1"
 
