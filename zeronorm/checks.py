@@ -98,8 +98,8 @@ def identifiers(ids: Any, x: Tensor, name: str = "ids") -> Tensor:
     return ids.to(torch.int64)
 
 
-def logits(z: Any, batch: int, y: Tensor | None = None) -> Tensor:
-    """What a model returned for `batch` examples: floating point `(batch, classes)` with a class for each label."""
+def logits(z: Any, batch: int, highest_label: int = 0) -> Tensor:
+    """What a model returned: floating point `(batch, classes)`, with a class for each label."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         what = str(z.dtype) if isinstance(z, Tensor) else type(z).__name__
         raise ArgumentError(f"model: expected a floating point tensor of logits, got {what}")
@@ -107,9 +107,9 @@ def logits(z: Any, batch: int, y: Tensor | None = None) -> Tensor:
         raise ArgumentError(
             f"model: expected logits of shape ({batch}, classes) with at least 2 classes, got {tuple(z.shape)}"
         )
-    if y is not None and len(y) and int(y.max()) >= z.shape[1]:
+    if highest_label >= z.shape[1]:
         raise ArgumentError(
-            f"model: expected a logit for every label, got {z.shape[1]} classes for labels up to {int(y.max())}"
+            f"model: expected a logit for every label up to {highest_label}, got {z.shape[1]} classes"
         )
     return z
 

@@ -22,14 +22,25 @@ def log_odds(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]
     return _without(z, y).logsumexp(1) - _of(z, y)
 
 
-def log_odds_gradient(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b j"]:
-    """d log_odds / d logits: the cross-entropy's gradient up to one positive factor per example, 1 - P(y)."""
-    return _without(z, y).softmax(1).scatter_(1, y[:, None], -1.0)
+def log_odds_and_gradient(
+    z: Float[Tensor, "b j"], y: Int[Tensor, "b"]
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b j"]]:
+    """`log_odds` and its gradient by the logits.
+
+    The gradient is the cross-entropy's up to one positive factor per example, 1 - P(y).
+    """
+    others = _without(z, y)
+    top = others.amax(1, keepdim=True)
+    weights = (others - top).exp_()
+    total = weights.sum(1, keepdim=True)
+    value = (total.log() + top).squeeze(1) - _of(z, y)
+    return value, weights.div_(total).scatter_(1, y[:, None], -1.0)
 
 
 def is_wrong(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Tensor:
-    """Whether the prediction (first largest logit) is not `y`; logits with NaN or infinity decide nothing."""
-    return (z.argmax(1) != y) & z.isfinite().all(1)
+    """Whether the prediction (first largest logit) is not `y`; logits with NaN or +infinity decide nothing."""
+    value, prediction = z.max(1)
+    return (prediction != y) & (value < math.inf)  # false where the maximum is NaN
 
 
 def _of(z: Tensor, y: Tensor) -> Tensor:
@@ -42,5 +53,6 @@ def _without(z: Tensor, y: Tensor) -> Tensor:
 
 
 def is_class(z: Float[Tensor, "b j"], target: Int[Tensor, "b"]) -> Tensor:
-    """Whether the prediction is `target`; logits with NaN or infinity decide nothing."""
-    return (z.argmax(1) == target) & z.isfinite().all(1)
+    """Whether the prediction is `target`; logits with NaN or +infinity decide nothing."""
+    value, prediction = z.max(1)
+    return (prediction == target) & (value < math.inf)

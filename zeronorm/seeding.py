@@ -40,26 +40,29 @@ class Streams:
         slots = torch.arange(1, n + 1, device=start.device) * _signed(_GOLDEN)
         return _mix(start[:, None] + slots)
 
-    def integers(self, step: int, n: int, high: int | Tensor) -> Int[Tensor, "b n"]:
-        """n integers in [0, high) for each example; high < 2^31 (bias below high / 2^31)."""
-        return (_shift(self.bits(step, n), 33) * high) >> 31
-
     def uniform(self, step: int, n: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b n"]:
-        """n numbers in (0, 1) for each example."""
-        if dtype == torch.float64:
-            return (_shift(self.bits(step, n), 11).to(dtype) + 0.5) * 2.0**-53
-        # two numbers from each word; 23 bits and the half are exact in float32
-        words = self.bits(step, (n + 1) // 2)
-        both = torch.cat([_shift(words, 41), words & 0x7FFFFF], dim=1)[:, :n]
-        return ((both.to(torch.float32) + 0.5) * 2.0**-23).to(dtype)
+        """n numbers in [0, 1] for each example."""
+        return self._centred(step, n, dtype).add_(0.5)
 
     def normal(self, step: int, n: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b n"]:
         """n standard normal numbers for each example (Box-Muller)."""
         half = (n + 1) // 2
-        u, v = self.uniform(step, 2 * half, dtype).split(half, dim=1)
-        radius = u.log().mul_(-2.0).sqrt_()
-        angle = v * (2.0 * math.pi)
+        u = self._centred(step, 2 * half, dtype)
+        radius = u[:, :half].abs().mul_(2.0).clamp_min_(2.0**-40).log_().mul_(-2.0).sqrt_()
+        angle = u[:, half:].mul_(2.0 * math.pi)
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :n]
+
+    def _centred(self, step: int, n: int, dtype: torch.dtype) -> Tensor:
+        """n numbers in [-1/2, 1/2] for each example: from half a word each, or in float64 from a whole one."""
+        if dtype == torch.float64:
+            return self.bits(step, n).to(dtype).mul_(2.0**-64)
+        halves = self.bits(step, (n + 1) // 2).view(torch.int32)[:, :n]
+        return halves.to(torch.float32).mul_(2.0**-32).to(dtype)
+
+
+def below(bits: Int[Tensor, "*shape"], high: int) -> Int[Tensor, "*shape"]:
+    """Integers in [0, high) from 64-bit words; high < 2^31, with a bias below high / 2^31."""
+    return (_shift(bits, 33) * high) >> 31
 
 
 def _signed(number: int) -> int:
@@ -69,10 +72,12 @@ def _signed(number: int) -> int:
 
 def _shift(z: Tensor, by: int) -> Tensor:
     """Logical (not arithmetic) right shift of int64."""
-    return (z >> by) & ((1 << (64 - by)) - 1)
+    return (z >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
-    return z ^ _shift(z, 31)
+    """SplitMix64's finaliser."""
+    z = z ^ _shift(z, 30)
+    z.mul_(_signed(0xBF58476D1CE4E5B9)).bitwise_xor_(_shift(z, 27))
+    z.mul_(_signed(0x94D049BB133111EB)).bitwise_xor_(_shift(z, 31))
+    return z

@@ -1,0 +1,93 @@
+"""The table of attacks, and what each claims about itself.  The tests read the claims and hold it to them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from zeronorm.attacks.sparse_autoattack import sparse_autoattack
+from zeronorm.attacks.sparse_pgd import sparse_pgd
+from zeronorm.attacks.sparse_rs import sparse_rs
+from zeronorm.checks import choice
+from zeronorm.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One row of the catalogue.
+
+    Attributes:
+        function: `(model, x, y, threat, *, seed, ids, **options) -> x_adv`.
+        norms: threat models it works on.
+        kind: "budget" searches within a given budget, "minimal" for the smallest perturbation.
+        knowledge: "white" needs gradients, "black" only scores, "decision" only labels.
+        targeted: whether it can aim at a class.
+        cost: the option that says how long to search, in updates or queries.
+        factor: on linear classifiers it succeeds at every budget of at least this many times the optimum.
+        source: the paper.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    norms: tuple[str, ...]
+    kind: Literal["budget", "minimal"]
+    knowledge: Literal["white", "black", "decision"]
+    targeted: bool
+    cost: tuple[str, ...]
+    factor: float
+    source: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options and their defaults."""
+        parameters = inspect.signature(self.function).parameters.values()
+        keywords = (p for p in parameters if p.kind is p.KEYWORD_ONLY)
+        return {p.name: p.default for p in keywords if p.name not in ("seed", "ids", "targeted")}
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise `ArgumentError` if an option is not one of this attack's."""
+        for name in options:
+            if name not in self.options:
+                known = ", ".join(self.options)
+                raise ArgumentError(f"{name}: {self.name} has no such option; it has {known}")
+
+
+_ZHONG = "Zhong, Huang & Liu, ICML 2024"
+
+catalogue: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        Attack("sparse_pgd", sparse_pgd, ("L0",), "budget", "white", True, ("steps",), 1.0, _ZHONG),
+        Attack(
+            "sparse_rs",
+            sparse_rs,
+            ("L0",),
+            "budget",
+            "black",
+            True,
+            ("queries",),
+            1.5,
+            "Croce et al., AAAI 2022",
+        ),
+        Attack(
+            "sparse_autoattack",
+            sparse_autoattack,
+            ("L0",),
+            "budget",
+            "white",
+            False,
+            ("steps", "queries"),
+            1.0,
+            _ZHONG,
+        ),
+    )
+}
+
+
+def get(name: str) -> Attack:
+    """The catalogue's entry of that name; hyphens may stand for underscores."""
+    return catalogue[choice("attack", str(name).replace("-", "_"), tuple(catalogue))]

@@ -1,0 +1,93 @@
+"""sparse-AutoAttack (Zhong, Huang & Liu 2024): three searches in a row, each on the survivors of the last."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zeronorm import checks
+from zeronorm.attacks.search import Model, searching
+from zeronorm.attacks.sparse_pgd import sparse_pgd
+from zeronorm.attacks.sparse_rs import sparse_rs
+from zeronorm.projections import top_k
+from zeronorm.threat_model import L0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One search of a cascade: the name of an attack in the catalogue, and its options."""
+
+    attack: str
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The attack, and the choice that tells it from others of the same attack."""
+        variant = self.options.get("gradient")
+        return f"{self.attack} ({variant})" if variant else self.attack
+
+
+def stages(steps: int = 10_000, queries: int = 10_000) -> tuple[Stage, ...]:
+    """The published cascade: sparse-PGD with either gradient, then Sparse-RS."""
+    return (
+        Stage("sparse_pgd", {"steps": steps, "gradient": "unprojected"}),
+        Stage("sparse_pgd", {"steps": steps, "gradient": "projected"}),
+        Stage("sparse_rs", {"queries": queries}),
+    )
+
+
+def sparse_autoattack(
+    model: Model,
+    x: Float[Tensor, "b ..."],
+    y: Int[Tensor, "b"],
+    threat: L0,
+    *,
+    steps: int = 10_000,
+    queries: int = 10_000,
+    seed: int = 0,
+    ids: Int[Tensor, "b"] | None = None,
+) -> Float[Tensor, "b ..."]:
+    """Change at most k pixels so that the model errs, by an ensemble of white-box and black-box searches.
+
+    Source: Zhong, Huang & Liu 2024, section 4.2 and appendix B: sparse-PGD with the unprojected gradient,
+    with the projected gradient, and Sparse-RS (loss cross-entropy, α_init 0.8).  The only parameter of the
+    published ensemble is k.
+
+    Args:
+        model: from inputs to logits (batch, class), differentiable.
+        x: clean inputs, inside the threat model's box.
+        y: true labels.
+        threat: budget, unit and box.
+        steps: of each sparse-PGD stage.
+        queries: of the Sparse-RS stage.
+        seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
+
+    Returns:
+        Inputs of the shape and dtype of x, within the threat model: broken by the first stage that could,
+        or else the attempt of highest loss of any stage; examples misclassified already come back clean.
+    """
+    ids = checks.identifiers(ids, checks.examples(x))
+    attacks = {"sparse_pgd": sparse_pgd, "sparse_rs": sparse_rs}
+    with searching("sparse_autoattack", model, x, y, threat, targeted=None, seed=seed, ids=ids) as cascade:
+        for stage in stages(steps, queries):
+            rows = cascade.rows
+            if len(rows) == 0:
+                break
+            with _about(model, rows):
+                attempt = attacks[stage.attack](
+                    model, x[rows], y[rows], threat, seed=seed, ids=ids[rows], **stage.options
+                )
+            grid = threat.grid(attempt)
+            positions = top_k((grid != cascade.x).any(1).to(x.dtype), cascade.k)
+            cascade.record(*cascade.score(grid), positions, cascade.at(grid, positions))
+        return cascade.finished()
+
+
+def _about(model: Model, rows: Tensor) -> AbstractContextManager[None]:
+    """Tell a model that watches itself being searched which examples the following passes are for."""
+    scope = getattr(model, "about", None)
+    return nullcontext() if scope is None else scope(rows)

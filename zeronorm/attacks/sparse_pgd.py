@@ -1,0 +1,134 @@
+"""sparse-PGD (Zhong, Huang & Liu 2024): projected gradient descent on a magnitude and a mask."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from zeronorm import checks
+from zeronorm.attacks.search import Model, searching
+from zeronorm.projections import top_k
+from zeronorm.seeding import Streams
+from zeronorm.threat_model import L0
+
+_GAMMA = (
+    2e-10  # below this norm a mask gradient is no direction (the authors' code; the paper has two values)
+)
+
+
+def sparse_pgd(
+    model: Model,
+    x: Float[Tensor, "b ..."],
+    y: Int[Tensor, "b"],
+    threat: L0,
+    *,
+    steps: int = 10_000,
+    gradient: Literal["unprojected", "projected"] = "unprojected",
+    tolerance: int = 3,
+    step_size: float = 0.25,
+    mask_step_size: float | None = None,
+    targeted: Int[Tensor, "b"] | None = None,
+    seed: int = 0,
+    ids: Int[Tensor, "b"] | None = None,
+) -> Float[Tensor, "b ..."]:
+    """Change at most k pixels so that the model errs: white box, fixed budget.
+
+    Source: Zhong, Huang & Liu, "Towards efficient training and evaluation of robust models against l0
+    bounded adversarial perturbations", ICML 2024, section 4.1 and Algorithm 1.
+
+    The perturbation is p ⊙ m: magnitudes p for every entry, and m the indicator of the k largest of a
+    continuous mask m̃.  Both follow the gradient G of the cross-entropy: p by its sign, m̃ by the normalised
+    (Σ_channels G p) σ'(m̃).  When the k largest have not changed for `tolerance` steps in a row, the search is
+    stuck and m̃ is drawn anew.
+
+    Args:
+        model: from inputs to logits (batch, class), differentiable.
+        x: clean inputs, inside the threat model's box.
+        y: true labels.
+        threat: budget, unit and box.
+        steps: updates; each is one forward and one backward pass, and the last iterate is tested too.
+        gradient: "unprojected" moves p everywhere, so that a pixel entering the mask arrives with a good
+            value; "projected" moves it inside the mask only.  Neither is always the stronger.
+        tolerance: evaluated steps without a change of the mask before it is drawn anew.
+        step_size: of p, as a share of the box's width (of `threat.linf` where that is set).
+        mask_step_size: length of the step of m̃; default sqrt(positions) / 4.
+        targeted: classes to reach instead of leaving y, or None.
+        seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
+
+    Returns:
+        Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already (or of
+        the target class already) come back clean; those not broken as the attempt of highest loss.
+
+    Deviations from the authors' code, each a defect there: the stuck-counter is the example's own (theirs is
+    reset only when no other in the batch is stuck); one stable top-k on m̃ decides both the mask and whether
+    it changed (theirs ranks a saturated sigmoid, where ties are arbitrary); a drawn mask is evaluated before
+    it is moved; the loss is cross-entropy up to a positive factor that keeps it from vanishing; the first
+    iterate is tested; random numbers are the example's own.
+    """
+    checks.integer("steps", steps, 0)
+    checks.choice("gradient", gradient, ("unprojected", "projected"))
+    checks.integer("tolerance", tolerance, 1)
+    checks.real("step_size", step_size, 0.0, open_low=True)
+    if mask_step_size is not None:
+        checks.real("mask_step_size", mask_step_size, 0.0, open_low=True)
+
+    with searching("sparse_pgd", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
+        k, (_, channels, pixels) = search.k, search.x.shape
+        α = step_size * search.width  # a number, or one for every entry
+        β = math.sqrt(pixels) / 4 if mask_step_size is None else mask_step_size
+
+        # v = x + p: kept as the value itself, it stays in any box exactly; a drawn mask is named by its step
+        u = search.streams.uniform(0, channels * pixels, x.dtype).view_as(search.x)
+        v = search.clamp_(search.x + search.width * (2 * u - 1))
+        mask = _draw(search.streams, 1, search.allowed, pixels, x.dtype)
+        support = top_k(mask, k).sort(1).values  # sorted: equal sets are equal rows
+        stuck = torch.zeros_like(search.rows)
+
+        for step in range(steps + 1):
+            if len(search.rows) == 0:
+                break
+            values = search.at(v, support)
+            inputs = search.inputs(support, values)
+            if step == steps:
+                search.record(*search.score(inputs), support, values)
+                break
+            objective, reached, G = search.score_and_gradient(inputs)
+            keep = search.record(objective, reached, support, values)
+            if keep is not None:
+                v, mask, support, values, stuck, G = (s[keep] for s in (v, mask, support, values, stuck, G))
+
+            # the mask's gradient is taken at the magnitudes just evaluated, before they move
+            Gp = (v - search.x).mul_(G)
+            Gp = Gp.sum(1) if channels > 1 else Gp.squeeze(1)
+            g_mask = torch.ops.aten.sigmoid_backward(Gp, mask.sigmoid())
+            norm = torch.linalg.vector_norm(g_mask, dim=1, keepdim=True)
+            mask.addcmul_(g_mask, (β / norm).masked_fill_(norm < _GAMMA, 0.0))
+            redraw = (stuck >= tolerance).nonzero().flatten()
+            if len(redraw):
+                mask[redraw] = _draw(search.streams.select(redraw), step + 2, search.allowed, pixels, x.dtype)
+                stuck[redraw] = -1  # the drawn mask starts a count of its own
+
+            if gradient == "unprojected":
+                search.move_(v, G.sign_(), α)
+            else:
+                at = support[:, None].expand_as(values)
+                moved = torch.zeros_like(v).scatter_(2, at, G.gather(2, at).sign_())
+                search.move_(v, moved, α)
+
+            new_support = top_k(mask, k).sort(1).values
+            stuck = (stuck + 1) * (new_support == support).all(1)
+            support = new_support
+
+        return search.finished()
+
+
+def _draw(
+    streams: Streams, step: int, allowed: Bool[Tensor, "p"] | None, pixels: int, dtype: torch.dtype
+) -> Float[Tensor, "a p"]:
+    """A fresh mask: standard normal, and never a pixel the adversary may not touch."""
+    mask = streams.normal(step, pixels, dtype)
+    return mask if allowed is None else mask.masked_fill(~allowed, -math.inf)

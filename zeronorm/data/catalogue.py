@@ -1,0 +1,98 @@
+"""The data sets that have a name, and the forms a name may take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from zeronorm.checks import choice, integer
+from zeronorm.data import folder, hub, parquet
+from zeronorm.data.dataset import Dataset
+from zeronorm.errors import ArgumentError
+
+_SPLITS = ("train", "test")
+_DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# name: repository on the Hub, class names for tables that do not carry them
+_NAMED = {
+    "mnist": ("ylecun/mnist", _DIGITS),
+    "cifar10": ("uoft-cs/cifar10", _CIFAR10),
+    "cifar100": ("uoft-cs/cifar100", tuple(map(str, range(100)))),
+}
+
+
+def available() -> dict[str, str]:
+    """What `load` accepts as a name, each with a line about it."""
+    return {
+        "digits": "handwritten digits, 1x8x8, 10 classes: 1437 train, 360 test; ships with scikit-learn",
+        "mnist": "handwritten digits, 1x28x28, 10 classes: 60000 train, 10000 test",
+        "cifar10": "photographs, 3x32x32, 10 classes: 50000 train, 10000 test",
+        "cifar100": "photographs, 3x32x32, 100 classes: 50000 train, 10000 test",
+        "folder:PATH": "images in PATH/CLASS/ or PATH/SPLIT/CLASS/, all of one size",
+        "parquet:PATH": "a Parquet file, or a folder of SPLIT.parquet or SPLIT-*.parquet, with image and label columns",
+        "hub:OWNER/NAME": "the Parquet files of a data set on the Hugging Face Hub",
+    }
+
+
+def load(name: str, split: str = "test", limit: int | None = None) -> Dataset:
+    """The examples of a data set, in a fixed order.
+
+    Args:
+        name: one of `available()`.  "mnist", "cifar10" and "cifar100" are read from `$ZERONORM_DATA/NAME/` where
+            that variable is set, in the layout of "parquet:", and downloaded from the Hugging Face Hub where not.
+        split: "train" or "test", or whatever splits a folder or repository has.  A single Parquet file, and a
+            folder of images without split folders, is what it is under any split's name.
+        limit: at most so many examples, the first ones; the others are not decoded.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f"data: expected the name of a data set, got {name!r}")
+    limit = None if limit is None else integer("limit", limit, 1)
+    if not isinstance(split, str) or not split:
+        raise ArgumentError(f"split: expected the name of a split, got {split!r}")
+    kind, _, place = name.partition(":")
+    if kind == "folder" and place:
+        return folder.load(name, _path(place), split, limit)
+    if kind == "parquet" and place:
+        return parquet.load(name, split, parquet.local(_path(place), split), limit)
+    if kind == "hub" and place:
+        remote = hub.files(place, split, "parquet:PATH reads a local copy")
+        return parquet.load(name, split, remote, limit)
+    if name == "digits":
+        return _digits(choice("split", split, _SPLITS), limit)
+    if name in _NAMED:
+        repository, class_names = _NAMED[name]
+        files = _named_files(name, repository, choice("split", split, _SPLITS))
+        return parquet.load(name, split, files, limit, class_names)
+    raise ArgumentError(f"data: expected one of {', '.join(available())}, got {name!r}")
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # Path.expanduser raises where there is no such user
+
+
+def _digits(split: str, limit: int | None) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    rows = slice(0, 1437) if split == "train" else slice(1437, None)
+    x = torch.from_numpy(pixels[rows][:limit]).float().div(16).reshape(-1, 1, 8, 8)
+    y = torch.from_numpy(labels[rows][:limit]).long()
+    return Dataset(x, y, torch.arange(len(x)), "digits", split, _DIGITS)
+
+
+def _named_files(name: str, repository: str, split: str) -> Iterable[Path]:
+    root = os.environ.get("ZERONORM_DATA")
+    if not root:
+        instead = f"set ZERONORM_DATA to a folder that holds {name}/{split}.parquet to use a local copy"
+        return hub.files(repository, split, instead)
+    # no download behind the back of who named a folder
+    home = _path(root) / name
+    if not home.is_dir():
+        raise ArgumentError(
+            f"ZERONORM_DATA: expected a folder that holds {name}/{split}.parquet, got {root} without it; "
+            f"unset it, or use hub:{repository}, to download"
+        )
+    return parquet.local(home, split)

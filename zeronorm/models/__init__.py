@@ -1,0 +1,32 @@
+"""Models: architectures by name, checkpoints, and classifiers that can only be called.
+
+model = zn.models.build("small_cnn", in_channels=1, image_size=28, classes=10)
+model = zn.models.load("digits")
+model = zn.models.from_sklearn(RandomForestClassifier().fit(x, y))
+"""
+
+from __future__ import annotations
+
+from zeronorm.models.black_box import BlackBox as BlackBox
+from zeronorm.models.black_box import from_sklearn as from_sklearn
+from zeronorm.models.catalogue import available as available
+from zeronorm.models.checkpoint import describe as describe
+from zeronorm.models.checkpoint import digest as digest
+from zeronorm.models.checkpoint import load as load
+from zeronorm.models.checkpoint import save as save
+from zeronorm.models.classifier import Classifier as Classifier
+from zeronorm.models.classifier import build as build
+from zeronorm.models.normalize import Normalize as Normalize
+
+__all__ = [
+    "BlackBox",
+    "Classifier",
+    "Normalize",
+    "available",
+    "build",
+    "describe",
+    "digest",
+    "from_sklearn",
+    "load",
+    "save",
+]

@@ -1,0 +1,137 @@
+"""Classifiers that can only be called: a plain Python function or a scikit-learn classifier as a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zeronorm import checks
+from zeronorm.errors import ArgumentError
+
+_SCORES = ("logits", "probabilities")
+
+
+class BlackBox:
+    """A function from a numpy array to scores, as a model: tensors in, logits out, no gradients.
+
+    **Arguments:**
+
+    - `function`: takes a copy of the inputs as an array of their shape and dtype, `(b, ...)`; returns finite
+      scores `(b, classes)`.
+    - `scores`: `"logits"` (any scores of which the largest wins) or `"probabilities"`, of which the logarithm
+      is taken, clipped below at the smallest normal number of their dtype.
+    - `batch_size`: the most examples to hand over in one call; None: all.
+
+    Logits have the dtype of the inputs and no gradient: the black-box attacks apply, as the attribute
+    `differentiable` says.
+    """
+
+    differentiable = False
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        scores: str = "logits",
+        batch_size: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not callable(function):
+            raise ArgumentError(
+                f"function: expected a callable from an array to scores, got {type(function).__name__}"
+            )
+        self.function = function
+        self.scores = checks.choice("scores", scores, _SCORES)
+        self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
+        named = function if hasattr(function, "__qualname__") else type(function)
+        self.name = name or f"{named.__module__}.{named.__qualname__}"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits `(b, classes)` of the inputs `(b, ...)`, on their device."""
+        batches = x.detach().split(self.batch_size or max(1, len(x)))
+        return torch.cat([self._logits(batch) for batch in batches])
+
+    def __repr__(self) -> str:
+        return f"BlackBox({self.name}, scores={self.scores!r})"
+
+    def _logits(self, x: Tensor) -> Tensor:
+        # a copy: the function may write into its argument
+        scores = np.asarray(self.function(np.array(x.cpu())))
+        if (
+            scores.ndim != 2
+            or scores.shape[0] != len(x)
+            or scores.shape[1] < 2
+            or scores.dtype.kind not in "fiu"
+        ):
+            raise ArgumentError(
+                f"function: expected scores of shape ({len(x)}, classes) with at least 2 classes, "
+                f"got {scores.dtype} of shape {scores.shape}"
+            )
+        if not np.isfinite(scores).all():
+            bad = int((~np.isfinite(scores)).any(1).sum())
+            raise ArgumentError(
+                f"function: expected finite scores, got NaN or infinity for {bad} of {len(x)} examples"
+            )
+        if self.scores == "probabilities":
+            scores = _log_probabilities(scores)
+        return torch.from_numpy(scores).to(dtype=x.dtype, device=x.device)
+
+
+def from_sklearn(classifier: Any, batch_size: int | None = None) -> BlackBox:
+    """A fitted scikit-learn classifier as a model; inputs of any shape are flattened for it.
+
+    Calls `predict_proba`, or `decision_function` where there is none (of two classes: the one score, halved,
+    for class 1 and its negative for class 0).  The classes must be 0 to C - 1, as labels are here.
+    """
+    name = type(classifier).__name__
+    classes = getattr(classifier, "classes_", None)
+    if classes is None:
+        raise ArgumentError(
+            f"classifier: expected a fitted scikit-learn classifier with classes_, got {name}"
+        )
+    if not isinstance(classes, np.ndarray) or not np.array_equal(classes, np.arange(len(classes))):
+        raise ArgumentError(
+            f"classifier: expected the classes 0 to C - 1, got {classes!r:.60}; encode the labels before fitting"
+        )
+    scores = "probabilities" if hasattr(classifier, "predict_proba") else "logits"
+    method = getattr(classifier, "predict_proba" if scores == "probabilities" else "decision_function", None)
+    if method is None:
+        raise ArgumentError(
+            f"classifier: expected predict_proba or decision_function, got {name} with neither"
+        )
+    features = getattr(classifier, "n_features_in_", None)
+
+    def function(x: Any) -> Any:
+        flat = x.reshape(len(x), -1)
+        if features is not None and flat.shape[1] != features:
+            raise ArgumentError(
+                f"x: expected {features} features per example for this {name}, got inputs of shape {x.shape}"
+            )
+        if not len(flat):  # scikit-learn refuses an empty batch
+            return np.zeros((0, len(classes)))
+        result = np.asarray(method(flat))
+        if result.ndim == 1:
+            result = np.stack([-result, result], axis=1) / 2
+        if result.shape[1] != len(classes):
+            raise ArgumentError(
+                f"classifier: expected one score for each of {len(classes)} classes, got {result.shape[1]}; "
+                "for an SVC choose decision_function_shape='ovr'"
+            )
+        return result
+
+    return BlackBox(function, scores, batch_size, name=f"{type(classifier).__module__}.{name}")
+
+
+def _log_probabilities(p: Any) -> Any:
+    # a sum off by more than rounding means that these are some other scores
+    if (p < 0).any() or (np.abs(p.sum(1) - 1) > 1e-3).any():
+        row = int(np.argmax((p < 0).any(1) | (np.abs(p.sum(1) - 1) > 1e-3)))
+        raise ArgumentError(
+            f"function: expected probabilities (0 to 1, summing to 1), got {np.array2string(p[row], threshold=6)}"
+            "; say scores='logits' for other scores"
+        )
+    p = p.astype(np.result_type(p.dtype, np.float32))
+    return np.log(np.maximum(p, np.finfo(p.dtype).tiny))

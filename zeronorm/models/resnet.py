@@ -1,0 +1,61 @@
+"""Residual networks: He, Zhang, Ren & Sun, "Deep residual learning for image recognition" (CVPR 2016)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def resnet20(in_channels: int = 3, image_size: tuple[int, int] = (32, 32), classes: int = 10) -> nn.Module:
+    """ResNet-20 for CIFAR; 269,722 parameters (0.27 million) for 3 channels and 10 classes.
+
+    He et al. 2016, section 4.2 with n = 3: 16, 32 and 64 maps, and shortcuts without parameters (option A:
+    every second position, zeros for the new maps).  Not to be confused with the ImageNet networks, which are
+    wider and start with a 7x7 convolution.  Averages over all positions at the end: takes any image size.
+    """
+    return CifarResNet(3, in_channels, classes)
+
+
+class CifarResNet(nn.Module):
+    """The 6n + 2 layers of section 4.2: a 3x3 stem, three stages of n blocks, mean, linear."""
+
+    def __init__(self, n: int, in_channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, n, stride=1)
+        self.layer2 = _stage(16, 32, n, stride=2)
+        self.layer3 = _stage(32, 64, n, stride=2)
+        self.linear = nn.Linear(64, classes)
+        for layer in self.modules():  # the paper's initialisation (He et al. 2015)
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, added to the input (option A where the shape changes)."""
+
+    def __init__(self, maps: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.new_maps = stride, planes - maps
+        self.conv1 = nn.Conv2d(maps, planes, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        skipped = x
+        if self.new_maps:
+            half = self.new_maps // 2
+            skipped = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.new_maps - half))
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + skipped)
+
+
+def _stage(maps: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(maps, planes, stride)
+    return nn.Sequential(first, *(BasicBlock(planes, planes, 1) for _ in range(blocks - 1)))

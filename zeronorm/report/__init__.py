@@ -1,0 +1,10 @@
+"""The report: pages and tables from records alone.  No torch: it can be remade where no model runs."""
+
+from __future__ import annotations
+
+from zeronorm.report.html import render as render
+from zeronorm.report.tables import Summary as Summary
+from zeronorm.report.tables import summarise as summarise
+from zeronorm.report.tables import text_table as text_table
+
+__all__ = ["Summary", "render", "summarise", "text_table"]

@@ -1,0 +1,279 @@
+"""One page that stands alone: no script, no font, no picture from elsewhere.  Reads records, writes HTML."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.records import RunFolder
+from zeronorm.report import gallery, plots
+from zeronorm.report.tables import Summary, count, describe_median, percent, summarise
+
+Folder = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one run, beside the summary itself."""
+
+    id: str
+    title: str
+    path: Path
+    data: str
+    summary: Summary
+    adversary: str
+    findings: list[Mapping[str, Any]]
+    checks: list[str]
+    curve: plots.Chart | None
+    passes: plots.Chart | None
+    groups: list[gallery.Group]
+    gallery_note: str
+    provenance: list[tuple[str, list[str]]]
+
+
+def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
+    """Write the report of one or several run folders to the file `out`; returns its path.
+
+    Several runs are compared in a table first.  The page depends on the records alone: the same records give
+    the same bytes.
+    """
+    folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    if not folders:
+        raise ArgumentError("runs: expected at least one run folder, got none")
+    sections = [_section(RunFolder(path), f"run-{i}") for i, path in enumerate(folders, start=1)]
+    if len(sections) > 1:
+        sections = _told_apart(sections)
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            sections=sections,
+            comparison=_comparison(sections) if len(sections) > 1 else None,
+        )
+    )
+    target = Path(out)
+    temporary = target.with_name(f".{target.name}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise ArgumentError(f"out: cannot write the report to {target}: {error.strerror}") from None
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
+    return target
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "median": describe_median, "duration": duration}
+    environment.globals |= {"count": count, "infinity": math.inf}
+    return environment
+
+
+def _section(folder: RunFolder, id_: str) -> Section:
+    run = folder.read_run()
+    rows = folder.read_rows()
+    summary = summarise(run, rows)
+    groups = gallery.groups(summary, rows, folder.read_images())
+    return Section(
+        id=id_,
+        title=str(run["plan"]["model"]["name"]),
+        path=folder.path,
+        data=_data(run["plan"]["data"]),
+        summary=summary,
+        adversary=_adversary(run["plan"], summary.unit),
+        findings=_findings(summary),
+        checks=[str(check) for check in run.get("checks") or []],
+        curve=plots.against_k(summary) if summary.n else None,
+        passes=plots.against_passes(summary) if summary.n else None,
+        groups=groups,
+        gallery_note="Unchanged; with the smallest change found; and where that change is."
+        if any(card.pictures for group in groups for card in group.cards)
+        else "The smallest change found of each.",
+        provenance=_provenance(run, folder.path),
+    )
+
+
+def _told_apart(sections: list[Section]) -> list[Section]:
+    """The sections under titles that differ: the model's name alone where that is enough, else with the folder."""
+    titles = [section.title for section in sections]
+    return [
+        replace(s, title=f"{s.title} ({s.path.name})") if titles.count(s.title) > 1 else s for s in sections
+    ]
+
+
+def _adversary(plan: Mapping[str, Any], unit: str) -> str:
+    """What the adversary may do, after "may change up to k"."""
+    threat, shape = plan["threat"], plan["data"]["shape"]
+    positions = math.prod(shape[1:] if unit == "pixel" else shape)
+    low, high = np.min(threat["low"]), np.max(threat["high"])
+    own = "" if np.ndim(threat["low"]) == np.ndim(threat["high"]) == 0 else ", each within its own bounds"
+    text = f"of {count(positions, unit)}, to any value in [{low:g}, {high:g}]{own}"
+    if threat.get("linf") is not None:
+        text += f", by at most {threat['linf']:g} each"
+    if threat.get("allowed") is not None:
+        text += f", and only among {len(threat['allowed']):,} of them"
+    return text
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    return f"{data['name']} ({data['split']})" if data.get("split") else str(data["name"])
+
+
+def _findings(summary: Summary) -> list[Mapping[str, Any]]:
+    """The run's own diagnosis, warnings first, after what its rows say against run.json."""
+    told = summary.run.get("summary") or {}
+    figures = {"clean": (told.get("clean_accuracy"), summary.clean_accuracy.value)}
+    shares = {str(k): share.value for k, share in summary.robust_accuracy.items()}
+    for k, value in (told.get("robust_accuracy") or {}).items():
+        figures[f"k = {k}"] = (value, shares.get(k, math.nan))
+    wrong = [
+        f"{name}: {100 * was:.2f} % in run.json, {100 * now:.2f} % from the rows"
+        for name, (was, now) in figures.items()
+        if was is not None and not abs(was - now) < 1e-9
+    ]
+    if summary.complete and summary.n != summary.asked:
+        wrong.append(f"{summary.asked} examples in run.json, {summary.n} in the rows")
+    own = [
+        {
+            "level": "warning",
+            "seen": "The rows and run.json disagree. " + "; ".join(wrong) + ".",
+            "meaning": "One of the two was changed after the run. This page shows what the rows say.",
+            "advice": "Run zeronorm verify on the folder.",
+        }
+    ]
+    found = [*(own if wrong else []), *(summary.run.get("diagnosis") or [])]
+    return sorted(found, key=lambda finding: finding.get("level") != "warning")
+
+
+def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]]]:
+    """Where every figure comes from: (what, lines), without what the run does not say."""
+    plan = run["plan"]
+    model, data, versions = plan["model"], plan["data"], run.get("versions") or {}
+    execution, sessions = run.get("execution") or {}, run.get("sessions") or []
+    shape = " × ".join(map(str, data["shape"]))
+    seconds = sum(session.get("seconds", 0.0) for session in sessions)
+    parameters = model.get("parameters")
+    stages = [
+        f"{i}. {stage['name']}: "
+        + ", ".join(f"{k} {_plain(v)}" for k, v in (stage.get("options") or {}).items())
+        for i, stage in enumerate(plan["attack"]["stages"], start=1)
+    ]
+    entries: list[tuple[str, list[Any]]] = [
+        (
+            "Model",
+            [
+                model["name"],
+                model.get("architecture"),
+                f"{parameters:,} parameters" if parameters is not None else None,
+                "black box: no gradients" if model.get("differentiable") is False else None,
+                model.get("digest"),
+            ],
+        ),
+        (
+            "Data",
+            [
+                f"{_data(data)}, {data['n']:,} examples of {shape}, {data.get('dtype', '')}".rstrip(", "),
+                data.get("note"),
+                data.get("digest"),
+            ],
+        ),
+        ("Attack", [plan["attack"]["name"], *stages]),
+        ("Seed", [plan.get("seed")]),
+        ("Precision", [plan.get("precision")]),
+        ("Versions", [", ".join(f"{name} {version}" for name, version in versions.items()) or None]),
+        (
+            "Machine",
+            [
+                execution.get("device_name"),
+                ", ".join(
+                    f"{name.replace('_', ' ')} {execution[name]}"
+                    for name in ("device", "threads", "batch_size")
+                    if execution.get(name) is not None
+                )
+                or None,
+            ],
+        ),
+        (
+            "Time",
+            [
+                f"started {run['created']}" if run.get("created") else None,
+                f"finished {run['finished']}" if run.get("finished") else None,
+                f"{duration(seconds)} in {count(len(sessions), 'session')}" if sessions else None,
+            ],
+        ),
+        ("Command", [run.get("command")]),
+        ("Plan", [run.get("plan_digest")]),
+        ("Rows", [run.get("rows_digest")]),
+        ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
+        (
+            "Continue",
+            ["The same command again, with the same --out, goes on where the run stopped."]
+            if run["status"] != "complete"
+            else [],
+        ),
+    ]
+    said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]
+    return [(name, lines) for name, lines in said if lines]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "12.3 s", "4 min 10 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# -- several runs ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table over several runs, and what keeps their figures from being like for like."""
+
+    budgets: list[int]
+    differences: list[str]
+    chart: plots.Chart | None
+
+
+def _comparison(sections: list[Section]) -> Comparison:
+    def differs(what: Any) -> bool:
+        return len({repr(what(s.summary.run["plan"], s.summary)) for s in sections}) > 1
+
+    questions = {
+        "data": lambda plan, _: (plan["data"]["name"], plan["data"].get("split"), plan["data"].get("digest")),
+        "number of examples": lambda plan, _: plan["data"]["n"],
+        "unit": lambda _, summary: summary.unit,
+        "box": lambda plan, _: [plan["threat"].get(key) for key in ("low", "high", "linf", "allowed")],
+        "attack": lambda plan, _: plan["attack"],
+        "progress": lambda _, summary: summary.complete,
+    }
+    return Comparison(
+        budgets=sorted({k for section in sections for k in section.summary.budgets}),
+        differences=[name for name, what in questions.items() if differs(what)],
+        chart=plots.compared([(s.title, s.summary) for s in sections])
+        if any(s.summary.n for s in sections)
+        else None,
+    )

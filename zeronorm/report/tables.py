@@ -1,0 +1,420 @@
+"""From the rows of a run to the numbers a person reads.
+
+An example's `smallest` is the fewest changed positions found to break it: 0 where the clean prediction is
+wrong, infinity where no search broke it.  Robust accuracy at k is the share of examples with `smallest` above
+k.  In an unfinished run, examples whose search has not ended count as robust: the figures can only fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zeronorm.errors import ArgumentError
+from zeronorm.metrics import Magnitude, interval, median_magnitude
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "status": str,
+    "plan.model.name": str,
+    "plan.data.name": str,
+    "plan.data.n": int,
+    "plan.data.shape": list,
+    "plan.threat.unit": str,
+    "plan.threat.low": (int, float, list),
+    "plan.threat.high": (int, float, list),
+    "plan.threat.budgets": list,
+    "plan.attack.name": str,
+    "plan.attack.stages": list,
+}
+_COLUMNS = ["example", "label", "k", "stage", "outcome", "distance", "prediction", "forwards", "backwards"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `n` examples, with its exact 95 % interval."""
+
+    count: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """The share, NaN without examples."""
+        return self.count / self.n if self.n else float("nan")
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Clopper-Pearson, 95 %."""
+        return interval(self.count, self.n)
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{percent(self.value)} % [{percent(low)}, {percent(high)}] (n={self.n})"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Passes of the model (forward and backward counted alike) that a budget's answers took.
+
+    In a list, what this budget's cascade spent on each example that the smaller budgets had left: `start` of
+    them, of which those it broke `fell` after so many passes (ascending).  In a curve, what an example had cost
+    altogether when the first adversarial within k was found.  `most` is the largest cost of any example.
+    """
+
+    start: int
+    fell: Ints
+    most: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the cascade over the whole run."""
+
+    name: str
+    searches: int  # (example, budget) pairs it was given
+    broke: int  # of those, how many it broke
+    kept: int  # examples whose smallest adversarial is its own
+    forwards: int
+    backwards: int
+    seconds: float | None  # None where the run did not say
+
+
+@dataclass(frozen=True)
+class Class:
+    """The examples of one true class."""
+
+    label: int
+    name: str
+    clean: Share
+    robust: dict[int, Share]
+    mistaken_for: tuple[str, int] | None  # the commonest wrong answer to an adversarial, and how often
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All figures of a run.
+
+    `budgets` are the k a table shows (all of a list; powers of two and the last of a curve), `after_stage[k]`
+    the examples left at the start of the cascade and after each of its stages, `curve[k]` how many of `n` are
+    left at every k from 0.  `smallest` goes with `examples`, the ids in ascending order.
+    """
+
+    run: Mapping[str, Any]
+    n: int  # examples with a clean prediction; all of `asked` once complete
+    asked: int
+    settled: int  # examples whose search has ended
+    complete: bool
+    unit: str
+    budgets: list[int]
+    clean_accuracy: Share
+    robust_accuracy: dict[int, Share]  # by k: every k of a list, every k from 0 of a curve
+    after_stage: dict[int, list[Share]]
+    curve: Ints
+    effort: dict[int, Effort]
+    median: Magnitude | None  # None before the first example
+    classes: list[Class]
+    stages: list[Stage]
+    passes: int  # of all searches together
+    seconds: float
+    examples: Ints
+    smallest: npt.NDArray[np.float64]
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether every k up to the largest was answered, not only the budgets asked for."""
+        return bool(self.run["plan"]["threat"].get("curve"))
+
+
+def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
+    """The figures of a run, complete or not, from its run.json and its rows."""
+    check_run(run)
+    plan = run["plan"]
+    unit = plan["threat"]["unit"] if len(plan["data"]["shape"]) > 1 else "feature"
+    curve = bool(plan["threat"].get("curve"))
+    asked = sorted(set(plan["threat"]["budgets"]))
+    every = list(range(asked[-1] + 1)) if curve else asked
+    shown = _powers_of_two(asked[-1]) if curve else asked
+    names = [stage["name"] for stage in plan["attack"]["stages"]]
+
+    clean, searches = _split(rows)
+    n = len(clean.example)
+    broken = searches.distance > 0
+    smallest = np.where(clean.correct, np.inf, 0.0)
+    np.minimum.at(smallest, searches.at[broken], searches.distance[broken])
+    own = np.flatnonzero(broken & (searches.distance == smallest[searches.at]))  # smallest adversarials
+    own = own[np.unique(searches.at[own], return_index=True)[1]]
+    left = n - np.searchsorted(np.sort(smallest), np.arange(asked[-1] + 1), side="right")
+    complete = run["status"] == "complete"
+
+    return Summary(
+        run=run,
+        n=n,
+        asked=plan["data"]["n"],
+        settled=n if complete else int(_settled(searches, smallest, len(names), None if curve else asked)),
+        complete=complete,
+        unit=unit,
+        budgets=shown,
+        clean_accuracy=Share(int(clean.correct.sum()), n),
+        robust_accuracy={k: Share(int(left[k]), n) for k in every},
+        after_stage={k: _after_stage(clean, searches, k, len(names), curve) for k in shown},
+        curve=left,
+        effort={k: _effort(clean, searches, k, curve) for k in shown},
+        median=median_magnitude(smallest) if n else None,
+        classes=_classes(clean, searches, own, smallest, shown, plan["data"].get("class_names")),
+        stages=_stages(searches, own, names, run.get("sessions") or []),
+        passes=int((searches.forwards + searches.backwards).sum()),
+        seconds=float(sum(session.get("seconds", 0.0) for session in run.get("sessions") or [])),
+        examples=clean.example,
+        smallest=smallest,
+    )
+
+
+def text_table(summary: Summary) -> str:
+    """The summary for a terminal: one line per budget, one line per stage."""
+    plan = summary.run["plan"]
+    split = f" ({plan['data']['split']})" if plan["data"].get("split") else ""
+    lines = [
+        f"{plan['model']['name']} on {plan['data']['name']}{split}, n = {summary.n}, {plan['attack']['name']}, "
+        f"L0 in {summary.unit}s"
+    ]
+    if not summary.complete:
+        lines.append(
+            f"unfinished: {summary.settled} of {summary.asked} examples settled; the figures can only fall"
+        )
+    lines += ["", f"{'changed':>9}   {'right':>7}   95 % interval"]
+    for k, share in [("none", summary.clean_accuracy)] + [
+        (str(k), summary.robust_accuracy[k]) for k in summary.budgets
+    ]:
+        low, high = share.interval
+        lines.append(f"{k:>9}   {percent(share.value):>5} %   {percent(low)} to {percent(high)} %")
+    if summary.median is not None:
+        lines += ["", f"   median   {describe_median(summary)}"]
+    width = max([len(stage.name) for stage in summary.stages] + [5])
+    lines += ["", f"   {'stage':<{width}}   {'searches':>9}   {'broke':>7}   {'passes':>12}   {'seconds':>8}"]
+    for stage in summary.stages:
+        seconds = "" if stage.seconds is None else f"{stage.seconds:.1f}"
+        lines.append(
+            f"   {stage.name:<{width}}   {stage.searches:>9,}   {stage.broke:>7,}   "
+            f"{stage.forwards + stage.backwards:>12,}   {seconds:>8}"
+        )
+    # names come from files: no control characters into a terminal
+    return "\n".join(
+        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines
+    )
+
+
+def describe_median(summary: Summary) -> str:
+    """The median magnitude in words, with its interval."""
+    assert summary.median is not None
+    median, low, high = summary.median
+    if median == 0:
+        return "0: half of the clean predictions are wrong"
+    if median == np.inf:
+        so_far = "" if summary.complete else " so far"
+        return f"above {len(summary.curve) - 1}: more than half withstood every search{so_far}"
+    bounds = f"{low:g} or more" if high == np.inf else f"{low:g} to {high:g}"
+    at_most = "" if summary.is_curve and summary.complete else "at most "
+    return f"{at_most}{count(int(median), summary.unit)} (95 % interval: {bounds})"
+
+
+def percent(share: float) -> str:
+    """A share as per cent, one decimal; 0.0 and 100.0 are kept for exactly none and all."""
+    if share != share:
+        return "–"
+    text = f"{100 * share:.1f}"
+    if text == "100.0" and share < 1:
+        return "99.9"
+    return "0.1" if text == "0.0" and share > 0 else text
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things: "1 pixel", "20 pixels"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def check_run(run: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` unless run.json says all that a report needs."""
+    for path, kind in _REQUIRED.items():
+        value: Any = run
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, kind):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            names = " or ".join(k.__name__ for k in kinds)
+            raise ArgumentError(f"run: expected {path} in run.json to be {names}, got {value!r}")
+    budgets, stages = run["plan"]["threat"]["budgets"], run["plan"]["attack"]["stages"]
+    if not budgets or not all(isinstance(k, int) and k >= 0 for k in budgets):
+        raise ArgumentError(f"run: expected plan.threat.budgets in run.json to be integers, got {budgets!r}")
+    if not all(isinstance(stage, Mapping) and isinstance(stage.get("name"), str) for stage in stages):
+        raise ArgumentError("run: expected plan.attack.stages in run.json to be named, got some without")
+
+
+# -- rows -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """The clean predictions, by ascending example id."""
+
+    example: Ints
+    label: Ints
+    correct: Bools
+
+
+@dataclass(frozen=True)
+class _Searches:
+    """The stage rows as columns; `at` is the example's place among the clean ones, `distance` 0 if robust."""
+
+    at: Ints
+    k: Ints
+    stage: Ints
+    distance: Ints
+    prediction: Ints
+    forwards: Ints
+    backwards: Ints
+
+
+def _split(rows: pa.Table) -> tuple[_Clean, _Searches]:
+    rows = rows.select(_COLUMNS)  # not the adversarial examples: they are most of the bytes
+    is_clean = pc.less(rows["stage"], 0)
+    clean = rows.filter(is_clean).sort_by("example")
+    example = _ints(clean, "example")
+    if len(repeated := example[1:][example[1:] == example[:-1]]):
+        raise ArgumentError(
+            f"rows: expected one clean prediction per example, got two of example {repeated[0]}"
+        )
+    searches = rows.filter(pc.invert(is_clean))
+    ids = _ints(searches, "example")
+    at = np.searchsorted(example, ids)
+    known = at < len(example)
+    known[known] = example[at[known]] == ids[known]
+    if not known.all():
+        raise ArgumentError(
+            f"rows: expected a clean prediction of every example, got none of {ids[~known][0]}"
+        )
+    correct = pc.equal(clean["outcome"], "correct").to_numpy()
+    columns = (
+        _ints(searches, name) for name in ("k", "stage", "distance", "prediction", "forwards", "backwards")
+    )
+    return _Clean(example, _ints(clean, "label"), correct), _Searches(at, *columns)
+
+
+def _ints(table: pa.Table, name: str) -> Ints:
+    return pc.fill_null(table[name], 0).to_numpy().astype(np.int64)
+
+
+def _powers_of_two(last: int) -> list[int]:
+    return [k for k in (2**i for i in range(last.bit_length())) if k < last] + [last]
+
+
+def _settled(
+    searches: _Searches, smallest: npt.NDArray[np.float64], stages: int, budgets: Sequence[int] | None
+) -> int:
+    """How many examples need no further search; `budgets` None in a curve."""
+    gave_up = (searches.distance == 0) & (searches.stage == stages - 1)
+    if budgets is None:  # searched downwards until the whole cascade fails, or nothing is left to search
+        done = smallest <= 1
+    else:  # searched upwards until broken
+        done = np.isfinite(smallest)
+        gave_up &= searches.k == budgets[-1]
+    done[searches.at[gave_up]] = True
+    return int(done.sum())
+
+
+def _after_stage(clean: _Clean, searches: _Searches, k: int, stages: int, curve: bool) -> list[Share]:
+    """Examples left at the start of the cascade with budget k, then after each stage.
+
+    What a list's smaller budgets broke is gone at the start, whichever stage did it: this budget's stages never
+    saw it.  In a curve every search starts from the largest budget, so stages are told apart all the way down.
+    """
+    within = (searches.distance > 0) & (searches.distance <= k)
+    turn = np.where(~curve & (searches.k < k), -1, searches.stage)
+    first = np.full(len(clean.example), stages)  # the first turn at which each falls
+    np.minimum.at(first, searches.at[within], turn[within])
+    first[~clean.correct] = -1
+    return [Share(int((first > turn).sum()), len(first)) for turn in range(-1, stages)]
+
+
+def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
+    # a list goes up: what broke within k at a smaller budget is gone; a larger one may still find a smaller change
+    within = (searches.distance > 0) & (searches.distance <= k)
+    gone = ~clean.correct
+    if not curve:
+        gone[searches.at[within & (searches.k < k)]] = True
+    mine = np.flatnonzero(~gone[searches.at] & (curve | (searches.k >= k)))
+    order = mine[
+        np.lexsort((searches.stage[mine], (-1 if curve else 1) * searches.k[mine], searches.at[mine]))
+    ]
+    at, passes = searches.at[order], (searches.forwards + searches.backwards)[order]
+    spent = np.cumsum(passes)
+    starts = np.searchsorted(at, np.arange(len(clean.example)))
+    spent -= np.concatenate([[0], spent])[starts[at]]  # the running total of each example alone
+    hit = np.flatnonzero(within[order])
+    fell = spent[hit[np.unique(at[hit], return_index=True)[1]]]
+    most = max(spent[curve | (searches.k[order] == k)].max(initial=0), fell.max(initial=0))
+    return Effort(int((~gone).sum()), np.sort(fell), int(most))
+
+
+def _classes(
+    clean: _Clean,
+    searches: _Searches,
+    own: Ints,
+    smallest: npt.NDArray[np.float64],
+    budgets: Sequence[int],
+    names: Sequence[str] | None,
+) -> list[Class]:
+    def name(label: int) -> str:
+        return str(names[label]) if names and 0 <= label < len(names) else str(label)
+
+    labels, at = np.unique(clean.label, return_inverse=True)
+    n = np.bincount(at, minlength=len(labels))
+    right = np.bincount(at, clean.correct, minlength=len(labels)).astype(int)
+    left = {k: np.bincount(at, smallest > k, minlength=len(labels)).astype(int) for k in budgets}
+    truth, answer = at[searches.at[own]], searches.prediction[own]
+    classes = []
+    for i, label in enumerate(labels.tolist()):
+        answers, times = np.unique(answer[truth == i], return_counts=True)
+        common = int(times.argmax()) if len(times) else None
+        classes.append(
+            Class(
+                label,
+                name(label),
+                Share(int(right[i]), int(n[i])),
+                {k: Share(int(left[k][i]), int(n[i])) for k in budgets},
+                None if common is None else (name(int(answers[common])), int(times[common])),
+            )
+        )
+    return classes
+
+
+def _stages(
+    searches: _Searches, own: Ints, names: Sequence[str], sessions: Sequence[Mapping[str, Any]]
+) -> list[Stage]:
+    stages = []
+    for i, name in enumerate(names):
+        mine = searches.stage == i
+        clocks = [session["stages"][name] for session in sessions if name in (session.get("stages") or {})]
+        stages.append(
+            Stage(
+                name,
+                searches=int(mine.sum()),
+                broke=int((searches.distance[mine] > 0).sum()),
+                kept=int((searches.stage[own] == i).sum()),
+                forwards=int(searches.forwards[mine].sum()),
+                backwards=int(searches.backwards[mine].sum()),
+                seconds=float(sum(clock["seconds"] for clock in clocks)) if clocks else None,
+            )
+        )
+    return stages

@@ -1,0 +1,162 @@
+"""The folder of a training: what it needs to continue after a crash as if there had been none.
+
+checkpoint.safetensors   after each epoch: weights, momentum, best weights; plan and history in its header
+metrics.csv              one line per epoch
+model.safetensors, model.json   once complete: the trained model (`zeronorm.models.save`)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from zeronorm.errors import ArgumentError
+from zeronorm.models.checkpoint import SIDECAR, digest_tensors, replace_files
+
+FORMAT = "zeronorm-training/1"
+
+METRICS = ("epoch", "lr", "loss", "accuracy", "validation_loss", "validation_accuracy", "seconds")
+
+
+@dataclass
+class State:
+    """A training after `len(history)` epochs."""
+
+    identity: dict[str, Any]  # of its plan
+    data_digest: str | None = None
+    network: dict[str, Tensor] = field(default_factory=dict)
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row of METRICS per epoch
+
+    def newest_is_best(self) -> bool:
+        """Whether the weights of the last epoch are the best so far: then they are stored once."""
+        return self.best_epoch == len(self.history)
+
+
+class TrainingFolder:
+    """The folder of one training, opened for writing."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.metrics = self.path / "metrics.csv"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: a second training that wants to write here is refused."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except filelock.Timeout:
+            raise ArgumentError(
+                f"out: another process is training in {self.path}; wait for it to end"
+            ) from None
+        except OSError as error:
+            raise ArgumentError(f"out: cannot write to {self.path}: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def open(self, identity: dict[str, Any], resume: bool) -> State:
+        """The state to continue from, or a new one where there is nothing to continue."""
+        if not self.checkpoint.exists():
+            if (self.path / SIDECAR).exists():
+                raise ArgumentError(f"out: expected a folder without a model, found {SIDECAR} in {self.path}")
+            return State(identity)
+        state = self._read()
+        if not resume:
+            raise ArgumentError(
+                f"out: expected a folder without a training, got {self.path} after {len(state.history)} epochs; "
+                "continue with --resume"
+            )
+        # as JSON gives it back
+        asked = json.loads(json.dumps(identity))
+        changed = [
+            f"{name} {state.identity.get(name)!r} (asked: {asked.get(name)!r})"
+            for name in {**state.identity, **asked}
+            if state.identity.get(name) != asked.get(name)
+        ]
+        if changed:
+            raise ArgumentError(
+                f"out: expected a training of this plan in {self.path}, got one with {', '.join(changed)}"
+            )
+        return state
+
+    def check_data(self, state: State, digest: str) -> None:
+        """Refuse to continue with other data than before; note the data of a new training."""
+        if state.data_digest not in (None, digest):
+            raise ArgumentError(
+                f"data: expected the examples that the training in {self.path} began with, got others "
+                f"(digest {digest:.20} instead of {state.data_digest:.20})"
+            )
+        state.data_digest = digest
+
+    def write(self, state: State) -> None:
+        """Replace the checkpoint and the metrics; a crash or a full disk leaves those of the epoch before."""
+        tensors = {
+            f"{group}/{name}": tensor.cpu().contiguous()
+            for group in ("network", "momentum", *(() if state.newest_is_best() else ("best",)))
+            for name, tensor in getattr(state, group).items()
+        }
+        header = {
+            "format": FORMAT,
+            "digest": digest_tensors(tensors),
+            "identity": state.identity,
+            "data_digest": state.data_digest,
+            "best_epoch": state.best_epoch,
+            "history": state.history,
+        }
+        content = safetensors.torch.save(tensors, {"training": json.dumps(header)})
+        replace_files({self.checkpoint: content, self.metrics: _csv(state.history)}, "out")
+
+    def _read(self) -> State:
+        try:
+            tensors = safetensors.torch.load(self.checkpoint.read_bytes())
+            with safetensors.safe_open(self.checkpoint, "pt") as file:
+                header = json.loads((file.metadata() or {})["training"])
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+            raise ArgumentError(
+                f"out: {self.checkpoint} is damaged or of another program ({error}); remove it to start again"
+            ) from None
+        if header.get("format") != FORMAT or header.get("digest") != digest_tensors(tensors):
+            raise ArgumentError(
+                f"out: {self.checkpoint} is damaged or of another version; remove it to start again"
+            )
+        groups: dict[str, Any] = {"network": {}, "momentum": {}, "best": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition("/")
+            groups[group][rest] = tensor
+        state = State(
+            header["identity"],
+            header["data_digest"],
+            **groups,
+            best_epoch=header["best_epoch"],
+            history=header["history"],
+        )
+        if state.newest_is_best():
+            state.best = state.network
+        return state
+
+
+def _csv(history: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, METRICS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()

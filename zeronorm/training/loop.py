@@ -1,0 +1,357 @@
+"""The training loop, from plan to checkpoint folder.
+
+Everything random is named by (seed, example, epoch) and the learning rate by the step, so that a training
+continued after a crash takes the steps it would have taken: on a CPU, to bitwise the same weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zeronorm import data
+from zeronorm.data import Dataset
+from zeronorm.errors import ArgumentError
+from zeronorm.models.checkpoint import save
+from zeronorm.models.classifier import Classifier, build
+from zeronorm.seeding import Streams
+from zeronorm.training.augment import crop_and_flip
+from zeronorm.training.checkpoint import State, TrainingFolder
+from zeronorm.training.methods import METHODS
+from zeronorm.training.plan import PRECISIONS, TrainingPlan
+
+_EVALUATION_BATCH = 512
+# the loss is read from a GPU only so often: each reading waits for it
+_STEPS_BETWEEN_READINGS = 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: `step` of `steps` in `epoch` of `epochs`, each counted from 1."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    examples: int  # of this epoch, so far
+    loss: float  # mean over the epoch so far
+    accuracy: float  # on the batches of the epoch so far, as they were learnt
+    validation_accuracy: float | None  # after the last finished epoch: at the last step, this one
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training: the model of the best epoch, and how it fared."""
+
+    model: Classifier
+    out: Path
+    accuracy: float
+    correct: int
+    n: int
+    split: str  # of the examples that `accuracy` counts
+    best_epoch: int
+    validation_accuracy: float | None  # at the best epoch
+    history: list[dict[str, Any]]  # the rows of metrics.csv
+    seconds: float  # of all epochs, also those before a resume
+
+    def __str__(self) -> str:
+        held_out = "" if self.validation_accuracy is None else f", validation {self.validation_accuracy:.1%}"
+        return (
+            f"{self.model.architecture}: {self.accuracy:.1%} of {self.n} {self.split} images right "
+            f"(epoch {self.best_epoch} of {len(self.history)}{held_out}), {self.seconds:.0f} s, in {self.out}"
+        )
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Rows of a data set, on the device of the training."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+
+    def __getitem__(self, rows: Tensor) -> _Examples:
+        return _Examples(self.x[rows], self.y[rows], self.ids[rows])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now: None) -> TrainingResult:
+    """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
+
+    The weights kept are those of the epoch with the best accuracy on the held-out examples (of equals, the one
+    with the smaller loss); `accuracy` is theirs on the test split.  Where the data has no test split of its
+    own, the held-out examples are counted instead, and `split` says "validation".
+
+    **Arguments:**
+
+    - `plan`: what to train, on what, how, and where to put it.
+    - `progress`: called after every step (on a GPU: every few); after the last of an epoch once all is stored.
+
+    **Raises:** `ArgumentError` for data or a folder that cannot be used, another plan's training in the folder,
+    and a loss that is not finite; the checkpoint of the last good epoch stays.
+    """
+    folder = TrainingFolder(plan.out)
+    with folder.locked():
+        state = folder.open(plan.identity(), plan.resume)
+        fabric = _fabric(plan)
+        source, test = data.load(plan.data, "train", plan.limit), data.load(plan.data, "test")
+        folder.check_data(state, source.digest)
+        learnt, held_out = _split(source, plan)
+        if test.digest == source.digest and not len(held_out):
+            raise ArgumentError(
+                f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
+            )
+
+        model = _build(plan, source).to(fabric.device)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+        )
+        if state.history:
+            _restore(model, optimizer, state)
+        with _quiet():
+            wrapped, stepper = fabric.setup(model, optimizer)
+        examples = _Examples(*(fabric.to_device(t) for t in (source.x, source.y, source.ids)))
+        steps = math.ceil(len(learnt) / plan.batch_size)
+        objective = METHODS[plan.method](plan)
+
+        for epoch in range(len(state.history) + 1, plan.epochs + 1):
+            began = time.perf_counter()
+            order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
+            losses = torch.zeros(steps, device=fabric.device)
+            correct = torch.zeros((), dtype=torch.int64, device=fabric.device)
+            seen = 0
+            wrapped.train()
+            for step, rows in enumerate(order.tensor_split(steps)):
+                rate = learning_rate(plan, (epoch - 1) * steps + step, plan.epochs * steps)
+                optimizer.param_groups[0]["lr"] = rate
+                batch = examples[fabric.to_device(rows)]
+                x = crop_and_flip(
+                    batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch
+                )
+                loss, logits = objective(wrapped, x, batch.y, batch.ids, epoch)
+                stepper.zero_grad()
+                fabric.backward(loss)
+                stepper.step()
+
+                losses[step] = loss.detach()
+                correct += (logits.detach().argmax(1) == batch.y).sum()
+                seen += len(batch)
+                if fabric.device.type == "cpu" or step % _STEPS_BETWEEN_READINGS == 0 or step + 1 == steps:
+                    now = Progress(
+                        epoch=epoch,
+                        epochs=plan.epochs,
+                        step=step + 1,
+                        steps=steps,
+                        examples=seen,
+                        loss=_finite_mean(losses[: step + 1], plan, epoch, state),
+                        accuracy=int(correct) / seen,
+                        validation_accuracy=state.history[-1]["validation_accuracy"]
+                        if state.history
+                        else None,
+                    )
+                    if step + 1 < steps:
+                        progress(now)
+
+            validation_loss, right = _evaluate(wrapped, examples, held_out)
+            row = {
+                "epoch": epoch,
+                "lr": rate,
+                "loss": now.loss,
+                "accuracy": now.accuracy,
+                "validation_loss": validation_loss if len(held_out) else None,
+                "validation_accuracy": right / len(held_out) if len(held_out) else None,
+                "seconds": round(time.perf_counter() - began, 3),
+            }
+            _keep(state, row, model, optimizer, plan)
+            folder.write(state)
+            progress(replace(now, validation_accuracy=row["validation_accuracy"]))
+
+        model.network.load_state_dict(state.best)
+        if test.digest == source.digest:
+            split, n, (_, right) = "validation", len(held_out), _evaluate(wrapped, examples, held_out)
+        else:
+            examples = _Examples(*(fabric.to_device(t) for t in (test.x, test.y, test.ids)))
+            split, n, (_, right) = "test", len(test), _evaluate(wrapped, examples, torch.arange(len(test)))
+        result = TrainingResult(
+            model=model.cpu().eval(),
+            out=folder.path,
+            accuracy=right / n,
+            correct=right,
+            n=n,
+            split=split,
+            best_epoch=state.best_epoch,
+            validation_accuracy=state.history[state.best_epoch - 1]["validation_accuracy"],
+            history=state.history,
+            seconds=sum(row["seconds"] for row in state.history),
+        )
+        _save(result, plan, source)
+        return result
+
+
+def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
+    """The learning rate of `step` (from 0) of `steps` in all."""
+    if plan.schedule == "cosine":
+        return plan.lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    # Zhong et al. 2024, appendix B
+    passed = (step >= steps // 4) + (step >= 3 * steps // 4)
+    return plan.lr / 10**passed
+
+
+def _fabric(plan: TrainingPlan) -> Any:
+    """Lightning Fabric: the device and the precision of the passes."""
+    device = plan.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("device: expected a device of this machine, got cuda, of which torch finds none")
+    with _quiet():
+        from lightning_fabric import Fabric
+
+        return Fabric(accelerator=device, devices=1, precision=PRECISIONS[plan.precision])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Fabric's remarks on the terminal; errors still come through."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _split(source: Dataset, plan: TrainingPlan) -> tuple[Tensor, Tensor]:
+    """Rows to learn and rows held out, the same for the same seed whatever else is asked."""
+    held_out = round(plan.validation * len(source))
+    if held_out >= len(source):
+        raise ArgumentError(
+            f"validation: expected examples left to learn, got {held_out} of {len(source)} held out"
+        )
+    order = _shuffled(source.ids, plan.seed, 0)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def _shuffled(ids: Tensor, seed: int, epoch: int) -> Tensor:
+    return Streams(seed, ids, "shuffle").bits(epoch, 1)[:, 0].argsort(stable=True)
+
+
+def _build(plan: TrainingPlan, source: Dataset) -> Classifier:
+    """The model that suits the data."""
+    _, channels, height, width = source.x.shape
+    mean = std = None
+    if plan.normalize:
+        # rounded, so that they read well and the order of summation does not show
+        std, mean = (
+            [round(value, 4) for value in moment.tolist()]
+            for moment in torch.std_mean(source.x, dim=(0, 2, 3), correction=0)
+        )
+        std = [value or 1.0 for value in std]  # of a channel that never varies
+    return build(
+        plan.model,
+        in_channels=channels,
+        image_size=height if height == width else (height, width),
+        classes=len(source.class_names),
+        mean=mean,
+        std=std,
+        seed=plan.seed,
+        **plan.model_arguments,
+    )
+
+
+def _finite_mean(losses: Tensor, plan: TrainingPlan, epoch: int, state: State) -> float:
+    mean = float(losses.mean())
+    if not math.isfinite(mean):
+        step = int((~torch.isfinite(losses)).nonzero()[0])
+        _diverged(f"{float(losses[step])} at step {step + 1} of epoch {epoch}", plan, state)
+    return mean
+
+
+def _diverged(what: str, plan: TrainingPlan, state: State) -> None:
+    kept = (
+        f"{plan.out} keeps the checkpoint of epoch {len(state.history)}"
+        if state.history
+        else "nothing is kept"
+    )
+    raise ArgumentError(f"lr: expected a finite loss, got {what} with lr {plan.lr:g}; {kept}")
+
+
+@torch.inference_mode()
+def _evaluate(model: nn.Module, examples: _Examples, rows: Tensor) -> tuple[float, int]:
+    """Mean cross-entropy and number of right answers in evaluation mode."""
+    model.eval()
+    loss, correct = 0.0, 0
+    for some in rows.split(_EVALUATION_BATCH):
+        batch = examples[some.to(examples.y.device)]
+        logits = model(batch.x)
+        loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
+        correct += int((logits.argmax(1) == batch.y).sum())
+    return loss / max(1, len(rows)), correct
+
+
+def _keep(
+    state: State, row: dict[str, Any], model: Classifier, optimizer: torch.optim.SGD, plan: TrainingPlan
+) -> None:
+    """Take the epoch that `row` describes into the state."""
+    weights = {name: tensor.cpu().clone() for name, tensor in model.network.state_dict().items()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        _diverged(f"weights that are not after epoch {row['epoch']}", plan, state)
+
+    def merit(row: dict[str, Any]) -> tuple[float, float]:
+        if row["validation_accuracy"] is None:
+            return row["epoch"], 0.0
+        return row["validation_accuracy"], -row["validation_loss"]
+
+    if not state.history or merit(row) > merit(state.history[state.best_epoch - 1]):
+        state.best, state.best_epoch = weights, row["epoch"]
+    state.network = weights
+    state.momentum = {
+        name: optimizer.state[parameter]["momentum_buffer"].cpu().clone()
+        for name, parameter in model.network.named_parameters()
+        if optimizer.state[parameter].get("momentum_buffer") is not None  # there is none without momentum
+    }
+    state.history.append(row)
+
+
+def _restore(model: Classifier, optimizer: torch.optim.SGD, state: State) -> None:
+    model.network.load_state_dict(state.network)
+    for name, parameter in model.network.named_parameters():
+        if name in state.momentum:
+            optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
+
+
+def _save(result: TrainingResult, plan: TrainingPlan, source: Dataset) -> None:
+    save(
+        result.model,
+        result.out,
+        data={"name": source.name, "split": source.split, "n": len(source), "digest": source.digest},
+        accuracy={
+            "value": result.accuracy,
+            "correct": result.correct,
+            "n": result.n,
+            "split": result.split,
+        },
+        training={
+            "command": plan.command(),
+            "plan": plan.identity(),
+            "best_epoch": result.best_epoch,
+            "validation_accuracy": result.validation_accuracy,
+            "seconds": round(result.seconds, 1),
+        },
+    )
