@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zeronorm import theory as theory
     from zeronorm import training as training
     from zeronorm.errors import ArgumentError as ArgumentError
-    from zeronorm.evaluation.runner import Evaluation as Evaluation
+    from zeronorm.evaluation.result import Evaluation as Evaluation
     from zeronorm.evaluation.runner import evaluate as evaluate
     from zeronorm.evaluation.verify import verify as verify
     from zeronorm.threat_model import L0 as L0
@@ -46,7 +46,7 @@ _ROOMS = (
 )
 _HOMES = {
     "ArgumentError": "zeronorm.errors",
-    "Evaluation": "zeronorm.evaluation.runner",
+    "Evaluation": "zeronorm.evaluation.result",
     "L0": "zeronorm.threat_model",
     "L2": "zeronorm.threat_model",
     "Linf": "zeronorm.threat_model",

@@ -22,6 +22,25 @@ STAGES = (
 )  # fmt: skip
 
 
+# what conftest.py writes
+KINDS = (
+    "list",
+    "curve",
+    "tabular",
+    "colour",
+    "features_of_images",
+    "unfinished_list",
+    "unfinished_curve",
+    "one_class_missing",
+    "all_broken",
+    "none_broken",
+    "all_wrong",
+    "one_example",
+    "nothing_yet",
+    "large_budgets",
+)
+
+
 def digits(n: int, colour: bool = False) -> tuple[np.ndarray, np.ndarray]:
     data = load_digits()
     x = (data.images / 16)[:, None]

@@ -46,7 +46,7 @@ class Attack:
         """Its options and their defaults."""
         parameters = inspect.signature(self.function).parameters.values()
         keywords = (p for p in parameters if p.kind is p.KEYWORD_ONLY)
-        return {p.name: p.default for p in keywords if p.name not in ("seed", "ids", "targeted")}
+        return {p.name: p.default for p in keywords if p.name not in ("seed", "ids", "targeted", "start")}
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise `ArgumentError` if an option is not one of this attack's."""

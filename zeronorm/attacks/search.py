@@ -77,6 +77,15 @@ def searching(
         yield search
 
 
+def filled_up(model: Model, inputs: Tensor) -> Tensor:
+    """The inputs, with copies of the last one appended where that makes a row's logits independent of its batch."""
+    missing = -len(inputs) % _TILE
+    # a model that is only called, perhaps for money, is not asked more than the search needs
+    if missing and len(inputs) and inputs.device.type == "cpu" and getattr(model, "differentiable", True):
+        inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
+    return inputs
+
+
 class Search:
     """A batch under attack.
 
@@ -124,6 +133,17 @@ class Search:
         self._positions = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
         self._values = self.x[:, :, :0]
 
+    def start_from(self, start: Tensor | None) -> tuple[Float[Tensor, "a g p"], Bool[Tensor, "a p"]] | None:
+        """The values of a given starting point, and which positions it changes."""
+        if start is None:
+            return None
+        if start.shape != self.result.shape:
+            raise ArgumentError(
+                f"start: expected the shape of x, {tuple(self.result.shape)}, got {tuple(start.shape)}"
+            )
+        values = start.to(self.result).reshape(self._clean.shape)[self.rows]
+        return values, (values != self.x).any(1)
+
     # -- passes -----------------------------------------------------------------------------------------
 
     def score(self, inputs: Float[Tensor, "a g p"]) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"]]:
@@ -165,12 +185,7 @@ class Search:
         return checks.logits(self.model(inputs), len(inputs), self._highest_label)
 
     def _padded(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
-        """Inputs in the model's shape, filled up with copies of the last row where that makes rows exact."""
-        missing = -len(inputs) % _TILE
-        # a model that is only called, perhaps for money, is not asked more than the search needs
-        if missing and inputs.device.type == "cpu" and getattr(self.model, "differentiable", True):
-            inputs = torch.cat([inputs, inputs[-1:].expand(missing, -1, -1)])
-        return inputs.detach().reshape(len(inputs), *self._shape)
+        return filled_up(self.model, inputs.detach().reshape(len(inputs), *self._shape))
 
     # -- iterates ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ def sparse_autoattack(
         or else the attempt of highest loss of any stage; examples misclassified already come back clean.
     """
     ids = checks.identifiers(ids, checks.examples(x))
-    attacks = {"sparse_pgd": sparse_pgd, "sparse_rs": sparse_rs}
+    attacks: dict[str, Callable[..., Tensor]] = {"sparse_pgd": sparse_pgd, "sparse_rs": sparse_rs}
     with searching("sparse_autoattack", model, x, y, threat, targeted=None, seed=seed, ids=ids) as cascade:
         for stage in stages(steps, queries):
             rows = cascade.rows

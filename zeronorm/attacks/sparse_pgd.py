@@ -32,6 +32,7 @@ def sparse_pgd(
     step_size: float = 0.25,
     mask_step_size: float | None = None,
     targeted: Int[Tensor, "b"] | None = None,
+    start: Float[Tensor, "b ..."] | None = None,
     seed: int = 0,
     ids: Int[Tensor, "b"] | None = None,
 ) -> Float[Tensor, "b ..."]:
@@ -57,6 +58,8 @@ def sparse_pgd(
         step_size: of p, as a share of the box's width (of `threat.linf` where that is set).
         mask_step_size: length of the step of m̃; default sqrt(positions) / 4.
         targeted: classes to reach instead of leaving y, or None.
+        start: inputs to begin from, such as adversarials of a larger budget; the first mask prefers the
+            pixels they change.
         seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
 
     Returns:
@@ -85,6 +88,10 @@ def sparse_pgd(
         u = search.streams.uniform(0, channels * pixels, x.dtype).view_as(search.x)
         v = search.clamp_(search.x + search.width * (2 * u - 1))
         mask = _draw(search.streams, 1, search.allowed, pixels, x.dtype)
+        if (given := search.start_from(start)) is not None:
+            values, changed = given
+            v = search.clamp_(torch.where(changed[:, None], values, v))
+            mask = torch.where(changed, mask.abs() + 4.0, mask)  # above nearly every other
         support = top_k(mask, k).sort(1).values  # sorted: equal sets are equal rows
         stuck = torch.zeros_like(search.rows)
 

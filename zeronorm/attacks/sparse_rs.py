@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.projections import top_k
 from zeronorm.seeding import below
 from zeronorm.threat_model import L0
 
@@ -28,6 +29,7 @@ def sparse_rs(
     loss: Literal["cross_entropy", "margin"] = "cross_entropy",
     restarts: int = 1,
     targeted: Int[Tensor, "b"] | None = None,
+    start: Float[Tensor, "b ..."] | None = None,
     seed: int = 0,
     ids: Int[Tensor, "b"] | None = None,
 ) -> Float[Tensor, "b ..."]:
@@ -51,6 +53,8 @@ def sparse_rs(
         loss: "cross_entropy", or "margin": the largest other logit minus the label's.
         restarts: independent searches; each begins with those not broken before.
         targeted: classes to reach instead of leaving y, or None.
+        start: inputs to begin from, such as adversarials of a larger budget: the first set prefers the pixels
+            they change, with their colours.
         seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
 
     Returns:
@@ -73,7 +77,8 @@ def sparse_rs(
         for restart in range(restarts):
             if len(search.rows):
                 # draws are named by their step; a restart continues the numbering
-                _search(search, queries, initial_fraction, first_step=restart * queries)
+                _search(search, queries, initial_fraction, restart * queries, start)
+                start = None
         return search.finished()
 
 
@@ -84,11 +89,14 @@ def exchanged(query: int, queries: int, k: int, initial_fraction: float) -> int:
     return max(int(initial_fraction / divisor * k), 1)
 
 
-def _search(search: Search, queries: int, initial_fraction: float, first_step: int) -> None:
+def _search(
+    search: Search, queries: int, initial_fraction: float, first_step: int, start: Tensor | None
+) -> None:
     """One random search.  M (a, k) is the set of pixels that carry `colours` (a, g, k)."""
     k, pixels = search.k, search.x.shape[2]
     table = None if search.allowed is None else search.allowed.nonzero().flatten()
-    n = pixels if table is None else len(table)  # M holds indices into the n pixels that may change
+    positions = torch.arange(pixels, device=search.x.device) if table is None else table
+    n = len(positions)  # M holds indices into the n pixels that may change
 
     def written(M: Int[Tensor, "a m"]) -> Int[Tensor, "a m"]:
         return M if table is None else table[M]
@@ -96,6 +104,18 @@ def _search(search: Search, queries: int, initial_fraction: float, first_step: i
     draw = _Draw(search, first_step, slots=0, moved=k)
     M = draw.outside(search.rows[:, None][:, :0], n)
     colours = search.corners(draw.coins(), written(M))
+    if (given := search.start_from(start)) is not None:
+        values, changed = given
+        # the pixels that the start changes, filled up with those drawn
+        preference = (
+            changed[:, positions]
+            .to(values.dtype)
+            .mul_(2.0)
+            .scatter_add_(1, M, torch.ones_like(M, dtype=values.dtype))
+        )
+        M = top_k(preference, k)
+        kept = changed.gather(1, written(M))[:, None]
+        colours = torch.where(kept, search.at(values, written(M)), colours)
     best, reached = search.score(search.inputs(written(M), colours))
     keep = search.record(best, reached, written(M), colours)
     if keep is not None:

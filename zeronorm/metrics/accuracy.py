@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,16 @@ from zeronorm.errors import ArgumentError
 Distances = Sequence[float | int] | npt.NDArray[Any]
 
 
-def interval(
-    successes: int | np.integer[Any], n: int | np.integer[Any], confidence: float = 0.95
-) -> tuple[float, float]:
+def interval(successes: SupportsIndex, n: SupportsIndex, confidence: float = 0.95) -> tuple[float, float]:
     """The exact interval of a share: it misses the true one at most 1 - `confidence` of the time.
 
     Clopper & Pearson, "The use of confidence or fiducial limits", Biometrika 26 (1934), in its beta form
-    (Brown, Cai & DasGupta, Statistical Science 16 (2001), eq. 4).  Each side errs at most half of the time
+    (Brown, Cai & DasGupta, Statistical Science 16 (2001)).  Each side errs at most half of the time
     allowed; at 0 and n successes the other side keeps its half.  Without examples nothing is known: (0, 1).
 
     It covers the draw of the examples only, not that a stronger attack may break more of them.
     """
+    successes, n = index(successes), index(n)
     if n < 0:
         raise ArgumentError(f"n: expected an integer of at least 0, got {n}")
     if not 0 <= successes <= n:
@@ -42,7 +42,7 @@ def interval(
 
 
 def robust_accuracy(
-    smallest: Distances, budgets: Sequence[int] | npt.NDArray[np.integer[Any]]
+    smallest: Distances, budgets: Sequence[int] | npt.NDArray[Any]
 ) -> npt.NDArray[np.float64]:
     """Share of examples that no search broke within each budget: those with `smallest` above it.
 

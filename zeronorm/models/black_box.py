@@ -46,6 +46,7 @@ class BlackBox:
         self.function = function
         self.scores = checks.choice("scores", scores, _SCORES)
         self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
+        self.classes: int | None = None  # known after the first call
         named = function if hasattr(function, "__qualname__") else type(function)
         self.name = name or f"{named.__module__}.{named.__qualname__}"
 
@@ -58,8 +59,10 @@ class BlackBox:
         return f"BlackBox({self.name}, scores={self.scores!r})"
 
     def _logits(self, x: Tensor) -> Tensor:
+        if not len(x) and self.classes is not None:
+            return x.new_zeros((0, self.classes))  # most functions cannot handle an empty batch
         # a copy: the function may write into its argument
-        scores = np.asarray(self.function(np.array(x.cpu())))
+        scores = np.asarray(self.function(x.cpu().numpy().copy()))
         if (
             scores.ndim != 2
             or scores.shape[0] != len(x)
@@ -77,7 +80,9 @@ class BlackBox:
             )
         if self.scores == "probabilities":
             scores = _log_probabilities(scores)
-        return torch.from_numpy(scores).to(dtype=x.dtype, device=x.device)
+        self.classes = scores.shape[1]
+        # a copy in float64: torch takes neither read-only arrays nor every dtype and stride of numpy
+        return torch.from_numpy(scores.astype(np.float64)).to(dtype=x.dtype, device=x.device)
 
 
 def from_sklearn(classifier: Any, batch_size: int | None = None) -> BlackBox:
@@ -110,8 +115,6 @@ def from_sklearn(classifier: Any, batch_size: int | None = None) -> BlackBox:
             raise ArgumentError(
                 f"x: expected {features} features per example for this {name}, got inputs of shape {x.shape}"
             )
-        if not len(flat):  # scikit-learn refuses an empty batch
-            return np.zeros((0, len(classes)))
         result = np.asarray(method(flat))
         if result.ndim == 1:
             result = np.stack([-result, result], axis=1) / 2
@@ -122,7 +125,9 @@ def from_sklearn(classifier: Any, batch_size: int | None = None) -> BlackBox:
             )
         return result
 
-    return BlackBox(function, scores, batch_size, name=f"{type(classifier).__module__}.{name}")
+    box = BlackBox(function, scores, batch_size, name=f"{type(classifier).__module__}.{name}")
+    box.classes = len(classes)
+    return box
 
 
 def _log_probabilities(p: Any) -> Any:

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -250,7 +251,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the oddities of a file that is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ArgumentError(
             f"model: expected a file of plain tensors, got {path}, which is damaged or needs unpickling that can "

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from zeronorm.errors import ArgumentError
-from zeronorm.report.tables import Summary, count
+from zeronorm.report.tables import Summary, class_name, count
 
 Floats = npt.NDArray[np.float64]
 
@@ -101,15 +101,11 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
         )
     clean = flat.reshape(shape)
     names = plan["data"].get("class_names")
-
-    def name(label: int) -> str:
-        return str(names[label]) if names and 0 <= label < len(names) else str(label)
-
     broken = row["outcome"] == "broken"
     adversarial, changed = _apply(clean, row, summary.unit) if broken else (clean, np.zeros(shape, bool))
     title = str(row["name"]) if row["name"] else f"example {row['example']}"
     note = count(row["distance"], summary.unit) + " changed" if broken else ""
-    label, prediction = name(row["label"]), name(row["prediction"])
+    label, prediction = (class_name(names, row[key]) for key in ("label", "prediction"))
     pictures: list[Picture] = []
     changes: list[tuple[str, str, str]] = []
     more = 0
@@ -118,10 +114,9 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
         pictures = [_picture((clean - low) / (high - low), f"{title}, unchanged: {label}")]
         if broken:
             seen = (adversarial - low) / (high - low)
-            where = changed.any(0, keepdims=True)[0]
             pictures += [
                 _picture(seen, f"{title} with {note}: read as {prediction}"),
-                _picture(seen, f"{title}: where the {note} are", where),
+                _picture(seen, f"{title}: where the {note} are", changed),
             ]
     elif broken:
         entries = np.flatnonzero(changed)
@@ -159,9 +154,9 @@ def _picture(shares: Floats, alt: str, changed: npt.NDArray[np.bool_] | None = N
     rgb = np.broadcast_to(entries, (height, width, 3))
     outline = ""
     if changed is not None:
-        alpha = np.where(changed, 255, 56).astype(np.uint8)
-        rgb = np.dstack([rgb, alpha])
-        outline = "".join(f"M{x} {y}h1v1h-1z" for y, x in np.argwhere(changed).tolist())
+        where = np.max(changed, axis=0)  # a pixel counts as changed when one of its channels does
+        rgb = np.dstack([rgb, np.where(where, 255, 56).astype(np.uint8)])
+        outline = "".join(f"M{x} {y}h1v1h-1z" for y, x in np.argwhere(where).tolist())
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

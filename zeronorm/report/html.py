@@ -112,11 +112,17 @@ def _section(folder: RunFolder, id_: str) -> Section:
 
 
 def _told_apart(sections: list[Section]) -> list[Section]:
-    """The sections under titles that differ: the model's name alone where that is enough, else with the folder."""
-    titles = [section.title for section in sections]
-    return [
-        replace(s, title=f"{s.title} ({s.path.name})") if titles.count(s.title) > 1 else s for s in sections
-    ]
+    """The sections under titles that differ: the model's name, with the folder's where needed, or its path."""
+    for place in (lambda s: s.path.name, lambda s: str(s.path)):
+        titles = [section.summary.run["plan"]["model"]["name"] for section in sections]
+        again = {
+            section.title for section in sections if [s.title for s in sections].count(section.title) > 1
+        }
+        sections = [
+            replace(s, title=f"{title} ({place(s)})") if s.title in again else s
+            for s, title in zip(sections, titles, strict=True)
+        ]
+    return sections
 
 
 def _adversary(plan: Mapping[str, Any], unit: str) -> str:
@@ -169,7 +175,7 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
     model, data, versions = plan["model"], plan["data"], run.get("versions") or {}
     execution, sessions = run.get("execution") or {}, run.get("sessions") or []
     shape = " × ".join(map(str, data["shape"]))
-    seconds = sum(session.get("seconds", 0.0) for session in sessions)
+    seconds = float(sum(session.get("seconds", 0.0) for session in sessions))
     parameters = model.get("parameters")
     stages = [
         f"{i}. {stage['name']}: "

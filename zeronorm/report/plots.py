@@ -54,10 +54,10 @@ def against_k(summary: Summary) -> Chart:
     """Robust accuracy against the number of changed positions, with its interval."""
     last = len(summary.curve) - 1
     scale, ticks = _budget_axis(last, summary.budgets)
-    steps = _steps(summary)
+    steps, end = _steps(summary), float(last)
     bounds = [(k, *interval(round(y * summary.n), summary.n)) for k, y in steps]
-    lower = _stairs([(k, low) for k, low, _ in bounds], last)
-    upper = _stairs([(k, high) for k, _, high in bounds], last)
+    lower = _stairs([(k, low) for k, low, _ in bounds], end)
+    upper = _stairs([(k, high) for k, _, high in bounds], end)
     searched = [] if summary.is_curve else [(float(k), summary.curve[k] / summary.n) for k in summary.budgets]
     mark = None
     if summary.median is not None and 0 < summary.median.median < math.inf:
@@ -71,7 +71,7 @@ def against_k(summary: Summary) -> Chart:
         lines=[
             Line(
                 "main",
-                _path(_stairs(steps, last), scale),
+                _path(_stairs(steps, end), scale),
                 band=_path([*lower, *reversed(upper)], scale) + "Z",
                 dots="".join(f"M{1000 * scale(x):.1f} {1000 - 1000 * y:.1f}h0" for x, y in searched),
             )
@@ -122,7 +122,11 @@ def against_passes(summary: Summary) -> Chart | None:
         xticks=[(100 * scale(10.0**p), f"{10**p:,}") for p in range(low, high + 1, every)],
         lines=_labelled([(label, _stairs(points, end)) for label, points, end in curves], scale),
         note="A line still falling at its end: a longer search would break more."
-        + ("" if summary.is_curve else " Each budget starts from what the smaller ones left."),
+        + (
+            ""
+            if summary.is_curve or len(budgets) == 1
+            else " Each budget starts from what the smaller ones left."
+        ),
     )
 
 
@@ -143,7 +147,7 @@ def compared(summaries: Sequence[tuple[str, Summary]]) -> Chart:
         + ".",
         xticks=[(100 * scale(k), f"{k:,}") for k in ticks],
         lines=[
-            Line(f"run{i}", _path(_stairs(_steps(s), len(s.curve) - 1), scale), label)
+            Line(f"run{i}", _path(_stairs(_steps(s), float(len(s.curve) - 1)), scale), label)
             for i, (label, s) in enumerate(shown)
         ],
     )

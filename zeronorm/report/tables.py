@@ -220,7 +220,7 @@ def describe_median(summary: Summary) -> str:
     assert summary.median is not None
     median, low, high = summary.median
     if median == 0:
-        return "0: half of the clean predictions are wrong"
+        return "0: at least half of the clean predictions are wrong"
     if median == np.inf:
         so_far = "" if summary.complete else " so far"
         return f"above {len(summary.curve) - 1}: more than half withstood every search{so_far}"
@@ -242,6 +242,11 @@ def percent(share: float) -> str:
 def count(number: int, thing: str) -> str:
     """A number of things: "1 pixel", "20 pixels"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def class_name(names: Sequence[str] | None, label: int) -> str:
+    """A class by its name, where it has one."""
+    return str(names[label]) if names and 0 <= label < len(names) else str(label)
 
 
 def check_run(run: Mapping[str, Any]) -> None:
@@ -375,9 +380,6 @@ def _classes(
     budgets: Sequence[int],
     names: Sequence[str] | None,
 ) -> list[Class]:
-    def name(label: int) -> str:
-        return str(names[label]) if names and 0 <= label < len(names) else str(label)
-
     labels, at = np.unique(clean.label, return_inverse=True)
     n = np.bincount(at, minlength=len(labels))
     right = np.bincount(at, clean.correct, minlength=len(labels)).astype(int)
@@ -390,10 +392,10 @@ def _classes(
         classes.append(
             Class(
                 label,
-                name(label),
+                class_name(names, label),
                 Share(int(right[i]), int(n[i])),
                 {k: Share(int(left[k][i]), int(n[i])) for k in budgets},
-                None if common is None else (name(int(answers[common])), int(times[common])),
+                None if common is None else (class_name(names, int(answers[common])), int(times[common])),
             )
         )
     return classes

@@ -42,6 +42,10 @@ class State:
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)  # one row of METRICS per epoch
 
+    def validation_accuracy(self) -> float | None:
+        """After the last finished epoch."""
+        return self.history[-1]["validation_accuracy"] if self.history else None
+
     def newest_is_best(self) -> bool:
         """Whether the weights of the last epoch are the best so far: then they are stored once."""
         return self.best_epoch == len(self.history)

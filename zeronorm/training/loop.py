@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeronorm import data
 from zeronorm.data import Dataset
@@ -47,7 +47,7 @@ class Progress:
     examples: int  # of this epoch, so far
     loss: float  # mean over the epoch so far
     accuracy: float  # on the batches of the epoch so far, as they were learnt
-    validation_accuracy: float | None  # after the last finished epoch: at the last step, this one
+    validation_accuracy: float | None = None  # after the last finished epoch: at the last step, this one
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,6 @@ class TrainingResult:
         )
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """Rows of a data set, on the device of the training."""
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor
-
-    def __getitem__(self, rows: Tensor) -> _Examples:
-        return _Examples(self.x[rows], self.y[rows], self.ids[rows])
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
 def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now: None) -> TrainingResult:
     """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
 
@@ -110,95 +95,170 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
         source, test = data.load(plan.data, "train", plan.limit), data.load(plan.data, "test")
         folder.check_data(state, source.digest)
         learnt, held_out = _split(source, plan)
-        if test.digest == source.digest and not len(held_out):
+        unseen = _has_test_split(source, test)
+        if not unseen and not len(held_out):
             raise ArgumentError(
                 f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
             )
 
-        model = _build(plan, source).to(fabric.device)
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
-        )
-        if state.history:
-            _restore(model, optimizer, state)
-        with _quiet():
-            wrapped, stepper = fabric.setup(model, optimizer)
-        examples = _Examples(*(fabric.to_device(t) for t in (source.x, source.y, source.ids)))
-        steps = math.ceil(len(learnt) / plan.batch_size)
-        objective = METHODS[plan.method](plan)
-
+        run = _Run.start(plan, fabric, _build(plan, source), state)
+        examples = run.to_device(source)
         for epoch in range(len(state.history) + 1, plan.epochs + 1):
             began = time.perf_counter()
             order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
-            losses = torch.zeros(steps, device=fabric.device)
-            correct = torch.zeros((), dtype=torch.int64, device=fabric.device)
-            seen = 0
-            wrapped.train()
-            for step, rows in enumerate(order.tensor_split(steps)):
-                rate = learning_rate(plan, (epoch - 1) * steps + step, plan.epochs * steps)
-                optimizer.param_groups[0]["lr"] = rate
-                batch = examples[fabric.to_device(rows)]
-                x = crop_and_flip(
-                    batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch
-                )
-                loss, logits = objective(wrapped, x, batch.y, batch.ids, epoch)
-                stepper.zero_grad()
-                fabric.backward(loss)
-                stepper.step()
-
-                losses[step] = loss.detach()
-                correct += (logits.detach().argmax(1) == batch.y).sum()
-                seen += len(batch)
-                if fabric.device.type == "cpu" or step % _STEPS_BETWEEN_READINGS == 0 or step + 1 == steps:
-                    now = Progress(
-                        epoch=epoch,
-                        epochs=plan.epochs,
-                        step=step + 1,
-                        steps=steps,
-                        examples=seen,
-                        loss=_finite_mean(losses[: step + 1], plan, epoch, state),
-                        accuracy=int(correct) / seen,
-                        validation_accuracy=state.history[-1]["validation_accuracy"]
-                        if state.history
-                        else None,
-                    )
-                    if step + 1 < steps:
-                        progress(now)
-
-            validation_loss, right = _evaluate(wrapped, examples, held_out)
+            for now in run.learn(examples, order, epoch):
+                if now.step < now.steps:
+                    progress(replace(now, validation_accuracy=state.validation_accuracy()))
+            validation_loss, right = run.evaluate(examples, held_out)
             row = {
                 "epoch": epoch,
-                "lr": rate,
+                "lr": run.optimizer.param_groups[0]["lr"],
                 "loss": now.loss,
                 "accuracy": now.accuracy,
                 "validation_loss": validation_loss if len(held_out) else None,
                 "validation_accuracy": right / len(held_out) if len(held_out) else None,
                 "seconds": round(time.perf_counter() - began, 3),
             }
-            _keep(state, row, model, optimizer, plan)
+            run.keep(state, row)
             folder.write(state)
-            progress(replace(now, validation_accuracy=row["validation_accuracy"]))
+            progress(replace(now, validation_accuracy=state.validation_accuracy()))
 
-        model.network.load_state_dict(state.best)
-        if test.digest == source.digest:
-            split, n, (_, right) = "validation", len(held_out), _evaluate(wrapped, examples, held_out)
-        else:
-            examples = _Examples(*(fabric.to_device(t) for t in (test.x, test.y, test.ids)))
-            split, n, (_, right) = "test", len(test), _evaluate(wrapped, examples, torch.arange(len(test)))
+        run.model.network.load_state_dict(state.best)
+        rows, split = held_out, "validation"
+        if unseen:
+            examples, rows, split = run.to_device(test), torch.arange(len(test)), test.split
+        _, right = run.evaluate(examples, rows)
         result = TrainingResult(
-            model=model.cpu().eval(),
+            model=run.model.cpu().eval(),
             out=folder.path,
-            accuracy=right / n,
+            accuracy=right / len(rows),
             correct=right,
-            n=n,
+            n=len(rows),
             split=split,
             best_epoch=state.best_epoch,
             validation_accuracy=state.history[state.best_epoch - 1]["validation_accuracy"],
             history=state.history,
             seconds=sum(row["seconds"] for row in state.history),
         )
-        _save(result, plan, source)
+        _save(result, plan, source, run.fabric.device.type)
         return result
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """A data set, or some of its rows, on the device of the training."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+
+    def __getitem__(self, rows: Tensor) -> _Examples:
+        rows = rows.to(self.ids.device)
+        return _Examples(self.x[rows], self.y[rows], self.ids[rows])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A model with its optimiser, bare and as Fabric wraps them."""
+
+    plan: TrainingPlan
+    fabric: Any
+    model: Classifier
+    optimizer: torch.optim.SGD
+    wrapped: Any
+    stepper: Any
+
+    @classmethod
+    def start(cls, plan: TrainingPlan, fabric: Any, model: Classifier, state: State) -> _Run:
+        model.to(fabric.device)
+        if fabric.device.type == "cuda":
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+        )
+        if state.history:
+            model.network.load_state_dict(state.network)
+        for name, parameter in model.network.named_parameters():
+            if name in state.momentum:
+                optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
+        with _quiet():
+            return cls(plan, fabric, model, optimizer, *fabric.setup(model, optimizer))
+
+    def to_device(self, dataset: Dataset) -> _Examples:
+        return _Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
+
+    def learn(self, examples: _Examples, order: Tensor, epoch: int) -> Iterator[Progress]:
+        """One epoch over the rows of `order`; tells of its progress, of the last step always."""
+        plan = self.plan
+        objective = METHODS[plan.method](plan)
+        steps = math.ceil(len(order) / plan.batch_size)
+        losses = torch.zeros(steps, device=self.fabric.device)
+        correct = torch.zeros_like(losses, dtype=torch.int64)
+        seen = 0
+        self.wrapped.train()
+        for step, rows in enumerate(order.tensor_split(steps)):
+            done = (epoch - 1) * steps + step
+            self.optimizer.param_groups[0]["lr"] = learning_rate(plan, done, plan.epochs * steps)
+            batch = examples[rows]
+            x = crop_and_flip(batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch)
+            loss, logits = objective(self.wrapped, x, batch.y, batch.ids, epoch)
+            self.stepper.zero_grad()
+            self.fabric.backward(loss)
+            self.stepper.step()
+
+            losses[step] = loss.detach()
+            correct[step] = (logits.detach().argmax(1) == batch.y).sum()
+            seen += len(rows)
+            if self._on_cpu() or step % _STEPS_BETWEEN_READINGS == 0 or step + 1 == steps:
+                mean = float(losses[: step + 1].mean())
+                if not math.isfinite(mean):
+                    first = int((~torch.isfinite(losses)).nonzero()[0])
+                    self._diverged(f"{float(losses[first])} at step {first + 1} of epoch {epoch}", epoch)
+                yield Progress(epoch, plan.epochs, step + 1, steps, seen, mean, int(correct.sum()) / seen)
+
+    @torch.inference_mode()
+    def evaluate(self, examples: _Examples, rows: Tensor) -> tuple[float, int]:
+        """Mean cross-entropy and number of right answers in evaluation mode."""
+        self.wrapped.eval()
+        loss, correct = 0.0, 0
+        for some in rows.split(_EVALUATION_BATCH):
+            batch = examples[some]
+            logits = self.wrapped(batch.x)
+            loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
+            correct += int((logits.argmax(1) == batch.y).sum())
+        return loss / max(1, len(rows)), correct
+
+    def keep(self, state: State, row: dict[str, Any]) -> None:
+        """Take the epoch that `row` describes into the state, for the checkpoint."""
+        weights = {name: tensor.cpu().clone() for name, tensor in self.model.network.state_dict().items()}
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            self._diverged(f"infinite weights after epoch {row['epoch']}", row["epoch"])
+        state.network = weights
+        state.momentum = {
+            name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
+            for name, parameter in self.model.network.named_parameters()
+            # there is none without momentum
+            if self.optimizer.state[parameter].get("momentum_buffer") is not None
+        }
+        if not state.history or _merit(row) > _merit(state.history[state.best_epoch - 1]):
+            state.best, state.best_epoch = weights, row["epoch"]
+        state.history.append(row)
+
+    def _on_cpu(self) -> bool:
+        return bool(self.fabric.device.type == "cpu")
+
+    def _diverged(self, what: str, epoch: int) -> NoReturn:
+        kept = (
+            f"{self.plan.out} keeps the checkpoint of epoch {epoch - 1}" if epoch > 1 else "nothing is kept"
+        )
+        raise ArgumentError(f"lr: expected a finite loss, got {what} with lr {self.plan.lr:g}; {kept}")
+
+
+def _merit(row: dict[str, Any]) -> tuple[float, float]:
+    """What the best epoch has most of: validation accuracy, then little loss; without validation, age."""
+    if row["validation_accuracy"] is None:
+        return row["epoch"], 0.0
+    return row["validation_accuracy"], -row["validation_loss"]
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
@@ -248,6 +308,15 @@ def _split(source: Dataset, plan: TrainingPlan) -> tuple[Tensor, Tensor]:
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
+def _has_test_split(source: Dataset, test: Dataset) -> bool:
+    """Whether `test` is other examples than the training's: a folder without splits is the same under any name."""
+    if test.x.shape[1:] != source.x.shape[1:] or test.class_names != source.class_names:
+        raise ArgumentError(
+            f"data: expected splits of one shape with the same classes, got {source} and {test}"
+        )
+    return not torch.equal(test.x[: len(source)], source.x)
+
+
 def _shuffled(ids: Tensor, seed: int, epoch: int) -> Tensor:
     return Streams(seed, ids, "shuffle").bits(epoch, 1)[:, 0].argsort(stable=True)
 
@@ -275,68 +344,7 @@ def _build(plan: TrainingPlan, source: Dataset) -> Classifier:
     )
 
 
-def _finite_mean(losses: Tensor, plan: TrainingPlan, epoch: int, state: State) -> float:
-    mean = float(losses.mean())
-    if not math.isfinite(mean):
-        step = int((~torch.isfinite(losses)).nonzero()[0])
-        _diverged(f"{float(losses[step])} at step {step + 1} of epoch {epoch}", plan, state)
-    return mean
-
-
-def _diverged(what: str, plan: TrainingPlan, state: State) -> None:
-    kept = (
-        f"{plan.out} keeps the checkpoint of epoch {len(state.history)}"
-        if state.history
-        else "nothing is kept"
-    )
-    raise ArgumentError(f"lr: expected a finite loss, got {what} with lr {plan.lr:g}; {kept}")
-
-
-@torch.inference_mode()
-def _evaluate(model: nn.Module, examples: _Examples, rows: Tensor) -> tuple[float, int]:
-    """Mean cross-entropy and number of right answers in evaluation mode."""
-    model.eval()
-    loss, correct = 0.0, 0
-    for some in rows.split(_EVALUATION_BATCH):
-        batch = examples[some.to(examples.y.device)]
-        logits = model(batch.x)
-        loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
-        correct += int((logits.argmax(1) == batch.y).sum())
-    return loss / max(1, len(rows)), correct
-
-
-def _keep(
-    state: State, row: dict[str, Any], model: Classifier, optimizer: torch.optim.SGD, plan: TrainingPlan
-) -> None:
-    """Take the epoch that `row` describes into the state."""
-    weights = {name: tensor.cpu().clone() for name, tensor in model.network.state_dict().items()}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        _diverged(f"weights that are not after epoch {row['epoch']}", plan, state)
-
-    def merit(row: dict[str, Any]) -> tuple[float, float]:
-        if row["validation_accuracy"] is None:
-            return row["epoch"], 0.0
-        return row["validation_accuracy"], -row["validation_loss"]
-
-    if not state.history or merit(row) > merit(state.history[state.best_epoch - 1]):
-        state.best, state.best_epoch = weights, row["epoch"]
-    state.network = weights
-    state.momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"].cpu().clone()
-        for name, parameter in model.network.named_parameters()
-        if optimizer.state[parameter].get("momentum_buffer") is not None  # there is none without momentum
-    }
-    state.history.append(row)
-
-
-def _restore(model: Classifier, optimizer: torch.optim.SGD, state: State) -> None:
-    model.network.load_state_dict(state.network)
-    for name, parameter in model.network.named_parameters():
-        if name in state.momentum:
-            optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
-
-
-def _save(result: TrainingResult, plan: TrainingPlan, source: Dataset) -> None:
+def _save(result: TrainingResult, plan: TrainingPlan, source: Dataset, device: str) -> None:
     save(
         result.model,
         result.out,
@@ -353,5 +361,8 @@ def _save(result: TrainingResult, plan: TrainingPlan, source: Dataset) -> None:
             "best_epoch": result.best_epoch,
             "validation_accuracy": result.validation_accuracy,
             "seconds": round(result.seconds, 1),
+            # on a CPU the same command with as many threads gives the same weights
+            "device": device,
+            "threads": torch.get_num_threads(),
         },
     )

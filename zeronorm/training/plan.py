@@ -8,6 +8,8 @@ import shlex
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from zeronorm.errors import ArgumentError
+
 SCHEDULES = ("cosine", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls them
@@ -17,6 +19,8 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls t
 
 # where and when a training runs, as opposed to what it computes
 _CIRCUMSTANCES = ("out", "device", "resume")
+# arguments of `build` that a plan decides otherwise
+_FROM_DATA = ("in_channels", "image_size", "classes", "mean", "std", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,9 @@ class TrainingPlan:
 
         architecture = checks.choice("model", str(self.model).replace("-", "_"), ARCHITECTURES)
         object.__setattr__(self, "model", architecture)
+        for name in self.model_arguments:
+            if name in _FROM_DATA:
+                raise ArgumentError(f"set: expected none of {', '.join(_FROM_DATA)}, got {name}")
         checks.choice("method", self.method, METHODS)
         checks.integer("epochs", self.epochs, 1)
         checks.integer("batch_size", self.batch_size, 1)
@@ -98,14 +105,16 @@ class TrainingPlan:
         """The command line of this plan; options at their default are left out."""
         words = ["zeronorm", "train", "--method", self.method, "--model", self.model, "--data", self.data]
         for option in fields(self):
-            value = getattr(self, option.name)
             if option.name in ("method", "model", "data", "model_arguments", *_CIRCUMSTANCES):
                 continue
-            if value != option.default:
-                flag = f"--{option.name.replace('_', '-')}"
-                words += {True: [flag], False: [flag.replace("--", "--no-", 1)]}.get(
-                    value, [flag, str(value)]
-                )
+            value = getattr(self, option.name)
+            flag = option.name.replace("_", "-")
+            if value == option.default:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", str(value)]
         for name, value in self.model_arguments.items():
             words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
         return shlex.join(words) + " --out DIR"

@@ -1,0 +1,45 @@
+"""Runs of every kind the page must cope with, written once per worker."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from run_folders import KINDS, digits, fit, tabular, write_run
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Run folders by kind."""
+    home = tmp_path_factory.mktemp("runs")
+    x, y = digits(60)
+    model = fit(*digits(1797), 30.0)
+    most = np.flatnonzero(y != 4)
+    right = np.flatnonzero((x.reshape(len(x), -1) @ model[0].T + model[1]).argmax(1) == y)[:20]
+    plain = {"model": model, "linf": 0.35}
+    return {
+        "list": write_run(home / "list", x, y, **plain, pictures=40),
+        "curve": write_run(home / "curve", x, y, **plain, budgets=[12], curve=True),
+        "tabular": write_run(home / "tabular", *tabular(50), unit="feature", budgets=[1, 2, 5]),
+        "colour": write_run(home / "colour", *digits(30, colour=True), budgets=[1, 3]),
+        "features_of_images": write_run(
+            home / "features", *digits(30, colour=True), unit="feature", budgets=[2, 6]
+        ),
+        "unfinished_list": write_run(home / "unfinished_list", x, y, **plain, keep_rows=0.43),
+        "unfinished_curve": write_run(
+            home / "unfinished_curve", x, y, **plain, budgets=[12], curve=True, keep_rows=0.51
+        ),
+        "one_class_missing": write_run(home / "missing", x[most], y[most], **plain),
+        "all_broken": write_run(home / "all_broken", x, y, model=model, budgets=[30]),
+        "none_broken": write_run(home / "none_broken", x[right], y[right], model=model, linf=1e-3),
+        "all_wrong": write_run(home / "all_wrong", x[right], (y[right] + 1) % 10, **plain),
+        "one_example": write_run(home / "one", x[right][:1], y[right][:1], **plain, budgets=[2]),
+        "nothing_yet": write_run(home / "nothing", x, y, **plain, keep_rows=0.0),
+        "large_budgets": write_run(home / "large", x, y, **plain, budgets=[1, 5, 50, 64]),
+    }
+
+
+@pytest.fixture(params=KINDS)
+def folder(runs, request):
+    """Each kind of run in turn."""
+    assert set(KINDS) == set(runs)
+    return runs[request.param]

@@ -1,0 +1,18 @@
+"""A training that takes a second: the small CNN, narrow, on the digits."""
+
+from __future__ import annotations
+
+import pytest
+
+from zeronorm.training import TrainingPlan
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Makes a plan with the given changes; its folder is new unless said."""
+
+    def make(**changes):
+        small = {"out": tmp_path / "out", "model_arguments": {"width": 0.1}, "limit": 300, "epochs": 3}
+        return TrainingPlan(**(small | changes))
+
+    return make

@@ -1,0 +1,205 @@
+"""What a run says about its own figure: could it be better than the truth, and why."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeronorm.attacks.catalogue import catalogue, get
+from zeronorm.attacks.search import Model, evaluation_mode
+from zeronorm.errors import ArgumentError
+
+Finding = dict[str, str]
+
+CHECKS = (
+    "the model answers the same twice",
+    "the model answers the same alone and in a batch",
+    "input gradients are not zero",
+    "logits are not saturated",
+    "clean accuracy is above chance",
+    "black-box search does not beat white-box search",
+    "the search had converged",
+    "every adversarial held on a fresh pass, within the threat model",
+)
+
+
+def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> list[Finding]:
+    """Look at the model on some clean inputs before the search: at most 64 are enough to notice a habit."""
+    x, y = x[:64], y[:64]
+    findings: list[Finding] = []
+    with torch.no_grad(), evaluation_mode(model):
+        first, second = model(x), model(x)
+        alone = torch.cat([model(one) for one in x[:4].split(1)])
+    _refuse_probabilities(first)
+    scale = float(first.std()) + 1e-12
+    if float((first - second).abs().max()) > 1e-3 * scale:
+        flips = int((first.argmax(1) != second.argmax(1)).sum())
+        findings.append(
+            _finding(
+                "randomised-model",
+                "warning",
+                f"two passes over the same {len(x)} inputs gave different logits ({flips} predictions changed)",
+                "each verdict is one draw of the model: an adversarial may not fool it again, and robust "
+                "accuracy is biased low",
+                "fix the randomness, or average many passes inside the model",
+            )
+        )
+    elif float((first[:4] - alone).abs().max()) > 1e-3 * scale:
+        findings.append(
+            _finding(
+                "batch-dependent-model",
+                "warning",
+                "an example's logits change with the other examples of its batch",
+                "the figure depends on the batch size, and is not that of one input at a time",
+                "call model.eval(), and replace layers that use batch statistics",
+            )
+        )
+    margins = first.sort(1, descending=True).values
+    if float((margins[:, 0] - margins[:, 1]).median()) > 17:
+        findings.append(
+            _finding(
+                "saturated-logits",
+                "note",
+                f"half of the inputs have a lead of over {float((margins[:, 0] - margins[:, 1]).median()):.0f} "
+                "between the two largest logits",
+                "cross-entropy and its gradient are exactly 0 in float32 there: attacks that use them as they "
+                "are stop, those of this library do not",
+                "nothing to do here; distrust gradient attacks of other tools on this model",
+            )
+        )
+    if differentiable and (zero := _zero_gradients(model, x, y)) > 0.05:
+        findings.append(
+            _finding(
+                "zero-gradient",
+                "warning",
+                f"{zero:.0%} of {len(x)} inputs have an input gradient of exactly 0",
+                "the model hides its gradients: white-box figures are not to be trusted on their own",
+                "rely on the black-box stage, with more queries, and attack without the layer that hides them",
+            )
+        )
+    return findings
+
+
+def _refuse_probabilities(z: Tensor) -> None:
+    sums = z.sum(1)
+    if len(z) and bool((z >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
+        raise ArgumentError(
+            "model: expected logits, got probabilities (every row is non-negative and sums to 1); return the "
+            "values before softmax, or their logarithms"
+        )
+
+
+def _zero_gradients(model: Model, x: Tensor, y: Tensor) -> float:
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
+        leaf = x.detach().clone().requires_grad_()
+        z = model(leaf)
+        (gradient,) = torch.autograd.grad(z.gather(1, y[:, None]).sum() - z.sum() / z.shape[1], leaf)
+    return float((gradient.flatten(1) == 0).all(1).float().mean())
+
+
+def gives_gradients(model: Model, x: Tensor) -> bool:
+    """Whether the model's logits can be differentiated by its inputs."""
+    if not getattr(model, "differentiable", True):
+        return False
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
+        z = model(x[:2].detach().clone().requires_grad_())
+    return isinstance(z, Tensor) and z.requires_grad
+
+
+def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]], tally: dict[str, int]) -> list[Finding]:
+    """Look at a complete run: what do the successes say about the failures?"""
+    findings: list[Finding] = []
+    data, stages = run["plan"]["data"], run["plan"]["attack"]["stages"]
+    n = data["n"]
+    clean = [row for row in rows if row["stage"] == -1]
+    correct = sum(row["outcome"] == "correct" for row in clean)
+    classes = max(len(data["class_names"] or ()), 1 + max((row["label"] for row in clean), default=1))
+    if correct < 1.5 * n / classes:
+        findings.append(
+            _finding(
+                "clean-accuracy-near-chance",
+                "warning",
+                f"{correct} of {n} clean inputs are classified correctly, with {classes} classes",
+                "the model does not see what it was trained on; robust accuracy says nothing",
+                "check normalisation (it belongs inside the model), channel order and class order",
+            )
+        )
+
+    worth_saying = max(2, math.ceil(0.01 * n))
+    broken = [row for row in rows if row["outcome"] == "broken"]
+    white = [i for i, stage in enumerate(stages) if _knowledge(stage["attack"]) == "white"]
+    late_black = {
+        row["example"]
+        for row in broken
+        if _knowledge(stages[row["stage"]]["attack"]) == "black" and any(i < row["stage"] for i in white)
+    }
+    if len(late_black) >= worth_saying:
+        findings.append(
+            _finding(
+                "black-box-beats-white-box",
+                "warning",
+                f"the black-box stage broke {len(late_black)} examples that the white-box stages had left",
+                "gradients mislead on this model (gradient masking); more black-box search would lower the "
+                "figure further",
+                "raise --queries, and do not quote a white-box figure alone",
+            )
+        )
+    for index, stage in enumerate(stages):
+        length = next((stage["options"][c] for c in ("steps", "queries") if c in stage["options"]), None)
+        late = {
+            row["example"]
+            for row in broken
+            if length and row["stage"] == index and 2 * row["forwards"] > length
+        }
+        if length and len(late) >= worth_saying:
+            findings.append(
+                _finding(
+                    "search-not-converged",
+                    "warning",
+                    f"{stage['name']} broke {len(late)} examples in the second half of its {length} passes",
+                    "the search was still finding adversarials when it ended: robust accuracy is an "
+                    "over-estimate",
+                    "double --steps or --queries until the figure stops moving",
+                )
+            )
+    if tally.get("unconfirmed"):
+        findings.append(
+            _finding(
+                "unconfirmed-adversarials",
+                "note",
+                f"{tally['unconfirmed']} results an attack called adversarial did not fool the model again",
+                "they are not counted as broken",
+                "a randomised model or low-precision passes do this",
+            )
+        )
+    if tally.get("outside"):
+        findings.append(
+            _finding(
+                "outside-threat-model",
+                "warning",
+                f"{tally['outside']} results of an attack were outside the budget or the box",
+                "they are not counted as broken: the attack may be weaker than it could be",
+                "look at the attack; those of this library never do this",
+            )
+        )
+    return findings
+
+
+NO_GRADIENTS = {
+    "code": "no-gradients",
+    "level": "warning",
+    "seen": "the model's output cannot be differentiated by its input; only black-box stages were run",
+    "meaning": "a white-box adversary, who has the weights, may well do better",
+    "advice": "evaluate the differentiable model if there is one; for a real black box use zeronorm.models.BlackBox",
+}
+
+
+def _knowledge(name: str) -> str:
+    return get(name).knowledge if name in catalogue else "other"
+
+
+def _finding(code: str, level: str, seen: str, meaning: str, advice: str) -> Finding:
+    return {"code": code, "level": level, "seen": seen, "meaning": meaning, "advice": advice}

@@ -1,0 +1,128 @@
+"""What a run is asked to do, as plain values: what must be equal for a run to continue another."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from zeronorm import checks
+from zeronorm.attacks.catalogue import catalogue, get
+from zeronorm.attacks.sparse_autoattack import Stage, stages
+from zeronorm.errors import ArgumentError
+from zeronorm.threat_model import L0
+
+AttackFunction = Callable[..., Tensor]
+AttackLike = str | Stage | AttackFunction
+
+
+def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:
+    """The threat models of a run, by ascending budget: equal but for k."""
+    threats = [threat] if isinstance(threat, L0) else list(threat)
+    if not threats or not all(isinstance(t, L0) for t in threats):
+        raise ArgumentError(f"threat: expected an L0 threat model or several, got {type(threat).__name__}")
+    budgets = [t.k for t in threats]
+    if None in budgets:
+        raise ArgumentError("threat: expected a budget k, got None")
+    if len(set(budgets)) < len(budgets):
+        raise ArgumentError(f"k: expected different budgets, got {budgets}")
+    if any(t.describe() != threats[0].describe() for t in threats):
+        raise ArgumentError("threat: expected threat models that differ in k only")
+    if curve and len(threats) > 1:
+        raise ArgumentError(f"curve: expected one threat model, the largest budget, got {len(threats)}")
+    return tuple(sorted(threats, key=lambda t: t.k or 0))
+
+
+def resolve_stages(
+    attack: AttackLike | Sequence[AttackLike],
+    *,
+    differentiable: bool,
+    steps: int | None,
+    queries: int | None,
+) -> list[tuple[Stage, AttackFunction]]:
+    """The searches of a run, in order, with the functions that do them.
+
+    `steps` and `queries` go to every stage that takes them.  For a model without gradients a named ensemble
+    keeps its black-box stages; a single white-box attack is an error.
+    """
+    given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
+    for name, value in given.items():
+        checks.integer(name, value, 0 if name == "steps" else 1)
+    asked = list(attack) if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
+    if not asked:
+        raise ArgumentError("attack: expected at least one attack, got an empty list")
+    resolved: list[tuple[Stage, AttackFunction]] = []
+    for one in asked:
+        if isinstance(one, str) and get(one).name == "sparse_autoattack":
+            cascade = [stage for stage in stages() if differentiable or _scores_only(stage.attack)]
+            resolved += [(stage, get(stage.attack).function) for stage in cascade]
+        elif isinstance(one, str):
+            resolved.append((Stage(get(one).name, {}), get(one).function))
+        elif isinstance(one, Stage):
+            get(one.attack).check_options(one.options)
+            resolved.append((one, get(one.attack).function))
+        elif callable(one):
+            resolved.append((Stage(getattr(one, "__name__", type(one).__name__), {}), one))
+        else:
+            raise ArgumentError(f"attack: expected a name, a Stage or a function, got {type(one).__name__}")
+
+    used: set[str] = set()
+    complete = []
+    for stage, function in resolved:
+        if stage.attack in catalogue:
+            entry = get(stage.attack)
+            if not differentiable and not _scores_only(stage.attack):
+                black = ", ".join(name for name in catalogue if _scores_only(name))
+                raise ArgumentError(
+                    f"attack: {stage.attack} needs gradients, and this model gives none; expected one of {black}"
+                )
+            options = entry.options | stage.options | {n: v for n, v in given.items() if n in entry.cost}
+            used |= given.keys() & set(entry.cost)
+            stage = replace(stage, options=options)
+        complete.append((stage, function))
+    for name in given.keys() - used:
+        takes = (
+            sorted({cost for stage, _ in complete for cost in get(stage.attack).cost})
+            if all(stage.attack in catalogue for stage, _ in complete)
+            else ["none"]
+        )
+        raise ArgumentError(f"{name}: the attack asked for takes no {name}, only {', '.join(takes)}")
+    names = [stage.name for stage, _ in complete]
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"attack: expected stages of different names, got {', '.join(names)}")
+    return complete
+
+
+def takes(function: AttackFunction, name: str) -> bool:
+    """Whether an attack has a parameter of that name."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def digest(plan: dict[str, Any]) -> str:
+    """SHA-256 of a plan."""
+    text = json.dumps(plan, sort_keys=True, allow_nan=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def differences(asked: Any, found: Any, path: str = "") -> list[str]:
+    """Where two plans differ, as `path: found there, asked for`."""
+    if isinstance(asked, dict) and isinstance(found, dict):
+        keys = sorted(asked.keys() | found.keys())
+        parts = (differences(asked.get(k), found.get(k), f"{path}.{k}" if path else k) for k in keys)
+        return [line for part in parts for line in part]
+    return [] if asked == found else [f"{path} is {_short(found)} there, {_short(asked)} here"]
+
+
+def _scores_only(name: str) -> bool:
+    return get(name).knowledge != "white"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,84 @@
+"""A model that counts what is asked of it, example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class QueryCounter(nn.Module):
+    """Wraps a model for one call of one attack on a batch of n examples.
+
+    An attack of this library says which examples a pass is for (`passes_for`) and who just broke (`broken`).
+    Other attacks say nothing: a pass over n rows is then one for each example.
+
+    Attributes:
+        forwards, backwards: passes spent on each example, int64 (n,).
+        exact: the model in full precision, where passes run in a lower one; else None.
+        differentiable: whether the wrapped model offers gradients.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        n: int,
+        device: torch.device,
+        *,
+        precision: str = "float32",
+        on_broken: Callable[[Tensor, Tensor], None] | None = None,
+        on_pass: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.differentiable = bool(getattr(model, "differentiable", True))
+        self.exact = model if precision != "float32" else None
+        self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
+        self.backwards = torch.zeros(n, dtype=torch.int64, device=device)
+        self._all = torch.arange(n, device=device)
+        self._scope = self._all  # the batch of a nested attack, as examples of this one
+        self._rows: Tensor | None = None
+        self._on_broken, self._on_pass = on_broken, on_pass
+
+    def passes_for(self, rows: Tensor) -> None:
+        """The next pass is for these rows of the batch (whatever fills it up is for nobody)."""
+        self._rows = self._scope[rows]
+
+    @contextmanager
+    def about(self, rows: Tensor) -> Iterator[None]:
+        """Within, a nested attack works on these rows of the batch, and numbers them anew."""
+        outer, self._scope = self._scope, self._scope[rows]
+        try:
+            yield
+        finally:
+            self._scope = outer
+
+    def broken(self, rows: Tensor, x_adv: Tensor) -> None:
+        """These rows are broken, by these inputs, or so the attack says."""
+        if self._on_broken is not None:
+            self._on_broken(self._scope[rows], x_adv)
+
+    def forward(self, inputs: Tensor) -> Any:
+        rows, self._rows = self._rows, None
+        if rows is None and len(inputs) == len(self._all):
+            rows = self._all
+        if self.exact is None:
+            z = self.model(inputs)
+        else:
+            with torch.autocast(inputs.device.type, torch.bfloat16):
+                z = self.model(inputs)
+            z = z.float()
+        if rows is not None:
+            self.forwards[rows] += 1
+            if isinstance(z, Tensor) and z.requires_grad:
+
+                def count_backward(_: Tensor, rows: Tensor = rows) -> None:
+                    self.backwards[rows] += 1
+
+                z.register_hook(count_backward)
+        if self._on_pass is not None:
+            self._on_pass()
+        return z

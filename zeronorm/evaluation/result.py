@@ -1,0 +1,109 @@
+"""The result of a run: its figures, read from its records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import ItemsView
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from zeronorm import report
+from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.records import RunFolder
+from zeronorm.report.tables import Share
+
+
+class Accuracy(float):
+    """A share of examples; `interval` is its exact 95 % confidence interval, `n` how many examples it is of."""
+
+    interval: tuple[float, float]
+    n: int
+
+    @classmethod
+    def of(cls, share: Share) -> Accuracy:
+        """From a count."""
+        accuracy = cls(share.value)
+        accuracy.interval, accuracy.n = share.interval, share.n
+        return accuracy
+
+
+class RobustAccuracy(Accuracy):
+    """Robust accuracy: a number, that of the largest budget, and by budget as `accuracy[k]`."""
+
+    by_k: dict[int, Accuracy]
+
+    def __getitem__(self, k: int) -> Accuracy:
+        if k not in self.by_k:
+            raise ArgumentError(f"k: expected one of the budgets {', '.join(map(str, self.by_k))}, got {k!r}")
+        return self.by_k[k]
+
+    def items(self) -> ItemsView[int, Accuracy]:
+        """(k, accuracy) in ascending k."""
+        return self.by_k.items()
+
+
+class Evaluation:
+    """The result of a run, read from its folder."""
+
+    def __init__(self, run: str | Path | RunFolder, keep: object = None) -> None:
+        self._folder = run if isinstance(run, RunFolder) else RunFolder(run)
+        self._keep = keep  # a temporary folder lives as long as its evaluation
+        self.summary = report.summarise(self._folder.read_run(), self._folder.read_rows())
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        return self._folder.path
+
+    @property
+    def records(self) -> pa.Table:
+        """One row per (example, budget, stage), as `zeronorm.evaluation.records.ROWS` describes."""
+        return self._folder.read_rows()
+
+    @property
+    def clean_accuracy(self) -> Accuracy:
+        """Share of inputs classified correctly without an attack."""
+        return Accuracy.of(self.summary.clean_accuracy)
+
+    @property
+    def robust_accuracy(self) -> RobustAccuracy:
+        """Share of inputs classified correctly whatever was tried within k changes."""
+        by_k = {k: Accuracy.of(share) for k, share in self.summary.robust_accuracy.items()}
+        largest = by_k[max(by_k)]
+        accuracy = RobustAccuracy(largest)
+        accuracy.interval, accuracy.n, accuracy.by_k = largest.interval, largest.n, by_k
+        return accuracy
+
+    @property
+    def diagnosis(self) -> list[dict[str, str]]:
+        """What the run noticed about its own figure."""
+        return list(self._folder.read_run()["diagnosis"])
+
+    def table(self) -> str:
+        """The figures as a small table of text."""
+        return report.text_table(self.summary)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one page."""
+        return report.render([self.run], Path(path))
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures for a machine."""
+        magnitude = self.summary.median
+        median = magnitude.median if magnitude is not None else math.inf
+        return {
+            "clean_accuracy": float(self.clean_accuracy),
+            "clean_accuracy_interval": list(self.clean_accuracy.interval),
+            "robust_accuracy": {str(k): float(v) for k, v in self.robust_accuracy.items()},
+            "robust_accuracy_interval": {str(k): list(v.interval) for k, v in self.robust_accuracy.items()},
+            "median_distance": median if median < math.inf else None,
+            "n": self.summary.n,
+            "complete": self.summary.complete,
+            "warnings": [f["code"] for f in self.diagnosis if f["level"] == "warning"],
+            "run": str(self.run),
+        }
+
+    def __repr__(self) -> str:
+        return self.table()
