@@ -484,8 +484,8 @@ def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
     figures = report.summarise(run, rows)
     return {
         "n": figures.n,
-        "clean_correct": figures.clean_accuracy.count,
-        "robust": {str(k): share.count for k, share in figures.robust_accuracy.items()},
+        "clean_accuracy": figures.clean_accuracy.value,
+        "robust_accuracy": {str(k): share.value for k, share in figures.robust_accuracy.items()},
     }
 
 

@@ -59,12 +59,17 @@ def minimal_changes(
     exact ties are decided where the numbers are short, such as small integers.  A target that can be reached
     only by a lead below about 1e-6 counts as out of reach.
     """
-    checks.labels(y, checks.examples(x))
+    checks.examples(x)
     if weight.shape[1:] != x.shape[1:] or bias.shape != weight.shape[:1]:
         raise ArgumentError(
             f"weight, bias: expected shapes (classes, {', '.join(map(str, x.shape[1:]))}) and (classes,), "
             f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
+    y = checks.labels(y, x)
+    targets = None if targeted is None else checks.labels(targeted, x, "targeted")
+    for name, classes in (("y", y), ("targeted", targets)):
+        if classes is not None and len(classes) and int(classes.max()) >= len(weight):
+            raise ArgumentError(f"{name}: expected labels below {len(weight)}, got {int(classes.max())}")
     threat.check_inputs(x)
     limit = threat.positions(x) if threat.k is None else threat.k
 
@@ -72,34 +77,38 @@ def minimal_changes(
     clean, low, high = (threat.grid(v).double() for v in (x, *threat.bounds(x)))
     if (allowed := threat.allowed_positions(x)) is not None:
         low, high = (torch.where(allowed, bound, clean) for bound in (low, high))
-    z = torch.einsum("bgp,jgp->bj", clean, W) + c
 
-    if targeted is not None:
-        targets = checks.labels(targeted, x, "targeted").tolist()
-        count = torch.zeros_like(y)
-        changed = clean.clone()
-        for i, t in enumerate(targets):
-            count[i], changed[i] = _towards(t, W, c, clean[i], low[i], high[i], limit, x.dtype)
+    if targets is None:
+        count, changed = _leaving(y, W, c, clean, low, high, limit)
     else:
-        direction = W - W[y][:, None]  # (b, j, g, p): where each lead z_j - z_y grows
-        corner = torch.where(direction > 0, high[:, None], low[:, None])
-        gain = direction * (corner - clean[:, None])
-        largest, order = gain.sum(2).sort(dim=2, descending=True, stable=True)
-        reached, gap = largest.cumsum(2), (z.gather(1, y[:, None]) - z)[:, :, None]
-        tie_wins = (torch.arange(len(W), device=x.device) < y[:, None])[:, :, None]
-        leads = (reached > gap) | ((reached == gap) & tie_wins)
-        count = torch.where(leads.any(2), leads.int().argmax(2) + 1, UNBREAKABLE)
-        count, rival = count.min(1)
-        count[z.argmax(1) != y] = 0  # argmax is the first largest
-        count[count > limit] = UNBREAKABLE
-
-        of_rival = rival[:, None, None].expand(-1, 1, order.shape[2])
-        rank = order.gather(1, of_rival).argsort(2)  # (b, 1, p): a position's place among the gains
-        of_rival = of_rival[:, :, None].expand(-1, 1, *clean.shape[1:])
-        better = gain.gather(1, of_rival).squeeze(1) > 0
-        chosen = better & (rank < count.where(count < UNBREAKABLE, 0)[:, None, None])
-        changed = torch.where(chosen, corner.gather(1, of_rival).squeeze(1), clean)
+        count, changed = torch.zeros_like(targets), clean.clone()
+        for i, t in enumerate(targets.tolist()):
+            box = clean[i].cpu(), low[i].cpu(), high[i].cpu()
+            count[i], changed[i] = _towards(t, W.cpu(), c.cpu(), *box, limit, x.dtype)
     return count, changed.to(x.dtype).view_as(x)
+
+
+def _leaving(
+    y: Tensor, W: Tensor, c: Tensor, clean: Tensor, low: Tensor, high: Tensor, limit: int
+) -> tuple[Int[Tensor, "b"], Float[Tensor, "b g p"]]:
+    """The closed form: the least number of positions to change so that argmax_j is not y, and the values."""
+    z = torch.einsum("bgp,jgp->bj", clean, W) + c
+    direction = W - W[y][:, None]  # (b, j, g, p): where each lead z_j - z_y grows
+    corner = torch.where(direction > 0, high[:, None], low[:, None])
+    gain = direction * (corner - clean[:, None])
+    largest, order = gain.sum(2).sort(dim=2, descending=True, stable=True)
+    reached, gap = largest.cumsum(2), (z.gather(1, y[:, None]) - z)[:, :, None]
+    tie_wins = (torch.arange(len(W), device=y.device) < y[:, None])[:, :, None]
+    leads = (reached > gap) | ((reached == gap) & tie_wins)
+    count, rival = torch.where(leads.any(2), leads.int().argmax(2) + 1, UNBREAKABLE).min(1)
+    count[z.argmax(1) != y] = 0  # argmax is the first largest
+    count[count > limit] = UNBREAKABLE
+
+    # write the first `count` positions of that rival's order, and of those the channels that gain
+    rows = torch.arange(len(y), device=y.device)
+    place = order[rows, rival].argsort(1)[:, None]
+    chosen = (place < count.where(count < UNBREAKABLE, 0)[:, None, None]) & (gain[rows, rival] > 0)
+    return count, torch.where(chosen, corner[rows, rival], clean)
 
 
 def _towards(
@@ -140,7 +149,5 @@ def _towards(
     def reached(n: int) -> bool:
         return bool((torch.einsum("gp,jgp->j", best(n), W) + c).argmax() == t)
 
-    if bool((torch.einsum("gp,jgp->j", clean, W) + c).argmax() == t):
-        return 0, clean
     n = bisect_left(range(limit + 1), True, key=reached)
     return (n, best(n)) if n <= limit else (UNBREAKABLE, clean)

@@ -257,7 +257,7 @@ class _Run:
 def _merit(row: dict[str, Any]) -> tuple[float, float]:
     """What the best epoch has most of: validation accuracy, then little loss; without validation, age."""
     if row["validation_accuracy"] is None:
-        return row["epoch"], 0.0
+        return float(row["epoch"]), 0.0
     return row["validation_accuracy"], -row["validation_loss"]
 
 

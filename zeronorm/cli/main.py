@@ -1,0 +1,94 @@
+"""`zeronorm`: the verbs, and how a failure looks from outside.
+
+Exit status 0: done.  2: an argument, file, model or data set that cannot be used, said in one line on standard
+error.  1: anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from zeronorm.cli.evaluate import evaluate
+from zeronorm.cli.list import list_
+from zeronorm.cli.report import report
+from zeronorm.cli.train import train
+from zeronorm.cli.verify import verify
+from zeronorm.errors import ArgumentError
+
+app = typer.Typer(
+    name="zeronorm",
+    help="Sparse adversarial robustness: what happens when an adversary may change a few pixels?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(evaluate)
+app.command()(train)
+app.command()(report)
+app.command()(verify)
+app.command("list")(list_)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from zeronorm import __version__
+
+        typer.echo(f"zeronorm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        status = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except ArgumentError as error:
+        return _fail(2, str(error))
+    except typer.Exit as leave:
+        return leave.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(1, "stopped; what was finished is kept, the same command goes on from there")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if (
+            wording := getattr(error, "format_message", None)
+        ) is not None:  # a misspelt option, a missing value
+            return _fail(getattr(error, "exit_code", 2), wording())
+        if os.environ.get("ZERONORM_TRACEBACK"):
+            raise
+        if isinstance(error, OSError) and error.strerror:
+            kept = "what was finished is kept, the same command goes on from there"
+            return _fail(1, f"{error.strerror}: {error.filename or 'while writing'}; {kept}")
+        said = " ".join(str(error).split())[:500]
+        return _fail(1, f"{type(error).__name__}: {said} (ZERONORM_TRACEBACK=1 shows where)")
+
+
+def _fail(status: int, message: str) -> int:
+    print(f"zeronorm: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What `--model` and `--device` name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeronorm import models
+from zeronorm.attacks.search import Model
+from zeronorm.errors import ArgumentError
+
+
+def resolve_device(name: str) -> torch.device:
+    """auto: a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ArgumentError(f"device: expected auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"device: expected one that this machine has, got {name!r}, and there is no GPU")
+    return device
+
+
+def resolve_model(name: str, device: torch.device) -> Model:
+    """A built-in name, a checkpoint folder, a Hub id, or `package.module:callable`.
+
+    The callable is a model, a class of models, or a function: without arguments it returns the model, with one
+    it is the model.
+    """
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name) and not Path(name).exists():
+        model = _imported(name)
+    else:
+        model = models.load(name)
+    return model.to(device).eval() if isinstance(model, nn.Module) else model
+
+
+def _imported(name: str) -> Any:
+    module_name, _, path = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except ImportError as error:
+        raise ArgumentError(f"model: cannot import {module_name!r}: {error}") from error
+    except AttributeError as error:
+        raise ArgumentError(f"model: {module_name!r} has no {path!r}") from error
+    finally:
+        sys.path.pop(0)
+    if isinstance(found, nn.Module) or not callable(found):
+        model = found
+    elif inspect.isclass(found) or not _required(found):
+        model = found()
+    else:
+        model = found
+    if not callable(model):
+        raise ArgumentError(
+            f"model: expected {name!r} to be or to return a callable, got {type(model).__name__}"
+        )
+    return model
+
+
+def _required(function: Any) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return ["?"]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind in positional]

@@ -1,0 +1,64 @@
+"""What a person sees while an evaluation runs."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from zeronorm.evaluation.runner import Progress as State
+
+_PLAIN_SECONDS = 30.0  # between lines where the output is no terminal
+
+
+class Display:
+    """A line on standard error: the stage, how far it is, who is left, passes per second, time left.
+
+    Where standard error is no terminal, a plain line for each stage, and every half minute.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=1, detail="")
+        self._stage: tuple[str, int | None] | None = None
+        self._printed = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, state: State) -> None:
+        """Show where the run is."""
+        title = state.stage if state.k is None else f"k={state.k}  {state.stage}"
+        rate = state.passes / state.seconds if state.seconds > 0 else 0.0
+        detail = f"robust {state.robust}/{state.n}" if state.k is not None else f"correct {state.robust}"
+        if rate:
+            detail += f"  {rate:,.0f} passes/s"
+        started = (state.stage, state.k) != self._stage
+        if self._console.is_terminal:
+            if started:
+                self._bar.reset(self._task, total=state.todo, description=title)
+            self._bar.update(self._task, completed=state.done, total=state.todo, detail=detail)
+        elif state.done == state.todo or time.monotonic() - self._printed > _PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            self._console.print(f"{title}: {state.done}/{state.todo} done, {detail}", highlight=False)
+        self._stage = (state.stage, state.k)
