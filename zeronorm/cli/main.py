@@ -20,6 +20,10 @@ from zeronorm.cli.train import train
 from zeronorm.cli.verify import verify
 from zeronorm.errors import ArgumentError
 
+# Before torch starts its threads: they wait asleep, not spinning.  An attack is many short operations, and
+# with spinning threads one other busy process on the machine makes it ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = typer.Typer(
     name="zeronorm",
     help="Sparse adversarial robustness: what happens when an adversary may change a few pixels?",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,7 +91,9 @@ def train(
         typer.echo(f"stopped; the same command with --resume continues the training in {out}", err=True)
         raise typer.Exit(130) from None
     typer.echo(str(result))
-    typer.echo(f"next: zeronorm evaluate --model {out} --data {data} --k 1,2,4,8")
+    typer.echo(
+        f"next: zeronorm evaluate --model {shlex.quote(str(out))} --data {shlex.quote(data)} --k 1,2,4,8"
+    )
     if json_:
         typer.echo(_json(result))
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import zeronorm
 from zeronorm.errors import ArgumentError
+from zeronorm.models.black_box import BlackBox
 from zeronorm.models.classifier import ARCHITECTURES, Classifier, build
 
 FORMAT = "zeronorm-model/1"
@@ -62,12 +63,11 @@ def describe(model: Any) -> dict[str, Any]:
             key: value for key, value in model.facts.items() if key not in _OWN_FACTS or key == "versions"
         }
         facts = {"architecture": model.architecture, "arguments": model.arguments} | told
+    elif isinstance(model, BlackBox):
+        facts = {"architecture": model.name}
     else:
         named = model if hasattr(model, "__qualname__") else type(model)
-        name = getattr(model, "name", None)
-        facts = {
-            "architecture": name if isinstance(name, str) else f"{named.__module__}.{named.__qualname__}"
-        }
+        facts = {"architecture": f"{named.__module__}.{named.__qualname__}"}
     if isinstance(model, nn.Module):
         facts |= {"parameters": sum(p.numel() for p in model.parameters()), "digest": digest(model)}
     return facts

@@ -77,25 +77,26 @@ class TrainingPlan:
         from zeronorm.models.classifier import ARCHITECTURES
         from zeronorm.training.methods import METHODS
 
-        architecture = checks.choice("model", str(self.model).replace("-", "_"), ARCHITECTURES)
-        object.__setattr__(self, "model", architecture)
-        for name in self.model_arguments:
-            if name in _FROM_DATA:
-                raise ArgumentError(f"set: expected none of {', '.join(_FROM_DATA)}, got {name}")
-        checks.choice("method", self.method, METHODS)
-        checks.integer("epochs", self.epochs, 1)
-        checks.integer("batch_size", self.batch_size, 1)
-        checks.real("lr", self.lr, 0.0, open_low=True)
-        checks.choice("schedule", self.schedule, SCHEDULES)
-        checks.real("momentum", self.momentum, 0.0, 1.0)
-        checks.real("weight_decay", self.weight_decay, 0.0)
-        checks.integer("crop", self.crop, 0)
-        checks.real("validation", self.validation, 0.0, 0.9)
-        if self.limit is not None:
-            checks.integer("limit", self.limit, 1)
-        checks.integer("seed", self.seed, 0, 2**63 - 1)
-        checks.choice("precision", self.precision, PRECISIONS)
-        checks.choice("device", self.device, DEVICES)
+        if taken := sorted(set(self.model_arguments) & set(_FROM_DATA)):
+            raise ArgumentError(f"set: expected none of {', '.join(_FROM_DATA)}, got {taken[0]}")
+        checked = {
+            "model": checks.choice("model", str(self.model).replace("-", "_"), ARCHITECTURES),
+            "method": checks.choice("method", self.method, METHODS),
+            "epochs": checks.integer("epochs", self.epochs, 1),
+            "batch_size": checks.integer("batch_size", self.batch_size, 1),
+            "lr": checks.real("lr", self.lr, 0.0, open_low=True),
+            "schedule": checks.choice("schedule", self.schedule, SCHEDULES),
+            "momentum": checks.real("momentum", self.momentum, 0.0, 1.0),
+            "weight_decay": checks.real("weight_decay", self.weight_decay, 0.0),
+            "crop": checks.integer("crop", self.crop, 0),
+            "validation": checks.real("validation", self.validation, 0.0, 0.9),
+            "limit": None if self.limit is None else checks.integer("limit", self.limit, 1),
+            "seed": checks.integer("seed", self.seed, 0, 2**63 - 1),
+            "precision": checks.choice("precision", self.precision, PRECISIONS),
+            "device": checks.choice("device", self.device, DEVICES),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # numpy's numbers have become Python's
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights: every field but where and when."""
