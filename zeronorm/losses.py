@@ -29,12 +29,13 @@ def log_odds_and_gradient(
 
     The gradient is the cross-entropy's up to one positive factor per example, 1 - P(y).
     """
-    others = _without(z, y)
+    column = y[:, None]
+    others = z.scatter(1, column, -math.inf)
     top = others.amax(1, keepdim=True)
-    weights = (others - top).exp_()
+    weights = others.sub_(top).exp_()
     total = weights.sum(1, keepdim=True)
-    value = (total.log() + top).squeeze(1) - _of(z, y)
-    return value, weights.div_(total).scatter_(1, y[:, None], -1.0)
+    value = total.log().add_(top).sub_(z.gather(1, column)).squeeze(1)
+    return value, weights.div_(total).scatter_(1, column, -1.0)
 
 
 def is_wrong(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Tensor:

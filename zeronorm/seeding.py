@@ -35,10 +35,10 @@ class Streams:
         return chosen
 
     def bits(self, step: int, n: int) -> Int[Tensor, "b n"]:
-        """n times 64 random bits for each example."""
-        start = _mix(self._keys + _signed(_GOLDEN * (2 * step + 1)))
-        slots = torch.arange(1, n + 1, device=start.device) * _signed(_GOLDEN)
-        return _mix(start[:, None] + slots)
+        """n times 64 random bits for each example; n < 2^32."""
+        # places in the example's sequence of 2^64: steps are 2^32 apart
+        places = torch.arange(1, n + 1, device=self._keys.device).mul_(_signed(_GOLDEN))
+        return _mix(self._keys[:, None] + places.add_(_signed(_GOLDEN * (step << 32))))
 
     def uniform(self, step: int, n: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b n"]:
         """n numbers in [0, 1] for each example."""
@@ -77,7 +77,7 @@ def _shift(z: Tensor, by: int) -> Tensor:
 
 def _mix(z: Tensor) -> Tensor:
     """SplitMix64's finaliser."""
-    z = z ^ _shift(z, 30)
+    z = _shift(z, 30).bitwise_xor_(z)
     z.mul_(_signed(0xBF58476D1CE4E5B9)).bitwise_xor_(_shift(z, 27))
     z.mul_(_signed(0x94D049BB133111EB)).bitwise_xor_(_shift(z, 31))
     return z

@@ -1,0 +1,505 @@
+"""The laws of every attack (DESIGN, section 4), over the catalogue: a new attack is one more row of it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from brute_force import fewest_changes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_problems import BOXES, CLASSES, KINDS, inputs, network, predictions, problem, threat_model
+from torch import nn
+
+from zeronorm import L0, losses
+from zeronorm.attacks import catalogue
+from zeronorm.evaluation.query_counter import QueryCounter
+from zeronorm.theory import UNBREAKABLE, minimal_changes
+
+# options beside the default ones that every law is tried with too
+VARIANTS = {"sparse_pgd": [{"gradient": "projected"}], "sparse_rs": [{"loss": "margin", "restarts": 2}]}
+
+
+class Sat:
+    """An attack of the catalogue that sits the exam, with some options."""
+
+    def __init__(self, attack, options):
+        self.attack, self.options = attack, options
+
+    def __call__(self, model, x, y, threat, effort=25, **arguments):
+        cost = dict.fromkeys(self.attack.cost, effort)
+        return self.attack.function(model, x, y, threat, **cost, **self.options, **arguments)
+
+
+ATTACKS = [
+    pytest.param(Sat(attack, options), id="-".join([attack.name, *map(str, options.values())]))
+    for attack in catalogue.values()
+    for options in ({}, *VARIANTS.get(attack.name, []))
+]
+BLACK = [p for p in ATTACKS if p.values[0].attack.knowledge != "white"]
+TARGETED = [p for p in ATTACKS if p.values[0].attack.targeted]
+every_attack = pytest.mark.parametrize("attack", ATTACKS)
+
+
+def test_the_whole_catalogue_sits_here():
+    assert len(catalogue) == 3 and len(ATTACKS) == 5 and len(BLACK) == 2 and len(TARGETED) == 4
+    assert set(VARIANTS) <= set(catalogue)
+    for name, attack in catalogue.items():
+        assert attack.name == name == attack.function.__name__
+        assert attack.norms == ("L0",) and attack.factor >= 1
+        assert set(attack.cost) <= set(attack.options)
+
+
+# -- 1. inside the threat model --------------------------------------------------------------------------
+
+
+def assert_inside(x, x_adv, threat):
+    """Re-measured from scratch, entry by entry."""
+    assert x_adv.shape == x.shape and x_adv.dtype == x.dtype and x_adv.device == x.device
+    assert not x_adv.requires_grad and x_adv.is_contiguous()
+    assert threat.contains(x, x_adv).all()
+    changed = (x != x_adv).numpy()
+    if threat.unit == "pixel" and changed.ndim > 2:
+        changed = changed.any(axis=1)
+    changed = changed.reshape(len(x), -1)
+    assert (changed.sum(axis=1) <= threat.k).all()
+    low, high = (torch.as_tensor(bound, dtype=x.dtype) for bound in (threat.low, threat.high))
+    assert (x_adv >= low).all() and (x_adv <= high).all()
+    if threat.linf is not None:
+        assert (x_adv <= x + threat.linf).all() and (x_adv >= x - threat.linf).all()
+    if threat.allowed is not None:
+        assert not changed[:, ~threat.allowed.numpy()].any()
+
+
+@every_attack
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_inside_the_threat_model(attack, kind, box, dtype):
+    model, x, y, threat = problem(kind, box, k=3, n=8, dtype=dtype)
+    before = x.clone(), y.clone()
+    x_adv = attack(model, x, y, threat)
+    assert_inside(x, x_adv, threat)
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
+    assert x_adv.data_ptr() != x.data_ptr()
+    assert torch.equal(x_adv[1], x[1]), "misclassified already, so left clean"
+
+
+@every_attack
+@pytest.mark.parametrize("box", BOXES)
+def test_budgets_at_both_ends(attack, box):
+    model, x, y, threat = problem("colour", box, n=5)
+    assert torch.equal(attack(model, x, y, threat.with_k(0)), x)
+    everything = threat.positions(x) if threat.allowed is None else int(threat.allowed.sum())
+    for k in (1, everything - 1, everything):
+        assert_inside(x, attack(model, x, y, threat.with_k(k), effort=8), threat.with_k(k))
+
+
+@every_attack
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch(attack, kind):
+    model, x, y, threat = problem(kind, "everything", n=0)
+    assert attack(model, x, y, threat).shape == x.shape
+
+
+@every_attack
+def test_memory_layout_does_not_matter(attack):
+    model, x, y, threat = problem("colour", architecture="conv", k=1)
+    expected = attack(model, x, y, threat)
+    assert torch.equal(attack(model, x.to(memory_format=torch.channels_last), y, threat), expected)
+    assert torch.equal(attack(model, x.repeat_interleave(2, 0)[::2], y, threat), expected)
+    assert torch.equal(attack(model, x.clone().requires_grad_(), y, threat), expected)
+    assert torch.equal(attack(model, x, y.to(torch.int32), threat), expected)
+
+
+def test_ten_thousand_random_adversarials():
+    """0 violations of box, budget and claim: who an attack says is broken is broken, by what it returned."""
+    seen = broken = 0
+    for seed in range(9):
+        for index, attack in enumerate(p.values[0] for p in ATTACKS):
+            kind, box = list(KINDS)[(seed + index) % 5], BOXES[(2 * seed + index) % 7]
+            threat = threat_model(box, kind, k=1 + seed % 4)
+            model = network(("mlp", "conv", "batch-norm")[seed % 3], kind, seed=seed).eval()
+            x = inputs(240, kind, threat, seed=seed)
+            y = predictions(model, x)
+            claims = {}
+
+            def note(rows, x_adv, claims=claims):
+                claims.update(zip(rows.tolist(), x_adv, strict=True))
+
+            told = QueryCounter(model, len(x), x.device, on_broken=note)
+            x_adv = attack(told, x, y, threat, effort=12)
+            assert_inside(x, x_adv, threat)
+            wrong = predictions(model, x_adv) != y
+            assert wrong.nonzero().flatten().tolist() == sorted(claims)
+            assert all(torch.equal(x_adv[row], claimed) for row, claimed in claims.items())
+            seen, broken = seen + len(x), broken + int(wrong.sum())
+    assert seen >= 10_000
+    assert 0.2 < broken / seen < 0.95, "the law should meet both outcomes"
+
+
+@every_attack
+@pytest.mark.parametrize("box", ["unit", "everything"])
+def test_who_holds_is_returned_as_the_best_attempt(attack, box):
+    """Of all inputs the model was shown, none within the budget has a larger loss than what comes back."""
+    model, x, y, threat = problem("colour", box, k=1, n=12, dtype=torch.float64)
+    shown = []
+
+    def watched(inputs):
+        shown.append(inputs.detach().clone())
+        return model(inputs)
+
+    x_adv = attack(watched, x, y, threat)
+    held = (predictions(model, x_adv) == y).nonzero().flatten()
+    assert len(held) > 0
+    everything = torch.cat(shown)
+    for i in held:
+        tried = everything[threat.contains(x[i].expand_as(everything), everything)]
+        tried = tried[(tried != x[i]).flatten(1).any(1)]  # the clean input is no attempt
+        loss = losses.margin if attack.options.get("loss") == "margin" else losses.log_odds
+        with torch.no_grad():
+            best = loss(model(tried), y[i].expand(len(tried))).max()
+            assert loss(model(x_adv[i : i + 1]), y[i : i + 1]).item() == pytest.approx(best.item(), abs=1e-9)
+
+
+# -- 2. blind to the batch -------------------------------------------------------------------------------
+
+
+@every_attack
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("architecture", ["mlp", "conv", "batch-norm"])
+@pytest.mark.parametrize("box", ["unit", "everything"])
+def test_blind_to_the_batch(attack, dtype, architecture, box):
+    model, x, y, threat = problem("colour", box, k=1, n=8, architecture=architecture, dtype=dtype)
+    ids = torch.tensor([5, 0, 9, 1_000_000_007, 3, 2**40, 4, 11])
+    together = attack(model, x, y, threat, effort=40, ids=ids)
+    assert 0 < int((predictions(model, together) == y).sum()) < 8, "some hold, some break on the way"
+
+    order = torch.tensor([3, 7, 0, 6, 2, 5, 1, 4])
+    assert torch.equal(attack(model, x[order], y[order], threat, effort=40, ids=ids[order]), together[order])
+    for size in (1, 3):
+        for rows in torch.arange(8).split(size):
+            some = attack(model, x[rows], y[rows], threat, effort=40, ids=ids[rows])
+            assert torch.equal(some, together[rows])
+    strangers = inputs(5, "colour", threat, dtype, seed=1)
+    x_more, ids_more = torch.cat([strangers, x]), torch.cat([100 + torch.arange(5), ids])
+    y_more = torch.cat([predictions(model, strangers), y])
+    assert torch.equal(attack(model, x_more, y_more, threat, effort=40, ids=ids_more)[5:], together)
+
+
+@every_attack
+def test_named_by_seed_and_id(attack):
+    model, x, y, threat = problem("grey", "cap", k=4, n=16)
+
+    def differ(a, b):
+        return int((a != b).flatten(1).any(1).sum())
+
+    result = attack(model, x, y, threat)
+    assert torch.equal(attack(model, x, y, threat), result), "a pure function"
+    assert torch.equal(attack(model, x, y, threat, ids=torch.arange(16)), result), "positions are the default"
+    assert torch.equal(attack(model, x, y, threat, ids=list(range(16))), result)
+    assert differ(attack(model, x, y, threat, seed=1), result) > 4
+    assert differ(attack(model, x, y, threat, ids=torch.arange(16) + 16), result) > 4
+
+
+@every_attack
+def test_twins_of_other_names_search_apart(attack):
+    model, x, y, threat = problem("grey", "cap", k=4)
+    alike = x[:1].expand(16, -1, -1, -1)
+    x_adv = attack(model, alike, y[:1].expand(16), threat)
+    assert len(x_adv.flatten(1).unique(dim=0)) > 4
+
+
+@every_attack
+def test_same_queries_alone_and_together(attack):
+    model, x, y, threat = problem("colour", k=1, n=8)
+
+    def spent(rows):
+        counter = QueryCounter(model, len(rows), x.device)
+        attack(counter, x[rows], y[rows], threat, ids=rows)
+        return torch.stack([counter.forwards, counter.backwards])
+
+    together = spent(torch.arange(8))
+    assert torch.equal(together, torch.cat([spent(torch.tensor([i])) for i in range(8)], dim=1))
+    if attack.attack.knowledge != "white":
+        assert not together[1].any()
+
+
+# -- 3. no side effects ----------------------------------------------------------------------------------
+
+
+def surroundings(model):
+    """Everything an attack could leave changed."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    wanted = [p.requires_grad for p in model.parameters()]
+    generators = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    switches = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+    return state, modes, gradients, wanted, generators, switches
+
+
+def assert_same(before, after):
+    if isinstance(before, torch.Tensor):
+        assert torch.equal(before, after)
+    elif isinstance(before, np.ndarray):
+        assert np.array_equal(before, after)
+    elif isinstance(before, dict):
+        assert before.keys() == after.keys()
+        assert_same(list(before.values()), list(after.values()))
+    elif isinstance(before, list | tuple):
+        assert len(before) == len(after)
+        for one, other in zip(before, after, strict=True):
+            assert_same(one, other)
+    else:
+        assert before == after
+
+
+def lived_in(kind="colour", **settings):
+    """A model as one finds it in the middle of its training."""
+    model, x, y, threat = problem(kind, architecture="batch-norm", k=2, **settings)
+    model.train()
+    model[0].eval()
+    parameters = list(model.parameters())
+    parameters[0].grad = torch.ones_like(parameters[0])
+    parameters[1].requires_grad_(False)
+    return model, x, y, threat
+
+
+@every_attack
+def test_no_side_effects(attack):
+    model, x, y, threat = lived_in()
+    before = surroundings(model)
+    trained = attack(model, x, y, threat)
+    assert_same(before, surroundings(model))
+    assert torch.equal(attack(model.eval(), x, y, threat), trained), "searched in evaluation mode"
+
+
+@every_attack
+@pytest.mark.parametrize("fails_at", [1, 4])
+def test_no_side_effects_of_a_search_that_failed(attack, fails_at):
+    model, x, y, threat = lived_in(box="cap")
+    passes = []
+
+    def fail(*_):
+        passes.append(1)
+        if len(passes) == fails_at:
+            raise KeyError("out of memory")
+
+    handle = model.register_forward_pre_hook(fail)
+    before = surroundings(model)
+    x_before = x.clone()
+    with pytest.raises(KeyError, match="out of memory"):
+        attack(model, x, y, threat)
+    handle.remove()
+    assert_same(before, surroundings(model))
+    assert torch.equal(x, x_before)
+
+
+@every_attack
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_works_in_every_gradient_mode(attack, mode):
+    model, x, y, threat = lived_in(box="everything")
+    expected = attack(model, x, y, threat)
+    with mode():
+        before = surroundings(model)
+        assert torch.equal(attack(model, x.clone(), y.clone(), threat), expected)
+        assert_same(before, surroundings(model))
+
+
+@every_attack
+def test_what_the_model_returned_stays_as_it_was(attack):
+    """A model may return a view of a tensor that it keeps."""
+    model, x, y, threat = problem("grey", k=1)
+    kept = []
+
+    def cached(inputs):
+        z = torch.cat([model(inputs), torch.zeros(len(inputs), 3)], dim=1)
+        kept.append((z, z.detach().clone()))
+        return z[:, :CLASSES]
+
+    assert torch.equal(attack(cached, x, y, threat), attack(model, x, y, threat))
+    assert all(torch.equal(z, copy) for z, copy in kept)
+
+
+# -- 4. the exam with known answers ----------------------------------------------------------------------
+
+
+def linear(shape, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, *shape, generator=generator, dtype=torch.float64)
+    bias = torch.randn(classes, generator=generator, dtype=torch.float64) * 2
+    x = torch.rand(24, *shape, generator=generator, dtype=torch.float64)
+    return weight, bias, x, lambda x: x.flatten(1) @ weight.flatten(1).T + bias
+
+
+@every_attack
+@pytest.mark.parametrize("unit", ["pixel", "feature"])
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 5, 5), (3, 4, 4), (1, 3, 3), (20,), (2, 9)], ids=str)
+@pytest.mark.parametrize("box", ["unit", "wide"])
+def test_within_the_stated_factor_of_the_optimum(attack, unit, shape, box):
+    """On linear classifiers, at every budget of `factor` times the optimum, wherever a third is enough."""
+    for seed, classes in enumerate((2, 3, 5)):
+        weight, bias, x, model = linear(shape, classes, seed)
+        threat = L0(None, unit=unit)
+        if box == "wide":
+            x, threat = 5 * x - 2, L0(None, unit=unit, low=-2.0, high=3.0)
+        y = model(x).argmax(1)
+        optimum, _ = minimal_changes(weight, bias, x, y, threat)
+        sparse = optimum <= max(threat.positions(x) // 3, 1)
+        budget = torch.ceil(attack.attack.factor * optimum.where(sparse, 1).double()).long()
+        for k in budget[sparse].unique().tolist():
+            rows = (sparse & (budget == k)).nonzero().flatten()
+            x_adv = attack(model, x[rows], y[rows], threat.with_k(k), effort=500, ids=rows)
+            assert (model(x_adv).argmax(1) != y[rows]).all(), f"seed {seed}, k = {k}"
+
+
+@every_attack
+def test_never_below_the_optimum(attack):
+    """No attack does what is impossible: the closed form is also a bound."""
+    weight, bias, x, model = linear((2, 3, 3), 4, seed=5)
+    y = model(x).argmax(1)
+    for threat in (L0(2), L0(3, unit="feature"), L0(2, linf=0.3)):
+        optimum, _ = minimal_changes(weight, bias, x, y, threat)
+        x_adv = attack(model, x, y, threat)
+        broken = model(x_adv).argmax(1) != y
+        assert not broken[optimum == UNBREAKABLE].any()
+        assert (threat.distance(x, x_adv)[broken] >= optimum[broken]).all()
+
+
+@every_attack
+@pytest.mark.parametrize("kind", ["grey", "colour"])
+def test_all_supports_of_nine_pixels_as_the_judge(attack, kind):
+    """A network of 3 x 3 pixels: whatever corner of the box breaks it within k is found with k or little more."""
+    channels = KINDS[kind][0][0]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(9 * channels, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    model[1].weight.data.mul_(2)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(12, channels, 3, 3, generator=generator, dtype=torch.float64)
+    y = predictions(model, x)
+    with torch.no_grad():
+        optimum = [fewest_changes(model, x[i], y[i], L0(2), at_most=2) for i in range(12)]
+    assert {1, 2} <= set(optimum)
+    missed = 0
+    for k in (1, 2):
+        rows = torch.tensor([i for i, n in enumerate(optimum) if n == k])
+        x_adv = attack(model, x[rows], y[rows], L0(math.ceil(attack.attack.factor * k)), effort=500, ids=rows)
+        missed += int((predictions(model, x_adv) == y[rows]).sum())
+    assert missed == 0
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_the_ensemble_is_exact_for_one_pixel(seed):
+    weight, bias, x, model = linear((2, 4, 4), 4, seed)
+    y = model(x).argmax(1)
+    optimum, _ = minimal_changes(weight, bias, x, y, L0(1))
+    x_adv = catalogue["sparse_autoattack"].function(model, x, y, L0(1), steps=300, queries=300)
+    assert torch.equal(model(x_adv).argmax(1) != y, optimum == 1)
+
+
+@pytest.mark.parametrize("attack", TARGETED)
+@pytest.mark.parametrize("shape", [(3, 5, 5), (24,)], ids=str)
+def test_reaches_a_target(attack, shape):
+    weight, bias, x, model = linear(shape, 3, seed=2)
+    y = model(x).argmax(1)
+    goal = (y + 1 + torch.arange(len(y)) % 2) % 3
+    goal[0] = y[0]  # there already
+    # twice what two classes alone would need, since here the third must be kept down as well
+    needed, _ = minimal_changes(weight, bias, x, y, L0(None), targeted=goal)
+    x_adv = torch.cat(
+        [
+            attack(
+                model, x[i : i + 1], y[i : i + 1], L0(2 * n), effort=500, targeted=goal[i : i + 1], ids=[i]
+            )
+            for i, n in enumerate(needed.tolist())
+            if 2 * n <= 20
+        ]
+    )
+    rows = needed <= 10
+    assert rows.float().mean() > 0.7
+    assert (model(x_adv).argmax(1) == goal[rows]).all()
+    assert torch.equal(x_adv[0], x[0])
+
+
+@pytest.mark.parametrize("attack", TARGETED)
+def test_aiming_is_not_leaving(attack):
+    model, x, y, threat = problem("colour", "wide", k=3, n=16)
+    free = attack(model, x, y, threat)
+    aimed = attack(model, x, y, threat, targeted=(y + 2) % CLASSES)
+    assert (free != aimed).flatten(1).any(1).sum() > 4
+    assert_inside(x, aimed, threat)
+    # already of the target class, though wrong
+    goal = predictions(model, x)
+    assert torch.equal(attack(model, x, y, threat, targeted=goal), x)
+
+
+# -- what a black-box attack may ask for ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attack", BLACK)
+def test_black_box_asks_for_scores_only(attack):
+    model, x, y, threat = problem("colour", k=1)
+    weights = [p.detach().double().numpy() for p in model.parameters()]
+
+    def function(inputs):
+        assert not inputs.requires_grad and not torch.is_grad_enabled()
+        hidden = np.maximum(inputs.numpy().reshape(len(inputs), -1) @ weights[0].T + weights[1], 0)
+        return torch.from_numpy(hidden @ weights[2].T + weights[3])  # in float64, whatever came
+
+    x_adv = attack(function, x, y, threat, effort=100)
+    assert_inside(x, x_adv, threat)
+    assert (function(x_adv).argmax(1) != y).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("attack", BLACK)
+@pytest.mark.parametrize("n", [8, 7])
+def test_black_box_functions_may_write_into_their_input(attack, n):
+    model, x, y, threat = problem("grey", k=1, n=n)
+
+    def careless(inputs):
+        z = model(inputs.clone())
+        inputs.numpy()[:] = 17.0
+        return z
+
+    assert torch.equal(attack(careless, x, y, threat), attack(model, x, y, threat))
+
+
+@every_attack
+def test_logits_that_are_not_numbers_end_no_search(attack):
+    """A model that is NaN in some places: they are no success, and the search goes on around them."""
+    weight, bias, x, model = linear((1, 5, 5), 3, seed=1)
+    x = 0.5 + 0.4 * (x - 0.5)
+    y = model(x).argmax(1)
+    optimum, _ = minimal_changes(weight, bias, x, y, L0(None))
+    rows = (optimum <= 4).nonzero().flatten()
+    assert len(rows) > 5
+
+    def brittle(inputs):
+        z = model(inputs)
+        return torch.where(inputs.flatten(1)[:, :2].amax(1, keepdim=True) > 0.95, torch.nan, z)
+
+    x_adv = attack(brittle, x[rows], y[rows], L0(8), effort=500, ids=rows)
+    assert_inside(x[rows], x_adv, L0(8))
+    assert (brittle(x_adv).isfinite()).all()
+    assert (brittle(x_adv).argmax(1) != y[rows]).all()
+
+
+@every_attack
+def test_infinite_gradients_lead_nobody_out_of_bounds(attack):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(48, 3, generator=generator)
+    threat = threat_model("mask", "colour", 4)
+    threat = L0(4, low=0.0, high=6.0, allowed=threat.allowed)
+    x = inputs(8, "colour", threat)
+
+    def model(v):  # the root's slope at 0 is infinite
+        return v.flatten(1).clamp_min(0).sqrt() @ weight
+
+    x_adv = attack(model, x, model(x).argmax(1), threat, effort=60)
+    assert_inside(x, x_adv, threat)
