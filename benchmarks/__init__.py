@@ -1,0 +1,1 @@
+"""Benchmarks: ratios to the limit, the model's own passes.  `make bench`."""
