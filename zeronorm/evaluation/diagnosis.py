@@ -131,17 +131,22 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]], tally: dict[st
     worth_saying = max(2, math.ceil(0.01 * n))
     broken = [row for row in rows if row["outcome"] == "broken"]
     white = [i for i, stage in enumerate(stages) if _knowledge(stage["attack"]) == "white"]
-    late_black = {
+    kinds = {row["example"]: set[str]() for row in broken}
+    for row in broken:
+        kinds[row["example"]].add(_knowledge(stages[row["stage"]]["attack"]))
+    by_white = sum("white" in kind for kind in kinds.values())
+    black_only = {
         row["example"]
         for row in broken
-        if _knowledge(stages[row["stage"]]["attack"]) == "black" and any(i < row["stage"] for i in white)
+        if "white" not in kinds[row["example"]] and any(i < row["stage"] for i in white)
     }
-    if len(late_black) >= worth_saying:
+    if len(black_only) >= max(worth_saying, 0.1 * by_white):
         findings.append(
             _finding(
                 "black-box-beats-white-box",
                 "warning",
-                f"the black-box stage broke {len(late_black)} examples that the white-box stages had left",
+                f"black-box stages broke {len(black_only)} examples that white-box stages never broke "
+                f"(they broke {by_white})",
                 "gradients mislead on this model (gradient masking); more black-box search would lower the "
                 "figure further",
                 "raise --queries, and do not quote a white-box figure alone",
