@@ -53,7 +53,7 @@ def network(architecture: str, kind: str, dtype=torch.float32, seed: int = 0) ->
     entries = torch.Size(shape).numel()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if architecture == "mlp":
+        if architecture == "mlp" or len(shape) == 1:
             model = nn.Sequential(nn.Flatten(), nn.Linear(entries, 32), nn.ReLU(), nn.Linear(32, CLASSES))
         else:
             conv = (

@@ -105,19 +105,23 @@ def gives_gradients(model: Model, x: Tensor) -> bool:
     if not getattr(model, "differentiable", True):
         return False
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
-        z = model(x[:2].detach().clone().requires_grad_())
-    return isinstance(z, Tensor) and z.requires_grad
+        leaf = x[:2].detach().clone().requires_grad_()
+        z = model(leaf)
+        if not z.requires_grad:
+            return False
+        # where the weights want gradients the logits do too, even if a step in between has cut the input off
+        return torch.autograd.grad(z.sum(), leaf, allow_unused=True)[0] is not None
 
 
-def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]], tally: dict[str, int]) -> list[Finding]:
+def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Finding]:
     """Look at a complete run: what do the successes say about the failures?"""
     findings: list[Finding] = []
     data, stages = run["plan"]["data"], run["plan"]["attack"]["stages"]
     n = data["n"]
     clean = [row for row in rows if row["stage"] == -1]
     correct = sum(row["outcome"] == "correct" for row in clean)
-    classes = max(len(data["class_names"] or ()), 1 + max((row["label"] for row in clean), default=1))
-    if correct < 1.5 * n / classes:
+    classes = max(2, len(data["class_names"] or ()), 1 + max((row["label"] for row in clean), default=1))
+    if correct < n * min(1.5 / classes, 0.9 / classes + 0.1):
         findings.append(
             _finding(
                 "clean-accuracy-near-chance",
@@ -128,6 +132,7 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]], tally: dict[st
             )
         )
 
+    curve = run["plan"]["threat"]["curve"]  # there, passes that make an adversarial sparser are no search
     worth_saying = max(2, math.ceil(0.01 * n))
     broken = [row for row in rows if row["outcome"] == "broken"]
     white = [i for i, stage in enumerate(stages) if _knowledge(stage["attack"]) == "white"]
@@ -153,11 +158,12 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]], tally: dict[st
             )
         )
     for index, stage in enumerate(stages):
-        length = next((stage["options"][c] for c in ("steps", "queries") if c in stage["options"]), None)
+        length = next((stage["options"][c] for c in ("steps", "queries") if c in stage["options"]), 0)
+        length *= stage["options"].get("restarts", 1)
         late = {
             row["example"]
             for row in broken
-            if length and row["stage"] == index and 2 * row["forwards"] > length
+            if row["stage"] == index and 2 * (row["forwards"] - curve * 2 * (row["k"] + 1)) > length
         }
         if length and len(late) >= worth_saying:
             findings.append(
@@ -170,22 +176,25 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]], tally: dict[st
                     "double --steps or --queries until the figure stops moving",
                 )
             )
-    if tally.get("unconfirmed"):
+    unconfirmed, outside = (
+        sum(session[what] for session in run["sessions"]) for what in ("unconfirmed", "outside")
+    )
+    if unconfirmed:
         findings.append(
             _finding(
                 "unconfirmed-adversarials",
                 "note",
-                f"{tally['unconfirmed']} results an attack called adversarial did not fool the model again",
+                f"{unconfirmed} results an attack called adversarial did not fool the model again",
                 "they are not counted as broken",
                 "a randomised model or low-precision passes do this",
             )
         )
-    if tally.get("outside"):
+    if outside:
         findings.append(
             _finding(
                 "outside-threat-model",
                 "warning",
-                f"{tally['outside']} results of an attack were outside the budget or the box",
+                f"{outside} results of an attack were outside the budget or the box",
                 "they are not counted as broken: the attack may be weaker than it could be",
                 "look at the attack; those of this library never do this",
             )

@@ -23,7 +23,7 @@ AttackLike = str | Stage | AttackFunction
 
 def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:
     """The threat models of a run, by ascending budget: equal but for k."""
-    threats = [threat] if isinstance(threat, L0) else list(threat)
+    threats = list(threat) if isinstance(threat, Sequence) else [threat]
     if not threats or not all(isinstance(t, L0) for t in threats):
         raise ArgumentError(f"threat: expected an L0 threat model or several, got {type(threat).__name__}")
     budgets = [t.k for t in threats]
@@ -50,9 +50,11 @@ def resolve_stages(
     `steps` and `queries` go to every stage that takes them.  For a model without gradients a named ensemble
     keeps its black-box stages; a single white-box attack is an error.
     """
-    given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
-    for name, value in given.items():
-        checks.integer(name, value, 0 if name == "steps" else 1)
+    given = {
+        name: checks.integer(name, value, low)
+        for name, value, low in (("steps", steps, 0), ("queries", queries, 1))
+        if value is not None
+    }
     asked = list(attack) if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
     if not asked:
         raise ArgumentError("attack: expected at least one attack, got an empty list")
@@ -74,7 +76,8 @@ def resolve_stages(
     used: set[str] = set()
     complete = []
     for stage, function in resolved:
-        if stage.attack in catalogue:
+        # a function of one's own may be called like one of the catalogue
+        if stage.attack in catalogue and function is get(stage.attack).function:
             entry = get(stage.attack)
             if not differentiable and not _scores_only(stage.attack):
                 black = ", ".join(name for name in catalogue if _scores_only(name))
@@ -106,7 +109,12 @@ def takes(function: AttackFunction, name: str) -> bool:
 
 def digest(plan: dict[str, Any]) -> str:
     """SHA-256 of a plan."""
-    text = json.dumps(plan, sort_keys=True, allow_nan=False)
+    try:
+        text = json.dumps(plan, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"attack, threat: expected options that are plain numbers and words, for the record: {error}"
+        ) from None
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 

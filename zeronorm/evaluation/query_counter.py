@@ -30,7 +30,7 @@ class QueryCounter(nn.Module):
         *,
         precision: str = "float32",
         on_broken: Callable[[Tensor, Tensor], None] | None = None,
-        on_pass: Callable[[], None] | None = None,
+        on_pass: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -80,5 +80,5 @@ class QueryCounter(nn.Module):
 
                 z.register_hook(count_backward)
         if self._on_pass is not None:
-            self._on_pass()
+            self._on_pass(len(inputs) if rows is None else len(rows))
         return z

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from zeronorm.errors import ArgumentError
 
 FORMAT = "zeronorm-run/1"
+_REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
 
 ROWS = pa.schema(
     [
@@ -68,17 +69,20 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder: a second run that wants to write here is refused."""
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            with lock:
-                yield
+            lock.acquire()
         except filelock.Timeout:
             raise ArgumentError(
                 f"out: another process is writing to {self.path}; wait for it to end"
             ) from None
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except OSError as error:
             raise ArgumentError(f"out: cannot write to {self.path}: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     # -- run.json ---------------------------------------------------------------------------------------
 
@@ -97,6 +101,8 @@ class RunFolder:
         if not isinstance(run, dict) or run.get("format") != FORMAT:
             found = run.get("format") if isinstance(run, dict) else type(run).__name__
             raise ArgumentError(f"run: expected format {FORMAT} in {self.run_json}, got {found!r}")
+        if missing := [key for key in _REQUIRED if key not in run]:
+            raise ArgumentError(f"run: {self.run_json} is damaged: it has no {', '.join(missing)}")
         return run
 
     def write_run(self, run: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import ItemsView
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,10 @@ class RobustAccuracy(Accuracy):
 class Evaluation:
     """The result of a run, read from its folder."""
 
-    def __init__(self, run: str | Path | RunFolder, keep: object = None) -> None:
+    def __init__(self, run: str | Path | RunFolder, keep: ExitStack | None = None) -> None:
         self._folder = run if isinstance(run, RunFolder) else RunFolder(run)
-        self._keep = keep  # a temporary folder lives as long as its evaluation
+        if keep is not None:
+            weakref.finalize(self, keep.close)  # a temporary folder lives as long as its evaluation
         self.summary = report.summarise(self._folder.read_run(), self._folder.read_rows())
 
     @property

@@ -11,6 +11,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,9 @@ Row = dict[str, Any]
 DataLike = Dataset | tuple[Tensor, Tensor] | str
 
 _FLUSH_SECONDS = 2.0  # how much finished work a kill may cost at most, within a batch
+_SHOW_SECONDS = 0.2
 _PICTURES = 48  # examples whose clean input is kept for the report
+_REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ def evaluate(
     """
     threats = resolve_threats(threat, curve)
     checks.model(model)
-    checks.integer("batch_size", batch_size, 1)
-    checks.integer("seed", seed, 0)
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    seed = checks.integer("seed", seed, 0)
     checks.choice("precision", precision, ("float32", "bfloat16"))
     if isinstance(model, nn.Module) and model.training:
         raise ArgumentError(
@@ -121,7 +124,11 @@ def evaluate(
     x, y, ids = _on(_device(model), checks.examples(dataset.x), dataset.y, dataset.ids)
     if len(x) == 0:
         raise ArgumentError("data: expected at least one example, got none")
-    y = checks.labels(y, x)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(
+            f"data: expected float32 or float64, got {x.dtype}; precision='bfloat16' is for the search's passes"
+        )
+    y, ids = checks.labels(y, x), checks.identifiers(ids, x)
     if len(ids.unique()) < len(ids):
         raise ArgumentError("data: expected different example ids, got duplicates")
     for one in threats:
@@ -146,28 +153,32 @@ def evaluate(
         "precision": precision,
     }
 
-    temporary = tempfile.TemporaryDirectory(prefix="zeronorm-") if out is None else None
-    folder = RunFolder(temporary.name if temporary else str(out))
-    with folder.locked():
-        run, rows = _open(folder, plan, command)
-        if run["status"] != "complete":
-            run["execution"] = {
-                "device": str(x.device),
-                "device_name": _device_name(x.device),
-                "threads": torch.get_num_threads(),
-                "batch_size": batch_size,
-            }
-            folder.write_run(run)
-            runner = _Runner(
-                model, x, y, ids, dataset, threats, stages, plan, folder, rows, batch_size, on_progress
-            )
-            try:
-                runner.run(curve)
-            finally:
-                runner.close_session(run)
-            findings += diagnosis.inspect_rows(run, runner.rows, runner.tally)
-            _finish(folder, run, runner, findings)
-    return Evaluation(folder, keep=temporary)
+    with ExitStack() as temporary:
+        if out is None:
+            out = temporary.enter_context(tempfile.TemporaryDirectory(prefix="zeronorm-"))
+        folder = RunFolder(out)
+        with folder.locked():
+            run, rows = _open(folder, plan, command)
+            if run["status"] != "complete":
+                run["execution"] = {
+                    "device": str(x.device),
+                    "device_name": _device_name(x.device),
+                    "threads": torch.get_num_threads(),
+                    "batch_size": batch_size,
+                }
+                folder.write_run(run)
+                runner = _Runner(
+                    model, x, y, ids, dataset, threats, stages, plan, folder, rows, batch_size, on_progress
+                )
+                try:
+                    runner.run(curve)
+                finally:
+                    runner.close_session(run)
+                findings += diagnosis.inspect_rows(run, runner.rows)
+                _finish(folder, run, runner, findings)
+            elif folder.journal.exists() or not (folder.path / _REPORT).exists():
+                _tidy_up(folder)
+        return Evaluation(folder, keep=temporary.pop_all())
 
 
 class _Runner:
@@ -245,8 +256,8 @@ class _Runner:
         todo = [i for i in range(len(self.x)) if i not in have]
         for batch in _batches(todo, self.batch_size):
             z = predict(self.model, self.x[batch])
-            if bool(z.isnan().any()):
-                raise ArgumentError("model: expected finite logits, got NaN for clean inputs")
+            if not bool((z < float("inf")).all()):
+                raise ArgumentError("model: expected finite logits, got NaN or infinity for clean inputs")
             wrong, margin = losses.is_wrong(z, self.y[batch]), -losses.margin(z, self.y[batch])
             prediction = z.argmax(1)
             self._write(
@@ -255,7 +266,7 @@ class _Runner:
                     | {
                         "outcome": "wrong" if wrong[j] else "correct",
                         "prediction": int(prediction[j]),
-                        "margin": float(margin[j]),
+                        "margin": _finite(float(margin[j])),
                         "forwards": 1,
                         "backwards": 0,
                     }
@@ -316,11 +327,14 @@ class _Runner:
 
     # -- telling ----------------------------------------------------------------------------------------
 
+    def is_due(self) -> bool:
+        """Whether it is time to show where the run is."""
+        return self._on_progress is not None and time.perf_counter() - self._shown > _SHOW_SECONDS
+
     def _show(self, stage: str, k: int | None, done: int, todo: int, *, force: bool = False) -> None:
-        now = time.perf_counter()
-        if self._on_progress is None or (not force and now - self._shown < 0.2):
+        if self._on_progress is None or not (force or self.is_due()):
             return
-        self._shown = now
+        now = self._shown = time.perf_counter()
         bar = float("inf") if k is None else k
         robust = sum(s > bar for s in self._smallest) if k is not None else int(self._correct.sum())
         self._on_progress(
@@ -335,6 +349,7 @@ class _Runner:
                 "seconds": round(time.perf_counter() - self._started, 3),
                 "rows": self._session_rows,
                 "stages": self._effort,
+                **self.tally,
             }
         )
         self.folder.write_run(run)
@@ -350,6 +365,7 @@ class _Batch:
         self.sparser = sparser
         self._before, self._todo = done, todo
         self._written: set[int] = set()
+        self._claimed: set[int] = set()  # rows that the attack called broken
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._flushed = time.perf_counter()
         self.x, self.y = runner.x[batch], runner.y[batch]
@@ -376,9 +392,10 @@ class _Batch:
         if self.sparser and takes(attack, "start"):
             options["start"] = runner.start_for(self.batch, self.threat)
         x_adv = attack(self.counter, self.x, self.y, self.threat, **options)
-        if x_adv.shape != self.x.shape:
+        if not isinstance(x_adv, Tensor) or x_adv.shape != self.x.shape:
+            got = f"shape {tuple(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
             raise ArgumentError(
-                f"attack: {stage.name} returned shape {tuple(x_adv.shape)}, expected {tuple(self.x.shape)}"
+                f"attack: expected inputs of shape {tuple(self.x.shape)} from {stage.name}, got {got}"
             )
         x_adv = x_adv.detach().to(self.x)
         if self.sparser:
@@ -392,6 +409,7 @@ class _Batch:
 
     def _broken(self, rows: Tensor, x_adv: Tensor) -> None:
         """The attack says that these just broke: written before it ends, in case it does not."""
+        self._claimed.update(rows.tolist())
         self._pending.append((rows, x_adv.clone()))
         if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
             pending, self._pending = self._pending, []
@@ -400,8 +418,10 @@ class _Batch:
             )
             self._flushed = time.perf_counter()
 
-    def _passed(self) -> None:
-        self.runner._passes += len(self.batch)
+    def _passed(self, examples: int) -> None:
+        self.runner._passes += examples
+        if not self.runner.is_due():
+            return
         stage = self.runner.stages[self.stage][0]
         length = max((v for n, v in stage.options.items() if n in ("steps", "queries")), default=0)
         share = min(1.0, float(self.counter.forwards.max()) / length) if length else 0.0
@@ -423,13 +443,13 @@ class _Batch:
         new_rows = []
         for j, local in enumerate(rows.tolist()):
             broken = bool(inside[j] & wrong[j])
-            if not broken and not finished:
-                runner.tally["unconfirmed"] += 1
+            if local in self._written or not (broken or finished):
                 continue
-            runner.tally["outside"] += int(finished and not bool(inside[j]))
+            runner.tally["unconfirmed"] += int(not broken and local in self._claimed)
+            runner.tally["outside"] += int(not bool(inside[j]))
             row = runner._row(self.batch[local], self.threat.k, self.stage) | {
                 "outcome": "broken" if broken else "robust",
-                "prediction": int(prediction[j]) if bool(inside[j]) else int(y[j]),
+                "prediction": int(prediction[j]) if broken else int(y[j]),
                 "margin": _finite(float(margin[j])) if bool(inside[j]) else None,
                 "forwards": int(self.counter.forwards[local]),
                 "backwards": int(self.counter.backwards[local]),
@@ -475,8 +495,13 @@ def _finish(folder: RunFolder, run: dict[str, Any], runner: _Runner, findings: l
     run["status"] = "complete"
     run["summary"] = summary_of(run, folder.read_rows())
     folder.write_run(run)
+    _tidy_up(folder)
+
+
+def _tidy_up(folder: RunFolder) -> None:
+    """What is left to do once the records are complete; done again if a kill came in between."""
     folder.drop_journal()
-    report.render([folder.path], folder.path / "report.html")
+    report.render([folder.path], folder.path / _REPORT)
 
 
 def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
@@ -539,7 +564,7 @@ def as_dataset(data: DataLike) -> Dataset:
     if isinstance(data, str):
         return load_data(data)
     if isinstance(data, tuple | list) and len(data) == 2:
-        x = checks.examples(data[0])
+        x = checks.examples(data[0]).detach()
         y = checks.labels(data[1], x)
         return Dataset(
             x=x,
@@ -569,9 +594,9 @@ def _check_logits(model: Model, x: Tensor, y: Tensor, dataset: Dataset) -> None:
     """One pass over two inputs: does the model fit the data at all?"""
     try:
         z = predict(model, x[:2])
-    except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, ArgumentError):
-            raise
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever a stranger's model raises
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArgumentError(
             f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype}, but it failed on "
