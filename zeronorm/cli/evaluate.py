@@ -74,9 +74,12 @@ def evaluate(
     budgets = [curve] if curve is not None else _budgets(k)
 
     import zeronorm as zn
+    from zeronorm import checks
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
 
+    if curve is not None:
+        checks.integer("curve", curve, 0)
     threats = [zn.L0(budget, unit, low, high, linf) for budget in budgets]  # type: ignore[arg-type]
     network = resolve_model(model, resolve_device(device))
     dataset = zn.data.load(data, split, limit)

@@ -23,6 +23,8 @@ from zeronorm.errors import ArgumentError
 # Before torch starts its threads: they wait asleep, not spinning.  An attack is many short operations, and
 # with spinning threads one other busy process on the machine makes it ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A Hub that cannot be reached is one line of ours, not a page of retries.
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 app = typer.Typer(
     name="zeronorm",
@@ -79,7 +81,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if (
             wording := getattr(error, "format_message", None)
         ) is not None:  # a misspelt option, a missing value
-            return _fail(getattr(error, "exit_code", 2), wording())
+            said = wording()  # empty where the help was shown instead
+            return _fail(getattr(error, "exit_code", 2), said) if said else 2
         if os.environ.get("ZERONORM_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.strerror:

@@ -21,12 +21,12 @@ def resolve_device(name: str) -> torch.device:
     """auto: a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ArgumentError(f"device: expected auto, cpu or cuda, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(f"device: expected one that this machine has, got {name!r}, and there is no GPU")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ArgumentError(f"device: expected auto, cpu or cuda, got {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count() or "no"
+        raise ArgumentError(f"device: expected one of this machine, which has {count} GPUs, got {name!r}")
     return device
 
 
@@ -45,21 +45,24 @@ def resolve_model(name: str, device: torch.device) -> Model:
 
 def _imported(name: str) -> Any:
     module_name, _, path = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         found: Any = importlib.import_module(module_name)
+    except Exception as error:  # whatever a stranger's module raises
+        raise ArgumentError(f"model: cannot import {module_name!r}: {_said(error)}") from error
+    try:
         for part in path.split("."):
             found = getattr(found, part)
-    except ImportError as error:
-        raise ArgumentError(f"model: cannot import {module_name!r}: {error}") from error
     except AttributeError as error:
         raise ArgumentError(f"model: {module_name!r} has no {path!r}") from error
-    finally:
-        sys.path.pop(0)
     if isinstance(found, nn.Module) or not callable(found):
         model = found
     elif inspect.isclass(found) or not _required(found):
-        model = found()
+        try:
+            model = found()
+        except Exception as error:
+            raise ArgumentError(f"model: {name}() failed: {_said(error)}") from error
     else:
         model = found
     if not callable(model):
@@ -76,3 +79,7 @@ def _required(function: Any) -> list[str]:
         return ["?"]
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -44,7 +44,8 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()  # where it never started this would print an empty line
 
     def show(self, state: State) -> None:
         """Show where the run is."""
@@ -60,5 +61,6 @@ class Display:
             self._bar.update(self._task, completed=state.done, total=state.todo, detail=detail)
         elif state.done == state.todo or time.monotonic() - self._printed > _PLAIN_SECONDS:
             self._printed = time.monotonic()
-            self._console.print(f"{title}: {state.done}/{state.todo} done, {detail}", highlight=False)
+            line = f"{title}: {state.done}/{state.todo} done, {detail}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._stage = (state.stage, state.k)

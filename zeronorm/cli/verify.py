@@ -21,14 +21,17 @@ def verify(
     Example: zeronorm verify runs/quickstart
     """
     from zeronorm.evaluation.records import RunFolder
+    from zeronorm.report.tables import check_run
 
-    plan = RunFolder(run).read_run()["plan"]  # before anything heavy: is this a run at all?
+    record = RunFolder(run).read_run()  # before anything heavy: is this a run at all?
+    check_run(record)
+    plan = record["plan"]
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
 
     network = resolve_model(model or plan["model"]["name"], resolve_device(device))
-    dataset = zn.data.load(data or plan["data"]["name"], plan["data"]["split"], plan["data"]["n"])
+    dataset = zn.data.load(data or plan["data"]["name"], plan["data"].get("split", "test"), plan["data"]["n"])
     result = zn.verify(run, network, dataset)
     for problem in result.problems[:20]:
         print(f"does not hold: {problem}")

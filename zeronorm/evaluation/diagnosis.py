@@ -143,7 +143,7 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
     black_only = {
         row["example"]
         for row in broken
-        if "white" not in kinds[row["example"]] and any(i < row["stage"] for i in white)
+        if kinds[row["example"]].isdisjoint({"white", "other"}) and any(i < row["stage"] for i in white)
     }
     if len(black_only) >= max(worth_saying, 0.1 * by_white):
         findings.append(
@@ -177,7 +177,7 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
                 )
             )
     unconfirmed, outside = (
-        sum(session[what] for session in run["sessions"]) for what in ("unconfirmed", "outside")
+        sum(session.get(what, 0) for session in run["sessions"]) for what in ("unconfirmed", "outside")
     )
     if unconfirmed:
         findings.append(

@@ -59,8 +59,10 @@ def resolve_stages(
     if not asked:
         raise ArgumentError("attack: expected at least one attack, got an empty list")
     resolved: list[tuple[Stage, AttackFunction]] = []
+    used: set[str] = set()
     for one in asked:
         if isinstance(one, str) and get(one).name == "sparse_autoattack":
+            used |= given.keys() & set(get(one).cost)
             cascade = [stage for stage in stages() if differentiable or _scores_only(stage.attack)]
             resolved += [(stage, get(stage.attack).function) for stage in cascade]
         elif isinstance(one, str):
@@ -73,7 +75,6 @@ def resolve_stages(
         else:
             raise ArgumentError(f"attack: expected a name, a Stage or a function, got {type(one).__name__}")
 
-    used: set[str] = set()
     complete = []
     for stage, function in resolved:
         # a function of one's own may be called like one of the catalogue

@@ -203,7 +203,7 @@ def digest_rows(table: pa.Table) -> str:
 
 def _body(row: dict[str, Any]) -> bytes:
     present = {name: row[name] for name in ROWS.names if row.get(name) is not None}
-    return json.dumps(present, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(present, separators=(",", ":")).encode()
 
 
 def _checksum(body: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from zeronorm import distances, losses, models
 from zeronorm.attacks.search import Model
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import RunFolder, digest_rows
 from zeronorm.evaluation.runner import as_dataset, predict, rebuild, summary_of
 from zeronorm.threat_model import L0
 
 Row = Mapping[str, Any]
+Key = tuple[int, int | None, int]  # example, budget, stage
 
 _BATCH = 256
 
@@ -44,10 +46,11 @@ class Verification:
 def verify(run: str | Path, model: Model, data: Dataset | tuple[Tensor, Tensor] | str) -> Verification:
     """Check every claim of a complete run against the model and the data it names.
 
-    Of the model and the data: their digests.  Of every clean row: the prediction and its margin.  Of every
-    broken row: that the stored values make an input within the budget, the box and the allowed positions, at
-    the distance claimed, which the model misclassifies as claimed.  Of the rows together: that none is
-    missing, doubled or changed since the run ended, and that they give the figures in the summary.
+    Of the plan, the model and the data: their digests.  Of every clean row: the prediction and its margin.  Of
+    every broken row: that the stored values make an input within the budget, the box and the allowed
+    positions, at the distance claimed, which the model misclassifies as claimed.  Of the rows together: that
+    none is missing, doubled or changed since the run ended, and that they give the figures in the summary.
+    Of the pictures: that they are the data's.
 
     That an example was *not* broken cannot be checked without searching again: the run is repeatable, so the
     same command in another folder does that.
@@ -71,8 +74,19 @@ def verify(run: str | Path, model: Model, data: Dataset | tuple[Tensor, Tensor] 
     table = folder.read_rows()
     rows, plan = table.to_pylist(), record["plan"]
     result = Verification()
+    if digest(plan) != record["plan_digest"]:
+        result.problems.append(
+            "plan: its digest differs from the one in run.json: what was asked was changed"
+        )
+        return result
 
     dataset = as_dataset(data)
+    if list(dataset.x.shape[1:]) != plan["data"]["shape"]:
+        shape = tuple(dataset.x.shape[1:])
+        result.problems.append(
+            f"data: inputs are of shape {shape}, the run's of {tuple(plan['data']['shape'])}"
+        )
+        return result
     if dataset.digest != plan["data"]["digest"]:
         result.problems.append(
             f"data: digest is {dataset.digest[:19]}..., the run used {plan['data']['digest'][:19]}..."
@@ -80,7 +94,7 @@ def verify(run: str | Path, model: Model, data: Dataset | tuple[Tensor, Tensor] 
     model_digest = models.describe(model).get("digest")
     if model_digest != plan["model"].get("digest"):
         result.problems.append(f"model: digest is {model_digest}, the run used {plan['model'].get('digest')}")
-    if digest_rows(table) != record["rows_digest"]:
+    if digest_rows(table) != record.get("rows_digest"):
         result.problems.append("rows: their digest differs from the one in run.json: rows were changed")
 
     position = {int(id_): i for i, id_ in enumerate(dataset.ids.tolist())}
@@ -95,8 +109,12 @@ def verify(run: str | Path, model: Model, data: Dataset | tuple[Tensor, Tensor] 
     threat = _threat(plan["threat"], x)
 
     _check_completeness(known, plan, position, result)
+    labels, names = dataset.y.tolist(), dataset.names or (None,) * len(dataset)
+    for row in known:
+        i = position[row["example"]]
+        _check_names(row, labels[i], names[i], plan, result)
     clean = [row for row in known if row["stage"] == -1]
-    broken = [row for row in known if row["outcome"] == "broken"]
+    broken = [row for row in known if row["stage"] != -1 and row["outcome"] == "broken"]
     for some in _batches(clean):
         at = [position[row["example"]] for row in some]
         _check_predictions(some, predict(model, x[at]), y[at], result)
@@ -105,9 +123,10 @@ def verify(run: str | Path, model: Model, data: Dataset | tuple[Tensor, Tensor] 
         at = [position[row["example"]] for row in some]
         _check_adversarials(some, model, x[at], y[at], threat, result)
         result.adversarials += len(some)
+    _check_pictures(folder.read_images(), x, position, result)
     try:
-        claimed, found = record["summary"], summary_of(record, table)
-    except (KeyError, ValueError, TypeError) as error:
+        claimed, found = record.get("summary"), summary_of(record, table)
+    except (LookupError, ValueError, TypeError) as error:
         result.problems.append(f"rows: they give no figures: {error}")
     else:
         if claimed != found:
@@ -118,54 +137,94 @@ def verify(run: str | Path, model: Model, data: Dataset | tuple[Tensor, Tensor] 
 def _check_completeness(
     rows: list[Row], plan: Mapping[str, Any], position: Mapping[int, int], result: Verification
 ) -> None:
-    """Each example once clean, and searched by every stage until one broke it, at every budget it survived to."""
-    outcomes: dict[tuple[int, int | None, int], str] = {}
+    """Exactly the rows that the plan asks for, given what they say was found."""
+    found: dict[Key, Row] = {}
     for row in rows:
         key = (row["example"], row["k"], row["stage"])
-        if key in outcomes:
+        if key in found:
             result.problems.append(
                 f"example {row['example']}: stage {row['stage']} at k={row['k']} has two rows"
             )
-        outcomes[key] = row["outcome"]
-    budgets, stages = plan["threat"]["budgets"], len(plan["attack"]["stages"])
-    fewest = {row["example"]: math.inf for row in rows}
-    for row in rows:
-        if row["outcome"] == "broken":
-            fewest[row["example"]] = min(fewest[row["example"]], row["distance"])
-    missing = 0
-    for example in position:
-        clean = outcomes.get((example, None, -1))
-        if clean is None:
-            missing += 1
-        elif clean == "correct":
-            if plan["threat"]["curve"]:
-                # the last search is the one just below the fewest changes found
-                last = min(budgets[0], fewest.get(example, math.inf) - 1)
-                searched = [last] if last >= 1 else []
-            else:
-                searched = [k for k in budgets if k > 0]
-            for k in searched:
-                if not plan["threat"]["curve"] and fewest.get(example, math.inf) <= k:
-                    continue
-                missing += sum((example, int(k), stage) not in outcomes for stage in range(stages))
-    if missing:
+        found[key] = row
+    due = {key for example in position for key in _due(example, found, plan)}
+    if missing := len(due - found.keys()):
         result.problems.append(f"rows: {missing} are missing")
+    if surplus := len(found.keys() - due):
+        result.problems.append(f"rows: {surplus} are of searches that the plan does not ask for")
+
+
+def _due(example: int, found: Mapping[Key, Row], plan: Mapping[str, Any]) -> Iterator[Key]:
+    """The rows of an example: it is searched stage by stage until broken, and in a curve again with less."""
+    yield example, None, -1
+    if found.get((example, None, -1), {}).get("outcome") != "correct":
+        return
+    budgets, curve = list(plan["threat"]["budgets"]), plan["threat"]["curve"]
+    while budgets and not (curve and budgets[0] < 1):
+        k = budgets.pop(0)
+        for stage in range(len(plan["attack"]["stages"])):
+            yield example, k, stage
+            row = found.get((example, k, stage), {})
+            if row.get("outcome") == "broken":
+                budgets = [min(k, row["distance"] or 0) - 1] if curve else []
+                break
+
+
+def _check_names(
+    row: Row, label: int, name: str | None, plan: Mapping[str, Any], result: Verification
+) -> None:
+    """What a row says without a look at the model: whose it is, of which search, with which outcome."""
+    searched = row["stage"] is not None and row["stage"] >= 0
+    stages = ["clean"] if not searched else [stage["name"] for stage in plan["attack"]["stages"]]
+    stage = row["stage"] if searched and row["stage"] < len(stages) else 0
+    outcomes = ("broken", "robust") if searched else ("correct", "wrong")
+    claims = [
+        ("label", label, row["label"]),
+        ("name", name, row["name"]),
+        ("attack", stages[stage], row["attack"]),
+        ("outcome", row["outcome"] if row["outcome"] in outcomes else " or ".join(outcomes), row["outcome"]),
+    ]
+    if row["outcome"] != "broken":
+        claims += [(what, None, row[what]) for what in ("distance", "linf", "positions", "values")]
+    if row["outcome"] == "robust":
+        claims.append(("prediction", label, row["prediction"]))
+        claims.append(("margin", "at least 0", row["margin"] if (row["margin"] or 0) < 0 else "at least 0"))
+    if row["forwards"] is None or row["backwards"] is None or min(row["forwards"], row["backwards"]) < 0:
+        claims.append(("passes", "at least 0", f"{row['forwards']} and {row['backwards']}"))
+    for what, found, claimed in claims:
+        if claimed != found:
+            result.problems.append(f"{_who(row)}: {what} is {found}, the run says {claimed}")
+
+
+def _check_pictures(
+    pictures: Mapping[int, list[float]], x: Tensor, position: Mapping[int, int], result: Verification
+) -> None:
+    for example, values in pictures.items():
+        if example not in position or x[position[example]].double().flatten().tolist() != values:
+            result.problems.append(f"example {example}: its picture is not the input of the data")
 
 
 def _check_predictions(rows: list[Row], z: Tensor, y: Tensor, result: Verification) -> None:
     wrong, margin, prediction = losses.is_wrong(z, y), -losses.margin(z, y), z.argmax(1)
     for j, row in enumerate(rows):
         for what, claimed, found in (
-            ("label", row["label"], int(y[j])),
             ("clean prediction", row["prediction"], int(prediction[j])),
             ("clean outcome", row["outcome"], "wrong" if wrong[j] else "correct"),
         ):
             if claimed != found:
-                result.problems.append(f"example {row['example']}: {what} is {found}, the run says {claimed}")
-        if not math.isclose(row["margin"], float(margin[j]), rel_tol=1e-3, abs_tol=1e-4):
-            result.problems.append(
-                f"example {row['example']}: clean margin is {float(margin[j]):.6g}, the run says {row['margin']:.6g}"
-            )
+                result.problems.append(f"{_who(row)}: {what} is {found}, the run says {claimed}")
+        _check_margin(row, float(margin[j]), result)
+
+
+def _check_margin(row: Row, found: float, result: Verification) -> None:
+    claimed = row["margin"]
+    if claimed is None and math.isinf(found):
+        return
+    if claimed is None or not math.isclose(claimed, found, rel_tol=1e-3, abs_tol=1e-4):
+        result.problems.append(f"{_who(row)}: margin is {found:.6g}, the run says {claimed}")
+
+
+def _who(row: Row) -> str:
+    return f"example {row['example']}" + ("" if row["k"] is None else f" (k={row['k']}, {row['attack']})")
 
 
 def _check_adversarials(
@@ -178,30 +237,32 @@ def _check_adversarials(
             sound.append(j)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             first = str(error).splitlines()[0]
-            result.problems.append(f"example {row['example']}: its adversarial cannot be rebuilt: {first}")
+            result.problems.append(f"{_who(row)}: its adversarial cannot be rebuilt: {first}")
     if not sound:
         return
     x, y, x_adv = x[sound], y[sound], torch.cat(rebuilt)
     z = predict(model, x_adv)
     distance, linf = threat.distance(x, x_adv), distances.linf(x, x_adv)
-    wrong, prediction = losses.is_wrong(z, y), z.argmax(1)
+    wrong, margin, prediction = losses.is_wrong(z, y), -losses.margin(z, y), z.argmax(1)
     inside = threat.with_k(None).contains(x, x_adv)
+    changed = (threat.grid(x) != threat.grid(x_adv)).any(1)
     for j, row in enumerate(rows[i] for i in sound):
-        who = f"example {row['example']} (k={row['k']}, {row['attack']})"
+        who = _who(row)
         if not bool(inside[j]):
-            result.problems.append(f"{who}: the adversarial leaves the box or the allowed positions")
+            result.problems.append(f"{who}: the adversarial leaves the box, the cap or the allowed positions")
+        if changed[j].nonzero().flatten().tolist() != row["positions"]:
+            result.problems.append(f"{who}: the positions that differ from the clean input are others")
         if int(distance[j]) != row["distance"]:
             result.problems.append(
                 f"{who}: {int(distance[j])} positions changed, the run says {row['distance']}"
             )
-        if int(distance[j]) > row["k"]:
+        if row["k"] is None or int(distance[j]) > row["k"]:
             result.problems.append(f"{who}: {int(distance[j])} positions changed, more than the budget")
         if not bool(wrong[j]):
             result.problems.append(f"{who}: the model answers right on the adversarial")
         if int(prediction[j]) != row["prediction"]:
             result.problems.append(f"{who}: predicted {int(prediction[j])}, the run says {row['prediction']}")
-        if row["label"] != int(y[j]):
-            result.problems.append(f"{who}: label is {int(y[j])}, the run says {row['label']}")
+        _check_margin(row, float(margin[j]), result)
         if row["linf"] is None or not math.isclose(row["linf"], float(linf[j]), rel_tol=1e-5, abs_tol=1e-6):
             result.problems.append(
                 f"{who}: largest change is {float(linf[j]):.6g}, the run says {row['linf']}"
