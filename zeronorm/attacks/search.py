@@ -113,17 +113,18 @@ class Search:
         self.result = x.detach().contiguous().clone()
         self.allowed = threat.allowed_positions(x)
         self.targeted = targeted is not None
+        self._exact = getattr(model, "exact", None)
         self._shape = x.shape[1:]
         self._objective = losses.margin if objective == "margin" else losses.log_odds
         self._reached = losses.is_class if self.targeted else losses.is_wrong
-        self._clean = threat.grid(self.result)  # a view: writing here writes the result
+        self.clean = threat.grid(self.result)  # a view: who writes here writes the result
         self._highest_label = max(
             (int(t.max()) for t in (y, targeted) if t is not None and len(y)), default=0
         )
 
         # what belongs to the examples still under attack
         self.rows = torch.arange(len(x), device=x.device)
-        self.x = self._clean.clone()
+        self.x = self.clean.clone()
         self.goal = (y if targeted is None else targeted).to(device=x.device, dtype=torch.int64)
         self.streams = Streams(seed, checks.identifiers(ids, x), name)
         self.low, self.high, self.width = _box(self.result, threat)
@@ -141,7 +142,7 @@ class Search:
             raise ArgumentError(
                 f"start: expected the shape of x, {tuple(self.result.shape)}, got {tuple(start.shape)}"
             )
-        values = start.to(self.result).reshape(self._clean.shape)[self.rows]
+        values = start.to(self.result).reshape(self.clean.shape)[self.rows]
         return values, (values != self.x).any(1)
 
     # -- passes -----------------------------------------------------------------------------------------
@@ -231,10 +232,11 @@ class Search:
 
         Returns the rows that stay under attack, or None if all do.
         """
-        reached = self._confirmed(reached, positions, values)
+        if self._exact is not None and reached.any():
+            reached = self.confirmed(reached, self.inputs(positions, values))
         if self._positions.shape[1] == 0:
             everyone = positions[:1].expand(len(self.result), -1).clone()
-            self._positions, self._values = everyone, self.at(self._clean, everyone)
+            self._positions, self._values = everyone, self.at(self.clean, everyone)
         better = (objective > self._best_objective).logical_or_(reached)
         self._best_objective = torch.where(better, objective, self._best_objective)
         chosen = better.nonzero().flatten()
@@ -242,21 +244,20 @@ class Search:
             rows = self.rows[chosen]
             self._positions[rows] = positions[chosen]
             self._values[rows] = values[chosen]
-        return self._drop(reached)
+        return self.drop(reached)
 
-    def _confirmed(self, reached: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    def confirmed(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
         """Success that holds in full precision, for a model that also offers a faster, rougher pass."""
-        exact = getattr(self.model, "exact", None)
-        if exact is None or not reached.any():
+        if self._exact is None or not reached.any():
             return reached
         some = reached.nonzero().flatten()
-        z = exact(self._padded(self.inputs(positions, values)[some]))[: len(some)]
+        z = self._exact(self._padded(inputs[some]))[: len(some)]
         return reached.index_put((some,), self._reached(z, self.goal[some]))
 
     def drop_those_at_goal(self) -> None:
         """Leave alone who is there without an attack: misclassified already, or already of the target class."""
         if self.k == 0:
-            self._drop(torch.ones_like(self.goal, dtype=torch.bool), attacked=False)
+            self.drop(torch.ones_like(self.goal, dtype=torch.bool), attacked=False)
             return
         objective, reached = self.score(self.x)
         if bool(objective.isnan().any()):
@@ -264,12 +265,17 @@ class Search:
             raise ArgumentError(
                 f"model: expected finite logits, got NaN or infinity for {bad} of {len(reached)} examples"
             )
-        self._drop(reached, attacked=False)
+        self.drop(reached, attacked=False)
 
-    def _drop(self, reached: Bool[Tensor, "a"], attacked: bool = True) -> Tensor | None:
+    def drop(self, reached: Bool[Tensor, "a"], attacked: bool = True) -> Int[Tensor, "c"] | None:
+        """Take examples out of the search; returns the rows that stay, or None if all do."""
         if not reached.any():
             return None
-        if attacked and (tell := getattr(self.model, "broken", None)) is not None:
+        if (
+            attacked
+            and self._positions.shape[1]
+            and (tell := getattr(self.model, "broken", None)) is not None
+        ):
             tell(self.rows[reached], self._best(self.rows[reached]))
         keep = (~reached).nonzero().flatten()
         for name in ("rows", "x", "goal", "_best_objective"):
@@ -282,7 +288,7 @@ class Search:
     def _best(self, rows: Int[Tensor, "n"]) -> Float[Tensor, "n ..."]:
         """The best iterates found for these examples, in the shape of x."""
         values = self._values[rows]
-        grid = self._clean[rows].scatter_(2, self._positions[rows][:, None].expand_as(values), values)
+        grid = self.clean[rows].scatter_(2, self._positions[rows][:, None].expand_as(values), values)
         return grid.view(-1, *self._shape)
 
     def finished(self) -> Tensor:

@@ -424,7 +424,7 @@ class _Batch:
             return
         stage = self.runner.stages[self.stage][0]
         length = max((v for n, v in stage.options.items() if n in ("steps", "queries")), default=0)
-        share = min(1.0, float(self.counter.forwards.max()) / length) if length else 0.0
+        share = min(0.99, float(self.counter.forwards.max()) / length) if length else 0.0
         self.runner._show(stage.name, self.threat.k, self._before + int(share * len(self.batch)), self._todo)
 
     def _settle(self, rows: Tensor, x_adv: Tensor, *, finished: bool) -> None:

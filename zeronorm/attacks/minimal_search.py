@@ -1,0 +1,81 @@
+"""What minimal-distance attacks share: a batch under attack, and the sparsest adversarial of each example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.threat_model import L0
+
+
+@contextmanager
+def searching_minimal(
+    name: str,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: L0,
+    *,
+    targeted: Tensor | None,
+    seed: int,
+    ids: Tensor | None,
+) -> Iterator[MinimalSearch]:
+    """As `searching`, for an attack that looks for the fewest changes; `threat.k` bounds them, None does not."""
+    bounded = threat
+    if isinstance(threat, L0) and threat.k is None:
+        allowed = threat.allowed_positions(x)
+        bounded = threat.with_k(threat.positions(x) if allowed is None else int(allowed.sum()))
+    with searching(name, model, x, y, bounded, targeted=targeted, seed=seed, ids=ids) as search:
+        yield MinimalSearch(search)
+
+
+class MinimalSearch:
+    """Keeps, for every example, the adversarial with the fewest changed positions that was noted.
+
+    `search` has the model's passes, the box and the random streams; its examples stay until `leave` drops them.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self._found = search.x.clone()  # by the rows at the start; clean until something is found
+        self._start = search.rows
+        self._fewest = torch.full_like(search.rows, torch.iinfo(torch.int64).max)
+        self._at = torch.arange(len(search.rows), device=search.rows.device)  # the active rows among those
+
+    @property
+    def fewest(self) -> Int[Tensor, "a"]:
+        """Changed positions of the sparsest adversarial of each example still under attack; a huge number if none."""
+        return self._fewest[self._at]
+
+    @property
+    def sparsest(self) -> Float[Tensor, "a g p"]:
+        """The sparsest adversarial of each example still under attack; its clean input if none."""
+        return self._found[self._at]
+
+    def note(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
+        """Keep those inputs that reached the goal with fewer changes than before; returns which."""
+        count = (inputs != self.search.x).any(1).sum(1)
+        better = self.search.confirmed(reached & (count < self.fewest), inputs)
+        at = self._at[better]
+        self._found[at] = inputs[better]
+        self._fewest[at] = count[better]
+        return better
+
+    def leave(self, done: Bool[Tensor, "a"]) -> Int[Tensor, "c"] | None:
+        """Drop examples that need no further search; returns the rows of the attack's own state that stay."""
+        keep = self.search.drop(done)
+        if keep is not None:
+            self._at = self._at[keep]
+        return keep
+
+    def finished(self) -> Tensor:
+        """The result: the sparsest adversarials within the budget, the other inputs clean."""
+        within = self._fewest <= self.search.k
+        result, grid = self.search.result, self.search.clean
+        grid[self._start[within]] = self._found[within]
+        return result
