@@ -180,9 +180,43 @@ class Search:
             gradient = gradient.nan_to_num(0.0)  # a NaN would spread to the iterate and end its search
         return objective[:count], self._reached(z.detach()[:count], self.goal), gradient
 
-    def _call(self, inputs: Tensor) -> Tensor:
+    def logits(
+        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> Float[Tensor, "n j"]:
+        """One forward pass.  `of` says which example under attack each input belongs to: its row, by default."""
+        return self._call(self._padded(inputs), of)[: len(inputs)]
+
+    def logits_and_pullback(
+        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> tuple[Float[Tensor, "n j"], Callable[[Tensor], Tensor]]:
+        """The logits, and a function from weights (n, j) to the gradient of the logits so weighted and summed.
+
+        One forward pass, and one backward pass at every call of the function.
+        """
+        count = len(inputs)
+        with torch.enable_grad():
+            leaf = self._padded(inputs).requires_grad_()
+            z = self._call(leaf, of)
+        if not z.requires_grad:
+            raise ArgumentError(
+                f"model: {self.name} needs gradients, and this model gives none; "
+                "sparse_rs works with any callable"
+            )
+
+        def pullback(weights: Tensor) -> Tensor:
+            padded = torch.cat([weights, weights[-1:].expand(len(z) - count, -1)]).to(z)
+            (gradient,) = torch.autograd.grad(z, leaf, padded, retain_graph=True)
+            return gradient[:count].reshape(inputs.shape).nan_to_num(0.0)
+
+        return z.detach()[:count], pullback
+
+    def at_goal(self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None) -> Bool[Tensor, "n"]:
+        """Whether these logits reach the goal; `of` as for `logits`."""
+        return self._reached(z, self.goal if of is None else self.goal[of])
+
+    def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
         if (watch := getattr(self.model, "passes_for", None)) is not None:
-            watch(self.rows)
+            watch(self.rows if of is None else self.rows[of])
         return checks.logits(self.model(inputs), len(inputs), self._highest_label)
 
     def _padded(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
@@ -194,9 +228,12 @@ class Search:
         """The clean inputs with `values` written at `positions`."""
         return self.x.clone().scatter_(2, positions[:, None].expand_as(values), values)
 
-    def at(self, grid: Float[Tensor, "a g p"], positions: Int[Tensor, "a s"]) -> Float[Tensor, "a g s"]:
-        """The entries of `grid` at `positions`."""
-        return grid.gather(2, positions[:, None].expand(-1, grid.shape[1], -1))
+    def at(self, grid: Float[Tensor, "#a g p"] | float, positions: Int[Tensor, "a s"]) -> Any:
+        """The entries of `grid` at `positions`, (a, g, s); a number that stands for a grid is everywhere itself."""
+        if not isinstance(grid, Tensor):
+            return grid
+        at = positions[:, None].expand(-1, grid.shape[1], -1)
+        return grid.expand(len(at), -1, -1).gather(2, at)
 
     def clamp_(self, v: Float[Tensor, "a g p"]) -> Float[Tensor, "a g p"]:
         """Move values into the box, in place."""
@@ -210,11 +247,9 @@ class Search:
             v.add_(direction, alpha=α)
         self.clamp_(v)
 
-    def box_at(self, positions: Int[Tensor, "a s"]) -> tuple[float | Tensor, float | Tensor]:
+    def box_at(self, positions: Int[Tensor, "a s"]) -> tuple[Any, Any]:
         """Bounds of the entries at `positions`: numbers, or tensors (a, g, s)."""
-        if isinstance(self.low, Tensor) and isinstance(self.high, Tensor):
-            return self.at(self.low, positions), self.at(self.high, positions)
-        return self.low, self.high
+        return self.at(self.low, positions), self.at(self.high, positions)
 
     def corners(self, bits: Bool[Tensor, "a g s"], positions: Int[Tensor, "a s"]) -> Float[Tensor, "a g s"]:
         """The corners of the box at `positions`: high where the bit is set, low elsewhere."""

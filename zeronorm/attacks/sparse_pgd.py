@@ -122,9 +122,8 @@ def sparse_pgd(
             if gradient == "unprojected":
                 search.move_(v, G.sign_(), α)
             else:
-                at = support[:, None].expand_as(values)
-                moved = torch.zeros_like(v).scatter_(2, at, G.gather(2, at).sign_())
-                search.move_(v, moved, α)
+                moved = values + search.at(α, support) * search.at(G, support).sign_()
+                v.scatter_(2, support[:, None].expand_as(moved), moved.clamp_(*search.box_at(support)))
 
             new_support = top_k(mask, k).sort(1).values
             stuck = (stuck + 1) * (new_support == support).all(1)
