@@ -170,49 +170,19 @@ class Search:
                 f"model: {self.name} needs gradients, and this model gives none; "
                 "sparse_rs works with any callable"
             )
-        filling = self.goal[-1:].expand(len(z) - count)
-        objective, upstream = losses.log_odds_and_gradient(z.detach(), torch.cat([self.goal, filling]))
+        goal = self.goal
+        if len(z) > count:
+            goal = torch.cat([goal, goal[-1:].expand(len(z) - count)])
+        objective, upstream = losses.log_odds_and_gradient(z.detach(), goal)
         if self.targeted:
             objective, upstream = -objective, -upstream
         (gradient,) = torch.autograd.grad(z, leaf, upstream)
-        gradient = gradient[:count].reshape(inputs.shape)
         if not math.isfinite(float(gradient.sum())):
             gradient = gradient.nan_to_num(0.0)  # a NaN would spread to the iterate and end its search
-        return objective[:count], self._reached(z.detach()[:count], self.goal), gradient
-
-    def logits(
-        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
-    ) -> Float[Tensor, "n j"]:
-        """One forward pass.  `of` says which example under attack each input belongs to: its row, by default."""
-        return self._call(self._padded(inputs), of)[: len(inputs)]
-
-    def logits_and_pullback(
-        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
-    ) -> tuple[Float[Tensor, "n j"], Callable[[Tensor], Tensor]]:
-        """The logits, and a function from weights (n, j) to the gradient of the logits so weighted and summed.
-
-        One forward pass, and one backward pass at every call of the function.
-        """
-        count = len(inputs)
-        with torch.enable_grad():
-            leaf = self._padded(inputs).requires_grad_()
-            z = self._call(leaf, of)
-        if not z.requires_grad:
-            raise ArgumentError(
-                f"model: {self.name} needs gradients, and this model gives none; "
-                "sparse_rs works with any callable"
-            )
-
-        def pullback(weights: Tensor) -> Tensor:
-            padded = torch.cat([weights, weights[-1:].expand(len(z) - count, -1)]).to(z)
-            (gradient,) = torch.autograd.grad(z, leaf, padded, retain_graph=True)
-            return gradient[:count].reshape(inputs.shape).nan_to_num(0.0)
-
-        return z.detach()[:count], pullback
-
-    def at_goal(self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None) -> Bool[Tensor, "n"]:
-        """Whether these logits reach the goal; `of` as for `logits`."""
-        return self._reached(z, self.goal if of is None else self.goal[of])
+        reached, gradient = self._reached(z.detach(), goal), gradient.reshape(-1, *inputs.shape[1:])
+        if len(z) > count:
+            return objective[:count], reached[:count], gradient[:count]
+        return objective, reached, gradient
 
     def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
         if (watch := getattr(self.model, "passes_for", None)) is not None:

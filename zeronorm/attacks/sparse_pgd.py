@@ -113,7 +113,7 @@ def sparse_pgd(
             Gp = Gp.sum(1) if channels > 1 else Gp.squeeze(1)
             g_mask = torch.ops.aten.sigmoid_backward(Gp, mask.sigmoid())
             norm = torch.linalg.vector_norm(g_mask, dim=1, keepdim=True)
-            mask.addcmul_(g_mask, (β / norm).masked_fill_(norm < _GAMMA, 0.0))
+            mask.addcmul_(g_mask, β / norm.clamp_min_(_GAMMA))
             redraw = (stuck >= tolerance).nonzero().flatten()
             if len(redraw):
                 mask[redraw] = _draw(search.streams.select(redraw), step + 2, search.allowed, pixels, x.dtype)
