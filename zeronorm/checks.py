@@ -90,12 +90,14 @@ def identifiers(ids: Any, x: Tensor, name: str = "ids") -> Tensor:
     """Example names as int64 `(batch,)`; their positions when `ids` is None."""
     if ids is None:
         return torch.arange(len(x), device=x.device)
-    ids = torch.as_tensor(ids, device=x.device)
-    if ids.is_floating_point() or ids.shape != x.shape[:1]:
-        raise ArgumentError(
-            f"{name}: expected {len(x)} integers, one per example, got {ids.dtype} of shape {tuple(ids.shape)}"
-        )
-    return ids.to(torch.int64)
+    expected = f"{name}: expected {len(x)} integers, one per example"
+    try:
+        names = torch.as_tensor(ids, device=x.device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ArgumentError(f"{expected}, got {type(ids).__name__} ({error})") from None
+    if names.is_floating_point() or names.dtype == torch.bool or names.shape != x.shape[:1]:
+        raise ArgumentError(f"{expected}, got {names.dtype} of shape {tuple(names.shape)}")
+    return names.to(torch.int64)
 
 
 def logits(z: Any, batch: int, highest_label: int = 0) -> Tensor:

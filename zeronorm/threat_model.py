@@ -32,8 +32,25 @@ class Box:
                     raise ArgumentError(f"{name}: expected finite bounds, got NaN or infinity")
             else:
                 real(name, bound, -math.inf)
-        if not bool((torch.as_tensor(self.low) < torch.as_tensor(self.high)).all()):
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        try:
+            ordered = bool((low < high).all())
+        except RuntimeError:
+            raise ArgumentError(
+                f"low, high: expected shapes that broadcast, got {tuple(low.shape)} and {tuple(high.shape)}"
+            ) from None
+        if not ordered:
             raise ArgumentError(f"high: expected more than low ({_show(self.low)}), got {_show(self.high)}")
+
+    # bounds and masks may be tensors, which `==` compares entry by entry
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._key() == other._key()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> str:
+        return repr((vars(self).get("k"), vars(self).get("epsilon"), self.describe()))
 
     def bounds(self, x: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every entry of `x`, in its shape."""
@@ -61,7 +78,7 @@ class Box:
         return {"low": _plain(self.low), "high": _plain(self.high)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class L0(Box):
     """At most `k` positions of an input may change, each to any value of the box.
 
@@ -126,6 +143,11 @@ class L0(Box):
             )
         return self.allowed.to(x.device).flatten()
 
+    def available(self, x: Float[Tensor, "b ..."]) -> int:
+        """Number of positions of one example that may change."""
+        allowed = self.allowed_positions(x)
+        return self.positions(x) if allowed is None else int(allowed.sum())
+
     def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Int[Tensor, "b"]:
         """Number of changed positions, in this threat model's unit."""
         count = distances.l0_pixels if self.unit == "pixel" else distances.l0_features
@@ -144,8 +166,7 @@ class L0(Box):
     def check_inputs(self, x: Float[Tensor, "b ..."]) -> None:
         """Raise `ArgumentError` unless `x` lies in the box and the budget fits it."""
         super().check_inputs(x)
-        allowed = self.allowed_positions(x)
-        available = self.positions(x) if allowed is None else int(allowed.sum())
+        available = self.available(x)
         if self.k is not None and self.k > available:
             kind = self.unit if x.dim() > 2 else "feature"
             raise ArgumentError(
@@ -159,7 +180,7 @@ class L0(Box):
         return {"norm": "L0", "unit": self.unit, **super().describe(), "linf": self.linf, "allowed": allowed}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linf(Box):
     """Every entry may change by at most `epsilon`, in input units."""
 
@@ -172,7 +193,7 @@ class Linf(Box):
         real("epsilon", self.epsilon, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class L2(Box):
     """The change may have Euclidean length at most `epsilon`, in input units."""
 

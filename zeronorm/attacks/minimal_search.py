@@ -28,8 +28,7 @@ def searching_minimal(
     """As `searching`, for an attack that looks for the fewest changes; `threat.k` bounds them, None does not."""
     bounded = threat
     if isinstance(threat, L0) and threat.k is None:
-        allowed = threat.allowed_positions(x)
-        bounded = threat.with_k(threat.positions(x) if allowed is None else int(allowed.sum()))
+        bounded = threat.with_k(threat.available(x))
     with searching(name, model, x, y, bounded, targeted=targeted, seed=seed, ids=ids) as search:
         yield MinimalSearch(search)
 

@@ -142,8 +142,10 @@ class Search:
             raise ArgumentError(
                 f"start: expected the shape of x, {tuple(self.result.shape)}, got {tuple(start.shape)}"
             )
-        values = start.to(self.result).reshape(self.clean.shape)[self.rows]
-        return values, (values != self.x).any(1)
+        checks.examples(start, "start")
+        values = self.clamp_(start.to(self.result).reshape(self.clean.shape)[self.rows])
+        changed = (values != self.x).any(1)
+        return values, changed if self.allowed is None else changed & self.allowed
 
     # -- passes -----------------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class Search:
         """The objective, larger is better, and whether the goal is reached: one forward pass."""
         z = self._call(self._padded(inputs))[: len(inputs)]
         objective = self._objective(z, self.goal)
-        return (-objective if self.targeted else objective), self._reached(z, self.goal)
+        return self._comparable(objective), self._reached(z, self.goal)
 
     def score_and_gradient(
         self, inputs: Float[Tensor, "a g p"]
@@ -175,19 +177,60 @@ class Search:
             goal = torch.cat([goal, goal[-1:].expand(len(z) - count)])
         objective, upstream = losses.log_odds_and_gradient(z.detach(), goal)
         if self.targeted:
-            objective, upstream = -objective, -upstream
+            upstream = -upstream
         (gradient,) = torch.autograd.grad(z, leaf, upstream)
         if not math.isfinite(float(gradient.sum())):
-            gradient = gradient.nan_to_num(0.0)  # a NaN would spread to the iterate and end its search
-        reached, gradient = self._reached(z.detach(), goal), gradient.reshape(-1, *inputs.shape[1:])
+            # a NaN would spread to the iterate and end its search
+            gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
+        objective, reached = self._comparable(objective), self._reached(z.detach(), goal)
+        gradient = gradient.reshape(-1, *inputs.shape[1:]).contiguous()  # autograd may expand a single number
         if len(z) > count:
             return objective[:count], reached[:count], gradient[:count]
         return objective, reached, gradient
 
+    def logits(
+        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> Float[Tensor, "n j"]:
+        """One forward pass.  `of` says which example under attack each input belongs to: its row, by default."""
+        return self._call(self._padded(inputs), of)[: len(inputs)]
+
+    def logits_and_pullback(
+        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> tuple[Float[Tensor, "n j"], Callable[[Tensor], Tensor]]:
+        """The logits, and a function from weights (n, j) to the gradient of the logits so weighted and summed.
+
+        One forward pass, and one backward pass at every call of the function.
+        """
+        count = len(inputs)
+        with torch.enable_grad():
+            leaf = self._padded(inputs).requires_grad_()
+            z = self._call(leaf, of)
+        if not z.requires_grad:
+            raise ArgumentError(
+                f"model: {self.name} needs gradients, and this model gives none; "
+                "sparse_rs works with any callable"
+            )
+
+        def pullback(weights: Tensor) -> Tensor:
+            padded = torch.cat([weights, weights[-1:].expand(len(z) - count, -1)]).to(z)
+            (gradient,) = torch.autograd.grad(z, leaf, padded, retain_graph=True)
+            return gradient[:count].reshape(inputs.shape).nan_to_num(0.0)
+
+        return z.detach()[:count], pullback
+
+    def at_goal(self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None) -> Bool[Tensor, "n"]:
+        """Whether these logits reach the goal; `of` as for `logits`."""
+        return self._reached(z, self.goal if of is None else self.goal[of])
+
+    def _comparable(self, objective: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Larger is better, and logits that are not numbers are worse than any."""
+        return (-objective if self.targeted else objective).nan_to_num(-math.inf, math.inf, -math.inf)
+
     def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
         if (watch := getattr(self.model, "passes_for", None)) is not None:
             watch(self.rows if of is None else self.rows[of])
-        return checks.logits(self.model(inputs), len(inputs), self._highest_label)
+        # a copy: the model may write into what it is given
+        return checks.logits(self.model(inputs.clone()), len(inputs), self._highest_label)
 
     def _padded(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
         return filled_up(self.model, inputs.detach().reshape(len(inputs), *self._shape))
@@ -223,8 +266,11 @@ class Search:
 
     def corners(self, bits: Bool[Tensor, "a g s"], positions: Int[Tensor, "a s"]) -> Float[Tensor, "a g s"]:
         """The corners of the box at `positions`: high where the bit is set, low elsewhere."""
-        low, high = self.box_at(positions)
-        return torch.where(bits, high, low).to(self.x.dtype)
+        # of the inputs' type from the start: 0.3 in float32 is not 0.3 in float64
+        low, high = (
+            torch.as_tensor(v, dtype=self.x.dtype, device=bits.device) for v in self.box_at(positions)
+        )
+        return torch.where(bits, high, low)
 
     def record(
         self,
@@ -264,9 +310,9 @@ class Search:
         if self.k == 0:
             self.drop(torch.ones_like(self.goal, dtype=torch.bool), attacked=False)
             return
-        objective, reached = self.score(self.x)
-        if bool(objective.isnan().any()):
-            bad = int(objective.isnan().sum())
+        z = self.logits(self.x)
+        reached = self._reached(z, self.goal)
+        if bad := int((~(z.amax(1) < math.inf)).sum()):
             raise ArgumentError(
                 f"model: expected finite logits, got NaN or infinity for {bad} of {len(reached)} examples"
             )

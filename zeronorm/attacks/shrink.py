@@ -33,7 +33,7 @@ def shrink(
     Returns:
         Adversarials that change a subset of the pixels of x_adv.
     """
-    free = threat.with_k(threat.positions(x))
+    free = threat.with_k(threat.available(x))
     with searching("shrink", model, x, y, free, targeted=None, seed=0, ids=None) as search:
         rows = search.rows
         current = threat.grid(x_adv)[rows].clone()

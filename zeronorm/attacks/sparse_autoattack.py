@@ -71,6 +71,8 @@ def sparse_autoattack(
         Inputs of the shape and dtype of x, within the threat model: broken by the first stage that could,
         or else the attempt of highest loss of any stage; examples misclassified already come back clean.
     """
+    checks.integer("steps", steps, 0)
+    checks.integer("queries", queries, 1)
     ids = checks.identifiers(ids, checks.examples(x))
     attacks: dict[str, Callable[..., Tensor]] = {"sparse_pgd": sparse_pgd, "sparse_rs": sparse_rs}
     with searching("sparse_autoattack", model, x, y, threat, targeted=None, seed=seed, ids=ids) as cascade:

@@ -31,8 +31,8 @@ def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> l
     x, y = x[:64], y[:64]
     findings: list[Finding] = []
     with torch.no_grad(), evaluation_mode(model):
-        first, second = model(x), model(x)
-        alone = torch.cat([model(one) for one in x[:4].split(1)])
+        first, second = model(x.clone()), model(x.clone())
+        alone = torch.cat([model(one.clone()) for one in x[:4].split(1)])
     _refuse_probabilities(first)
     scale = float(first.std()) + 1e-12
     if float((first - second).abs().max()) > 1e-3 * scale:
