@@ -8,10 +8,17 @@ Names are imported when first used, so that `import zeronorm` costs nothing.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if "torch" not in sys.modules:
+    # Before torch starts its threads: they wait asleep, not spinning.  An attack is many short operations, and
+    # with spinning threads one other busy process on the machine makes it ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from zeronorm import attacks as attacks

@@ -44,10 +44,10 @@ def evaluate(
         str, typer.Option(help="An attack, or several with commas: a cascade. See zeronorm list.")
     ] = "sparse_autoattack",
     steps: Annotated[
-        int | None, typer.Option(help="Updates of each white-box stage [default: 10000].")
+        int | None, typer.Option(help="Updates of each white-box stage (default: 10000).")
     ] = None,
     queries: Annotated[
-        int | None, typer.Option(help="Queries of each black-box stage [default: 10000].")
+        int | None, typer.Option(help="Queries of each black-box stage (default: 10000).")
     ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Examples per batch; the result does not depend on it.")
@@ -59,7 +59,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run [default: under runs/]. The same command resumes it."),
+        typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
@@ -105,23 +105,27 @@ def evaluate(
         )
         slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{Path(model).name}-{Path(data).name}").strip("-").lower()
         out = Path("runs") / f"{slug}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-    with Display() as display:
-        evaluation = zn.evaluate(
-            network,
-            dataset,
-            threats,
-            [part.strip() for part in attack.split(",")] if "," in attack else attack,
-            out,
-            steps=steps,
-            queries=queries,
-            curve=curve is not None,
-            batch_size=batch_size,
-            seed=seed,
-            precision=precision,
-            name=model,
-            command=shlex.join(["zeronorm", *sys.argv[1:]]),
-            on_progress=display.show,
-        )
+    try:
+        with Display() as display:
+            evaluation = zn.evaluate(
+                network,
+                dataset,
+                threats,
+                [part.strip() for part in attack.split(",")] if "," in attack else attack,
+                out,
+                steps=steps,
+                queries=queries,
+                curve=curve is not None,
+                batch_size=batch_size,
+                seed=seed,
+                precision=precision,
+                name=model,
+                command=shlex.join(["zeronorm", *sys.argv[1:]]),
+                on_progress=display.show,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
+        raise typer.Exit(130) from None
     print(evaluation.table())
     for finding in evaluation.diagnosis:
         print(f"\n{finding['level']}: {finding['seen']}.\n  {finding['meaning']}.\n  {finding['advice']}.")

@@ -20,9 +20,6 @@ from zeronorm.cli.train import train
 from zeronorm.cli.verify import verify
 from zeronorm.errors import ArgumentError
 
-# Before torch starts its threads: they wait asleep, not spinning.  An attack is many short operations, and
-# with spinning threads one other busy process on the machine makes it ten times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A Hub that cannot be reached is one line of ours, not a page of retries.
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
@@ -41,12 +38,13 @@ app.command()(verify)
 app.command("list")(list_)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         from zeronorm import __version__
 
         typer.echo(f"zeronorm {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

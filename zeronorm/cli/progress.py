@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,7 +36,7 @@ class Display:
         self._stage: tuple[str, int | None] | None = None
         self._printed = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Display:
         if self._console.is_terminal:
             self._bar.start()
         return self

@@ -13,6 +13,7 @@ def verify(
     run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
     model: Annotated[str | None, typer.Option(help="The model, if it is now called otherwise.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set, if it is now called otherwise.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
@@ -31,7 +32,9 @@ def verify(
     from zeronorm.cli.model import resolve_device, resolve_model
 
     network = resolve_model(model or plan["model"]["name"], resolve_device(device))
-    dataset = zn.data.load(data or plan["data"]["name"], plan["data"].get("split", "test"), plan["data"]["n"])
+    dataset = zn.data.load(
+        data or plan["data"]["name"], split or plan["data"].get("split", "test"), plan["data"]["n"]
+    )
     result = zn.verify(run, network, dataset)
     for problem in result.problems[:20]:
         print(f"does not hold: {problem}")

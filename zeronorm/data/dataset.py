@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -25,7 +25,7 @@ class Dataset:
         names: relative path of each image of a folder, else None.
     """
 
-    x: Float32[Tensor, "n channel height width"]
+    x: Float[Tensor, "n ..."]
     y: Int64[Tensor, "n"]
     ids: Int64[Tensor, "n"]
     name: str

@@ -14,16 +14,25 @@ from zeronorm.errors import ArgumentError
 
 Finding = dict[str, str]
 
-CHECKS = (
-    "the model answers the same twice",
-    "the model answers the same alone and in a batch",
-    "input gradients are not zero",
-    "logits are not saturated",
-    "clean accuracy is above chance",
-    "black-box search does not beat white-box search",
-    "the search had converged",
-    "every adversarial held on a fresh pass, within the threat model",
-)
+# what is looked at, by the code of the finding that says otherwise
+CHECKS = {
+    "randomised-model": "the model answers the same twice",
+    "batch-dependent-model": "the model answers the same alone and in a batch",
+    "no-gradients": "the model gives gradients",
+    "zero-gradient": "input gradients are not zero",
+    "saturated-logits": "logits are not saturated",
+    "clean-accuracy-near-chance": "clean accuracy is above chance",
+    "black-box-beats-white-box": "black-box search does not beat white-box search",
+    "search-not-converged": "the search had converged",
+    "unconfirmed-adversarials": "every adversarial held on a fresh pass",
+    "outside-threat-model": "every result was within the threat model",
+}
+
+
+def passed(findings: list[Finding]) -> list[str]:
+    """The checks that found nothing, in words."""
+    codes = {finding["code"] for finding in findings}
+    return [words for code, words in CHECKS.items() if code not in codes]
 
 
 def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> list[Finding]:

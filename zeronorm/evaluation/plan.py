@@ -125,6 +125,9 @@ def differences(asked: Any, found: Any, path: str = "") -> list[str]:
         keys = sorted(asked.keys() | found.keys())
         parts = (differences(asked.get(k), found.get(k), f"{path}.{k}" if path else k) for k in keys)
         return [line for part in parts for line in part]
+    if isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):
+        parts = (differences(a, f, f"{path}[{i}]") for i, (a, f) in enumerate(zip(asked, found, strict=True)))
+        return [line for part in parts for line in part]
     return [] if asked == found else [f"{path} is {_short(found)} there, {_short(asked)} here"]
 
 

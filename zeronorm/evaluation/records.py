@@ -171,14 +171,14 @@ class RunFolder:
         return {row["example"]: row["x"] for row in rows}
 
     def _parse(self, content: bytes) -> list[dict[str, Any]]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, line in enumerate(content.splitlines(), start=1):
             body, _, check = line.rpartition(b"\t")
             if check != _checksum(body):
                 raise ArgumentError(
                     f"run: line {number} of {self.journal} is damaged (its checksum does not match)"
                 )
-            rows.append(json.loads(body))
+            rows.append(dict.fromkeys(ROWS.names) | json.loads(body))
         return rows
 
     def _replace(self, target: Path, content: bytes) -> None:

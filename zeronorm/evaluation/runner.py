@@ -67,6 +67,7 @@ class Progress:
     seconds: float
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: Model,
     data: DataLike,
@@ -146,7 +147,9 @@ def evaluate(
         "data": _describe(dataset, x),
         "threat": threats[0].describe() | {"budgets": [t.k for t in threats], "curve": curve},
         "attack": {
-            "name": attack if isinstance(attack, str) else " + ".join(stage.name for stage, _ in stages),
+            "name": attack
+            if isinstance(attack, str) and (differentiable or len(stages) > 1)
+            else " + ".join(stage.name for stage, _ in stages),
             "stages": [{"name": s.name, "attack": s.attack, "options": s.options} for s, _ in stages],
         },
         "seed": seed,
@@ -209,7 +212,7 @@ class _Runner:
         self._done: set[tuple[int, int, int]] = set()  # (example, k, stage) with a row
         self._correct = torch.zeros(len(x), dtype=torch.bool)
         self._smallest: list[float] = [float("inf")] * len(x)
-        self._sparsest: dict[int, Row] = {}  # the row of each example's sparsest adversarial
+        self._sparser: dict[int, list[Row]] = {}  # each example's adversarials, ever sparser
         self._clean_rows = 0
         for row in rows:
             self._note(row)
@@ -229,9 +232,7 @@ class _Runner:
         for threat in self.threats:
             assert threat.k is not None
             for stage in range(len(self.stages)):
-                k = threat.k
-                left = [i for i in self._examples() if self._smallest[i] > k]
-                self._search(threat, stage, [i for i in left if (i, k, stage) not in self._done], left)
+                self._search(threat, stage, self._left(threat.k, stage))
 
     def _run_curve(self) -> None:
         """From the largest budget down: who is broken with d changes is searched again with d - 1."""
@@ -240,21 +241,22 @@ class _Runner:
         for k in range(most, 0, -1):
             for stage in range(len(self.stages)):
                 # an earlier stage may have broken it at this very budget; then it is a smaller budget's business
-                left = [
-                    i
-                    for i in self._examples()
-                    if (k == most or self._smallest[i] == k + 1) and self._smallest[i] > k
-                ]
-                todo = [i for i in left if (i, k, stage) not in self._done]
-                self._search(self.threats[0].with_k(k), stage, todo, left, sparser=True)
+                left = self._left(k, stage, float("inf") if k == most else float(k + 1))
+                self._search(self.threats[0].with_k(k), stage, left, sparser=True)
 
-    def _examples(self) -> Iterator[int]:
-        return (i for i in range(len(self.x)) if self._correct[i])
+    def _left(self, k: int, stage: int, broken_with: float = float("inf")) -> list[int]:
+        """The examples this search is given: not yet broken with k changes, or given to it before an interruption."""
+        return [
+            i
+            for i, smallest in enumerate(self._smallest)
+            if self._correct[i] and (k < smallest <= broken_with or (i, k, stage) in self._done)
+        ]
 
     def _predict_clean(self) -> None:
         have = {self._index[row["example"]] for row in self.rows if row["stage"] == -1}
-        todo = [i for i in range(len(self.x)) if i not in have]
-        for batch in _batches(todo, self.batch_size):
+        for batch in _batches(list(range(len(self.x))), self.batch_size):
+            if have.issuperset(batch):
+                continue
             z = predict(self.model, self.x[batch])
             if not bool((z < float("inf")).all()):
                 raise ArgumentError("model: expected finite logits, got NaN or infinity for clean inputs")
@@ -271,17 +273,21 @@ class _Runner:
                         "backwards": 0,
                     }
                     for j, i in enumerate(batch)
+                    if i not in have
                 ]
             )
-            self._show("clean predictions", None, len(have) + batch[-1] + 1, len(self.x), force=True)
+            self._show("clean predictions", None, batch[-1] + 1, len(self.x), force=True)
 
-    def _search(
-        self, threat: L0, stage: int, todo: list[int], left: list[int], *, sparser: bool = False
-    ) -> None:
-        """One stage at one budget over examples that are left, batch by batch."""
-        done = len(left) - len(todo)
-        for batch in _batches(todo, self.batch_size):
-            _Batch(self, threat, stage, batch, done, len(left), sparser).run()
+    def _search(self, threat: L0, stage: int, left: list[int], *, sparser: bool = False) -> None:
+        """One stage at one budget over the examples that are left, batch by batch.
+
+        A batch that was interrupted is done again as a whole: the last bits of a model's answer may depend on
+        the place in the batch, and a search on its last bits.
+        """
+        done = 0
+        for batch in _batches(left, self.batch_size):
+            if not all((i, threat.k, stage) in self._done for i in batch):
+                _Batch(self, threat, stage, batch, done, len(left), sparser).run()
             done += len(batch)
 
     # -- rows -------------------------------------------------------------------------------------------
@@ -307,7 +313,7 @@ class _Runner:
         self._done.add((i, row["k"], row["stage"]))
         if row["outcome"] == "broken" and row["distance"] < self._smallest[i]:
             self._smallest[i] = row["distance"]
-            self._sparsest[i] = row
+            self._sparser.setdefault(i, []).append(row)
 
     def _write(self, rows: list[Row]) -> None:
         self.folder.append(rows)
@@ -316,14 +322,13 @@ class _Runner:
             self._note(row)
 
     def start_for(self, batch: list[int], threat: L0) -> Tensor | None:
-        """The sparsest adversarials so far, to begin a smaller search from; None if there are none."""
-        known = [(j, self._sparsest[i]) for j, i in enumerate(batch) if i in self._sparsest]
-        if not known:
-            return None
-        start = self.x[batch].clone()
-        for j, row in known:
-            start[j : j + 1] = rebuild(start[j : j + 1], row, threat)
-        return start
+        """The sparsest adversarials of larger budgets, to begin a smaller search from; None if there are none."""
+        start, known = self.x[batch], False
+        for j, i in enumerate(batch):
+            larger = [row for row in self._sparser.get(i, ()) if row["k"] > threat.k]
+            if larger:
+                start[j : j + 1], known = rebuild(start[j : j + 1], larger[-1], threat), True
+        return start if known else None
 
     # -- telling ----------------------------------------------------------------------------------------
 
@@ -364,7 +369,7 @@ class _Batch:
         self.runner, self.threat, self.stage, self.batch = runner, threat, stage, batch
         self.sparser = sparser
         self._before, self._todo = done, todo
-        self._written: set[int] = set()
+        self._written = {j for j, i in enumerate(batch) if (i, threat.k, stage) in runner._done}
         self._claimed: set[int] = set()  # rows that the attack called broken
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._flushed = time.perf_counter()
@@ -391,7 +396,8 @@ class _Batch:
             options["ids"] = runner.ids[self.batch]
         if self.sparser and takes(attack, "start"):
             options["start"] = runner.start_for(self.batch, self.threat)
-        x_adv = attack(self.counter, self.x, self.y, self.threat, **options)
+        # copies: an attack that writes into its arguments does not change what it is measured against
+        x_adv = attack(self.counter, self.x.clone(), self.y.clone(), self.threat, **options)
         if not isinstance(x_adv, Tensor) or x_adv.shape != self.x.shape:
             got = f"shape {tuple(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
             raise ArgumentError(
@@ -410,6 +416,8 @@ class _Batch:
     def _broken(self, rows: Tensor, x_adv: Tensor) -> None:
         """The attack says that these just broke: written before it ends, in case it does not."""
         self._claimed.update(rows.tolist())
+        if not self.counter.differentiable:
+            return  # a model that is only called, perhaps for money, is asked for one verdict at the end
         self._pending.append((rows, x_adv.clone()))
         if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
             pending, self._pending = self._pending, []
@@ -429,12 +437,17 @@ class _Batch:
 
     def _settle(self, rows: Tensor, x_adv: Tensor, *, finished: bool) -> None:
         """Re-measure what the attack returned, and write it.  Before the attack ends, only successes count."""
-        fresh = torch.tensor([int(r) not in self._written for r in rows], device=rows.device)
-        rows, x_adv = rows[fresh], x_adv[fresh]
-        if len(rows) == 0:
+        # an attack may call one example broken twice: the first time counts
+        first = {local: j for j, local in reversed(list(enumerate(rows.tolist())))}
+        fresh = sorted(j for local, j in first.items() if local not in self._written)
+        if not fresh:
             return
+        rows, x_adv = rows[fresh], x_adv[fresh]
         runner, x, y = self.runner, self.x[rows], self.y[rows]
-        z = predict(runner.model, x_adv)
+        # each in its place in the batch, whoever else is settled now: the same bits again after a resume
+        everyone = self.x.clone()
+        everyone[rows] = x_adv
+        z = predict(runner.model, everyone)[rows]
         inside = self.threat.contains(x, x_adv)
         wrong = losses.is_wrong(z, y)
         margin, prediction = -losses.margin(z, y), z.argmax(1)
@@ -442,8 +455,9 @@ class _Batch:
         changed = (self.threat.grid(x) != self.threat.grid(x_adv)).any(1)
         new_rows = []
         for j, local in enumerate(rows.tolist()):
-            broken = bool(inside[j] & wrong[j])
-            if local in self._written or not (broken or finished):
+            # an unchanged input that a randomised model gets wrong this time is no adversarial
+            broken = bool(inside[j] & wrong[j] & (distance[j] > 0))
+            if not broken and not finished:
                 continue
             runner.tally["unconfirmed"] += int(not broken and local in self._claimed)
             runner.tally["outside"] += int(not bool(inside[j]))
@@ -470,7 +484,7 @@ class _Batch:
 def predict(model: Model, x: Tensor) -> Tensor:
     """Logits on a fresh pass, in full precision, the batch filled up so that they do not depend on it."""
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model):
-        return model(filled_up(model, x))[: len(x)]
+        return model(filled_up(model, x.clone()))[: len(x)]  # a copy: the model may write into its input
 
 
 def rebuild(x: Tensor, row: Mapping[str, Any], threat: L0) -> Tensor:
@@ -490,7 +504,7 @@ def _finish(folder: RunFolder, run: dict[str, Any], runner: _Runner, findings: l
     pictured = _pictured(rows)
     images = [{"example": e, "x": runner.x[runner._index[e]].double().flatten().tolist()} for e in pictured]
     run["rows_digest"] = folder.fold(rows, images)
-    run["diagnosis"], run["checks"] = findings, list(diagnosis.CHECKS)
+    run["diagnosis"], run["checks"] = findings, diagnosis.passed(findings)
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     run["status"] = "complete"
     run["summary"] = summary_of(run, folder.read_rows())

@@ -1,0 +1,122 @@
+"""What the README shows and the code decides: the attack table, the quickstart's output, the report's picture.
+
+Run `python docs/make.py` after a change that moves one of them, or `python docs/make.py --tables` for the table
+alone, which needs neither a run nor a browser.  tests/docs says when that is due.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PICTURES = {
+    "report.png": (None, "The search"),
+    "report-examples.png": ("Examples", "Provenance"),
+}  # from, up to
+
+
+def attack_table() -> str:
+    """The catalogue as a Markdown table."""
+    from zeronorm.attacks import catalogue
+
+    knowledge = {"white": "gradients", "black": "scores", "decision": "labels"}
+    lines = [
+        "| Name | Norm | Searches for | Needs | Targeted | Length | Source |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for attack in catalogue.values():
+        aim = "any change within k" if attack.kind == "budget" else "the smallest change"
+        cells = (
+            f"`{attack.name}`",
+            ", ".join(attack.norms),
+            aim,
+            knowledge[attack.knowledge],
+            "yes" if attack.targeted else "no",
+            ", ".join(f"`{cost}`" for cost in attack.cost),
+            attack.source,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def quickstart_command() -> list[str]:
+    """The command of `make quickstart`, without the program and the folder."""
+    lines = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    found = re.search(r"^\t\$\(BIN\)/zeronorm (evaluate .*) --out", lines, re.MULTILINE)
+    assert found is not None, "the Makefile has no quickstart any more"
+    return found[1].split()
+
+
+def quickstart(where: Path) -> str:
+    """Run the quickstart in a folder of its own; what it prints."""
+    command = [sys.executable, "-m", "zeronorm.cli.main", *quickstart_command(), "--out", "runs/quickstart"]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def shown(output: str) -> str:
+    """The quickstart's output as the README has it: of each finding the first line only."""
+    parts = [
+        re.sub(r"\n  .*", "\n  ...", part, flags=re.DOTALL)
+        if part.startswith(("warning: ", "note: "))
+        else part
+        for part in output.rstrip().split("\n\n")
+    ]
+    return "\n\n".join(parts)
+
+
+def block(text: str, name: str) -> str:
+    """What stands between the marks of that name."""
+    found = re.search(rf"<!-- made: {name} -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert found is not None, f"no block {name}"
+    return found[1]
+
+
+def put(text: str, name: str, content: str) -> str:
+    """The text with the block of that name replaced."""
+    return text.replace(block(text, name), content)
+
+
+def picture(page: Path, folder: Path) -> None:
+    """The report as a wide screen shows it: the top of the page, and its gallery."""
+    sys.path.insert(0, str(ROOT / "tests" / "report"))
+    from browser import Browser
+
+    with tempfile.TemporaryDirectory() as profile:
+        browser = Browser(Path(profile))
+        try:
+            browser.open(page, 1200, 900)
+            whole = Path(profile) / "whole.png"
+            browser.screenshot(whole)
+            edge = """return [...document.querySelectorAll('h2')].find(h => h.textContent.trim() == '%s')
+              .getBoundingClientRect().top + scrollY - 28"""
+            for name, (first, following) in PICTURES.items():
+                top = round(browser.run(edge % first)) if first else 0
+                part = Image.open(whole).crop((0, top, 1200, round(browser.run(edge % following))))
+                # a palette, at a third of the size
+                part.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(folder / name, optimize=True)
+        finally:
+            browser.close()
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--tables", action="store_true", help="only the table of attacks")
+    text = put(README.read_text(), "attacks", attack_table())
+    if not options.parse_args().tables:
+        with tempfile.TemporaryDirectory() as folder:
+            text = put(text, "quickstart", f"```text\n{shown(quickstart(Path(folder)))}\n```")
+            picture(Path(folder) / "runs/quickstart/report.html", ROOT / "docs/images")
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Every example runs as a reader would run it, with less to do; the command line's in test_docs_commands."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import pytest
+from pages import ROOT
+
+EXAMPLES = ROOT / "examples"
+SMALL = {
+    "own_model.py": ["--epochs", "2", "--limit", "8", "--steps", "10", "--queries", "20"],
+    "black_box_function.py": ["--limit", "8", "--queries", "20"],
+    "sklearn_tabular.py": ["--limit", "8", "--queries", "40"],
+}
+
+
+def test_all_examples_are_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SMALL, "command_line_model.py"}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_examples_are_short_and_the_readme_names_them(path):
+    assert len(path.read_text().splitlines()) < 60
+    assert f"(examples/{path.name})" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_examples_run(name, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which they set: so that it is restored
+    monkeypatch.setattr(sys, "argv", [name, *SMALL[name]])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "n = 8" in said and "95 % interval" in said
+    if name == "sklearn_tabular.py":
+        assert " errs once '" in said
