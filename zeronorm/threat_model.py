@@ -44,7 +44,7 @@ class Box:
 
     # bounds and masks may be tensors, which `==` compares entry by entry
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._key() == other._key()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from brute_force import fewest_changes
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_problems import BOXES, CLASSES, KINDS, inputs, network, predictions, problem, threat_model
 from torch import nn
@@ -40,8 +41,15 @@ ATTACKS = [
     for options in ({}, *VARIANTS.get(attack.name, []))
 ]
 BLACK = [p for p in ATTACKS if p.values[0].attack.knowledge != "white"]
+BUDGET = [p for p in ATTACKS if p.values[0].attack.kind == "budget"]
 TARGETED = [p for p in ATTACKS if p.values[0].attack.targeted]
 every_attack = pytest.mark.parametrize("attack", ATTACKS)
+
+
+@pytest.fixture(autouse=True)
+def _as_installed(monkeypatch):
+    """Without the checks of shapes at run time, which take half the time and read the global random state."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def test_the_whole_catalogue_sits_here():
@@ -106,6 +114,14 @@ def test_an_empty_batch(attack, kind):
 
 
 @every_attack
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_on_the_inside_too(attack, kind, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", False)
+    for box in ("unit", "everything"):
+        attack(*problem(kind, box, n=3), effort=6)
+
+
+@every_attack
 def test_memory_layout_does_not_matter(attack):
     model, x, y, threat = problem("colour", architecture="conv", k=1)
     expected = attack(model, x, y, threat)
@@ -141,7 +157,7 @@ def test_ten_thousand_random_adversarials():
     assert 0.2 < broken / seen < 0.95, "the law should meet both outcomes"
 
 
-@every_attack
+@pytest.mark.parametrize("attack", BUDGET)
 @pytest.mark.parametrize("box", ["unit", "everything"])
 def test_who_holds_is_returned_as_the_best_attempt(attack, box):
     """Of all inputs the model was shown, none within the budget has a larger loss than what comes back."""
@@ -169,25 +185,39 @@ def test_who_holds_is_returned_as_the_best_attempt(attack, box):
 
 
 @every_attack
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "box"), [(torch.float32, "everything"), (torch.float64, "unit")], ids=str)
 @pytest.mark.parametrize("architecture", ["mlp", "conv", "batch-norm"])
-@pytest.mark.parametrize("box", ["unit", "everything"])
 def test_blind_to_the_batch(attack, dtype, architecture, box):
     model, x, y, threat = problem("colour", box, k=1, n=8, architecture=architecture, dtype=dtype)
     ids = torch.tensor([5, 0, 9, 1_000_000_007, 3, 2**40, 4, 11])
-    together = attack(model, x, y, threat, effort=40, ids=ids)
+    together = attack(model, x, y, threat, ids=ids)
     assert 0 < int((predictions(model, together) == y).sum()) < 8, "some hold, some break on the way"
 
     order = torch.tensor([3, 7, 0, 6, 2, 5, 1, 4])
-    assert torch.equal(attack(model, x[order], y[order], threat, effort=40, ids=ids[order]), together[order])
-    for size in (1, 3):
-        for rows in torch.arange(8).split(size):
-            some = attack(model, x[rows], y[rows], threat, effort=40, ids=ids[rows])
-            assert torch.equal(some, together[rows])
+    assert torch.equal(attack(model, x[order], y[order], threat, ids=ids[order]), together[order])
+    for rows in ([0], [2], [7], [5, 1, 3], [0, 4, 6]):
+        some = attack(model, x[rows], y[rows], threat, ids=ids[rows])
+        assert torch.equal(some, together[rows])
     strangers = inputs(5, "colour", threat, dtype, seed=1)
     x_more, ids_more = torch.cat([strangers, x]), torch.cat([100 + torch.arange(5), ids])
     y_more = torch.cat([predictions(model, strangers), y])
-    assert torch.equal(attack(model, x_more, y_more, threat, effort=40, ids=ids_more)[5:], together)
+    assert torch.equal(attack(model, x_more, y_more, threat, ids=ids_more)[5:], together)
+
+
+@every_attack
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_blind_to_the_batch_where_rounding_decides(attack, dtype):
+    """Pixels of equal weight: which of them is best hangs on the last bit, which hangs on the batch's kernels."""
+    model = network("mlp", "colour", dtype).eval()
+    weight = model[1].weight.data
+    weight.copy_(weight[:, :3].repeat_interleave(16, 1))
+    model[3].bias.data[0] = 30.0
+    x = torch.full((7, 3, 4, 4), 0.5, dtype=dtype)
+    y = predictions(model, x)
+    together = attack(model, x, y, L0(3), effort=60)
+    for rows in ([0], [6], [1, 2], [3, 4, 5], [2, 3, 4, 5, 6]):
+        some = attack(model, x[rows], y[rows], L0(3), effort=60, ids=torch.tensor(rows))
+        assert torch.equal(some, together[rows])
 
 
 @every_attack
@@ -325,6 +355,36 @@ def test_what_the_model_returned_stays_as_it_was(attack):
     assert all(torch.equal(z, copy) for z, copy in kept)
 
 
+class KeepsItsGradient(torch.autograd.Function):
+    """A linear score whose slope is a tensor that the model keeps."""
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.slope = slope
+        return (x * slope).flatten(1).sum(1)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return ctx.slope, None
+
+
+@every_attack
+@pytest.mark.parametrize("layout", ["expanded", "kept"])
+def test_the_gradient_is_the_models_own(attack, layout):
+    """It may be a view that repeats one number, as that of a sum does, or a tensor that the model keeps."""
+    slope = torch.rand(8, 1, 4, 4)
+    kept = slope.clone()
+
+    def model(x):
+        score = x.sum((1, 2, 3)) if layout == "expanded" else KeepsItsGradient.apply(x, slope)
+        return torch.stack([torch.full_like(score, 100.0), score], dim=1)
+
+    x = torch.rand(8, 1, 4, 4)
+    x_adv = attack(model, x, torch.zeros(8, dtype=torch.int64), L0(2), effort=6)
+    assert_inside(x, x_adv, L0(2))
+    assert torch.equal(slope, kept)
+
+
 # -- 4. the exam with known answers ----------------------------------------------------------------------
 
 
@@ -336,20 +396,27 @@ def linear(shape, classes, seed):
     return weight, bias, x, lambda x: x.flatten(1) @ weight.flatten(1).T + bias
 
 
-@every_attack
-@pytest.mark.parametrize("unit", ["pixel", "feature"])
-@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 5, 5), (3, 4, 4), (1, 3, 3), (20,), (2, 9)], ids=str)
-@pytest.mark.parametrize("box", ["unit", "wide"])
-def test_within_the_stated_factor_of_the_optimum(attack, unit, shape, box):
-    """On linear classifiers, at every budget of `factor` times the optimum, wherever a third is enough."""
+EXAM = [
+    ((1, 6, 6), "pixel", 0.0, 1.0),
+    ((1, 6, 6), "pixel", -2.0, 3.0),
+    ((3, 5, 5), "pixel", 0.0, 1.0),
+    ((3, 5, 5), "feature", -2.0, 3.0),
+    ((2, 12), "pixel", 0.0, 1.0),
+    ((20,), "feature", 0.0, 1.0),
+]
+
+
+@pytest.mark.parametrize("attack", [p for p in ATTACKS if not p.values[0].options])
+@pytest.mark.parametrize(("shape", "unit", "low", "high"), EXAM)
+def test_within_the_stated_factor_of_the_optimum(attack, shape, unit, low, high):
+    """On linear classifiers, at every budget of `factor` times the optimum, where a third of all is enough."""
     for seed, classes in enumerate((2, 3, 5)):
         weight, bias, x, model = linear(shape, classes, seed)
-        threat = L0(None, unit=unit)
-        if box == "wide":
-            x, threat = 5 * x - 2, L0(None, unit=unit, low=-2.0, high=3.0)
+        x, threat = low + (high - low) * x, L0(None, unit=unit, low=low, high=high)
         y = model(x).argmax(1)
         optimum, _ = minimal_changes(weight, bias, x, y, threat)
-        sparse = optimum <= max(threat.positions(x) // 3, 1)
+        sparse = optimum <= threat.positions(x) // 3
+        assert sparse.any()
         budget = torch.ceil(attack.attack.factor * optimum.where(sparse, 1).double()).long()
         for k in budget[sparse].unique().tolist():
             rows = (sparse & (budget == k)).nonzero().flatten()
@@ -394,7 +461,7 @@ def test_all_supports_of_nine_pixels_as_the_judge(attack, kind):
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_ensemble_is_exact_for_one_pixel(seed):
     weight, bias, x, model = linear((2, 4, 4), 4, seed)
     y = model(x).argmax(1)
@@ -403,28 +470,26 @@ def test_the_ensemble_is_exact_for_one_pixel(seed):
     assert torch.equal(model(x_adv).argmax(1) != y, optimum == 1)
 
 
-@pytest.mark.parametrize("attack", TARGETED)
+@pytest.mark.parametrize("attack", [p for p in TARGETED if not p.values[0].options])
 @pytest.mark.parametrize("shape", [(3, 5, 5), (24,)], ids=str)
 def test_reaches_a_target(attack, shape):
     weight, bias, x, model = linear(shape, 3, seed=2)
+    x = x[:10]
     y = model(x).argmax(1)
-    goal = (y + 1 + torch.arange(len(y)) % 2) % 3
+    goal = (y + 1 + torch.arange(10) % 2) % 3
     goal[0] = y[0]  # there already
-    # twice what two classes alone would need, since here the third must be kept down as well
     needed, _ = minimal_changes(weight, bias, x, y, L0(None), targeted=goal)
-    x_adv = torch.cat(
-        [
-            attack(
-                model, x[i : i + 1], y[i : i + 1], L0(2 * n), effort=500, targeted=goal[i : i + 1], ids=[i]
+    reached = []
+    for i, n in enumerate(needed.tolist()):
+        if n <= 8:
+            one = slice(i, i + 1)
+            # twice the optimum: easy
+            x_adv = attack(
+                model, x[one], y[one], L0(2 * n), effort=300, targeted=goal[one], ids=torch.tensor([i])
             )
-            for i, n in enumerate(needed.tolist())
-            if 2 * n <= 20
-        ]
-    )
-    rows = needed <= 10
-    assert rows.float().mean() > 0.7
-    assert (model(x_adv).argmax(1) == goal[rows]).all()
-    assert torch.equal(x_adv[0], x[0])
+            reached.append(bool(model(x_adv).argmax(1) == goal[one]))
+            assert n > 0 or torch.equal(x_adv, x[one])
+    assert len(reached) >= 7 and all(reached)
 
 
 @pytest.mark.parametrize("attack", TARGETED)
@@ -454,7 +519,8 @@ def test_black_box_asks_for_scores_only(attack):
 
     x_adv = attack(function, x, y, threat, effort=100)
     assert_inside(x, x_adv, threat)
-    assert (function(x_adv).argmax(1) != y).float().mean() > 0.5
+    with torch.no_grad():
+        assert (function(x_adv).argmax(1) != y).sum() >= 3
 
 
 @pytest.mark.parametrize("attack", BLACK)

@@ -205,7 +205,7 @@ def test_diagnosis_comes_warnings_first(tmp_path):
 def test_checks_are_listed(tmp_path):
     folder = write_run(tmp_path / "run", *digits(5), budgets=[1], checks=["is any gradient zero"])
     assert (
-        "Nothing suspicious seen Checked: is any gradient zero"
+        "Nothing suspicious seen Checked, with nothing found: is any gradient zero"
         in Page(render(folder.path, tmp_path / "report.html")).text
     )
 

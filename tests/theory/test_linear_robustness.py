@@ -73,7 +73,7 @@ def check_attained(weight, bias, x, goal_reached, count, x_adv, threat):
 
 
 @given(problems())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_smaller_support_flips(problem):
     weight, bias, x, y, threat = problem
     count, x_adv = minimal_changes(weight, bias, x, y, threat)
@@ -165,7 +165,7 @@ def towards_by_enumeration(weight, bias, x, target, threat):
 
 
 @given(problems(shapes=[(1, 2, 2), (2, 2, 2), (5,)], short=False))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_no_smaller_support_reaches_a_target(problem):
     weight, bias, x, y, threat = problem
     x, y = x[:2], y[:2]

@@ -183,7 +183,7 @@ class Search:
             # a NaN would spread to the iterate and end its search
             gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
         objective, reached = self._comparable(objective), self._reached(z.detach(), goal)
-        gradient = gradient.reshape(-1, *inputs.shape[1:]).contiguous()  # autograd may expand a single number
+        gradient = gradient.reshape(-1, *inputs.shape[1:])  # to read only: it may be the model's own tensor
         if len(z) > count:
             return objective[:count], reached[:count], gradient[:count]
         return objective, reached, gradient
@@ -214,7 +214,7 @@ class Search:
         def pullback(weights: Tensor) -> Tensor:
             padded = torch.cat([weights, weights[-1:].expand(len(z) - count, -1)]).to(z)
             (gradient,) = torch.autograd.grad(z, leaf, padded, retain_graph=True)
-            return gradient[:count].reshape(inputs.shape).nan_to_num(0.0)
+            return gradient[:count].reshape(inputs.shape).nan_to_num(0.0, 1e12, -1e12)
 
         return z.detach()[:count], pullback
 
@@ -263,6 +263,11 @@ class Search:
     def box_at(self, positions: Int[Tensor, "a s"]) -> tuple[Any, Any]:
         """Bounds of the entries at `positions`: numbers, or tensors (a, g, s)."""
         return self.at(self.low, positions), self.at(self.high, positions)
+
+    def box_of(self, of: Int[Tensor, "n"]) -> tuple[Float[Tensor, "#n #g #p"], Float[Tensor, "#n #g #p"]]:
+        """Bounds of the entries of these examples, tensors of the inputs' type that broadcast against them."""
+        low, high = (torch.as_tensor(v).to(self.x) for v in (self.low, self.high))
+        return (low[of], high[of]) if low.dim() else (low[None, None, None], high[None, None, None])
 
     def corners(self, bits: Bool[Tensor, "a g s"], positions: Int[Tensor, "a s"]) -> Float[Tensor, "a g s"]:
         """The corners of the box at `positions`: high where the bit is set, low elsewhere."""

@@ -120,7 +120,7 @@ def sparse_pgd(
                 stuck[redraw] = -1  # the drawn mask starts a count of its own
 
             if gradient == "unprojected":
-                search.move_(v, G.sign_(), α)
+                search.move_(v, G.sign(), α)
             else:
                 moved = values + search.at(α, support) * search.at(G, support).sign_()
                 v.scatter_(2, support[:, None].expand_as(moved), moved.clamp_(*search.box_at(support)))

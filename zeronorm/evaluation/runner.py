@@ -45,7 +45,7 @@ from zeronorm.evaluation.result import Evaluation
 from zeronorm.threat_model import L0
 
 Row = dict[str, Any]
-DataLike = Dataset | tuple[Tensor, Tensor] | str
+DataLike = Dataset | Sequence[Tensor] | str  # a sequence is the pair (x, y)
 
 _FLUSH_SECONDS = 2.0  # how much finished work a kill may cost at most, within a batch
 _SHOW_SECONDS = 0.2

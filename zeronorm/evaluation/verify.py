@@ -13,15 +13,14 @@ from torch import Tensor
 
 from zeronorm import distances, losses, models
 from zeronorm.attacks.search import Model
-from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import RunFolder, digest_rows
-from zeronorm.evaluation.runner import as_dataset, predict, rebuild, summary_of
+from zeronorm.evaluation.runner import DataLike, as_dataset, predict, rebuild, summary_of
 from zeronorm.threat_model import L0
 
 Row = Mapping[str, Any]
-Key = tuple[int, int | None, int]  # example, budget, stage
+Key = tuple[int | None, int | None, int | None]  # example, budget, stage; a damaged row may lack any
 
 _BATCH = 256
 
@@ -43,7 +42,7 @@ class Verification:
         return self.ok
 
 
-def verify(run: str | Path, model: Model, data: Dataset | tuple[Tensor, Tensor] | str) -> Verification:
+def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     """Check every claim of a complete run against the model and the data it names.
 
     Of the plan, the model and the data: their digests.  Of every clean row: the prediction and its margin.  Of
