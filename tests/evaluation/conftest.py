@@ -1,0 +1,27 @@
+"""Fixtures of the evaluation's tests."""
+
+from __future__ import annotations
+
+import functools
+
+import jaxtyping
+import pytest
+
+from zeronorm.report import html
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_compiled_once():
+    """Every run writes its page, and these tests make hundreds."""
+    compile_them = html._environment
+    html._environment = functools.cache(compile_them)
+    yield
+    html._environment = compile_them
+
+
+@pytest.fixture
+def unchecked():
+    """As a user has it: without the shape checks of the tests, which would speak before the package does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,238 @@
+"""Input that cannot be used: one line that names the argument, before anything is attacked, and nothing lost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_runs import CLASSES, dataset, images, network
+from torch import nn
+
+import zeronorm as zn
+from zeronorm.attacks.sparse_autoattack import Stage
+
+# people call the package without the shape checks of the tests
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+class After(nn.Module):
+    """A network, and then a function of its logits."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.inner, self.after = network(), after
+        self.eval()
+
+    def forward(self, x):
+        return self.after(self.inner(x))
+
+
+def asserting(z):
+    raise AssertionError("no")
+
+
+def nan_for_the_last(z):
+    return torch.where(torch.arange(len(z))[:, None] == len(z) - 1, float("nan"), z)
+
+
+x, y = dataset(network()).x, dataset(network()).y
+nan_pixel = x.clone()
+nan_pixel[3, 0, 1, 1] = float("nan")
+doubled = dataclasses.replace(dataset(network()), ids=torch.zeros(20, dtype=torch.int64))
+
+
+def few_ids():
+    return dataclasses.replace(dataset(network()), ids=torch.arange(3))
+
+
+def odd_cap():
+    return zn.L0(1, linf=np.float32(0.5))
+
+
+DATA = {
+    "no batch": ((x[0, 0, 0], y), r"x: expected shape \(batch, feature\) or .*, got \(5,\)"),
+    "bytes": (((x * 255).byte(), y), r"x: expected a floating point tensor, got torch\.uint8; scale 8-bit"),
+    "half": ((x.half(), y), r"data: expected float32 or float64, got torch\.float16"),
+    "0 to 255": (
+        (x * 255, y),
+        r"x: expected values in \[0, 1\], got \[.*, 25\d\..*\]; give the threat model",
+    ),
+    "negative": ((x - 0.5, y), r"x: expected values in \[0, 1\], got \[-0\.[45]"),
+    "NaN": ((nan_pixel, y), "x: expected finite values, got NaN or infinity in 1 of 20 examples"),
+    "infinity": ((x / 0, y), "x: expected finite values, got NaN or infinity in 20 of 20"),
+    "empty": ((x[:0], y[:0]), "data: expected at least one example, got none"),
+    "no pixels": ((x[:, :, :0], y), "x: expected at least one feature per example"),
+    "array": ((x.numpy(), y), "x: expected a torch tensor, got ndarray"),
+    "list of labels": ((x, y.tolist()), "y: expected a torch tensor, got list"),
+    "float labels": ((x, y.float()), r"y: expected integer class indices, got torch\.float32"),
+    "bool labels": ((x, y > 1), r"y: expected integer class indices, got torch\.bool"),
+    "few labels": ((x, y[:5]), r"y: expected shape \(20,\), one label per example, got \(5,\)"),
+    "one-hot labels": ((x, nn.functional.one_hot(y)), r"y: expected shape \(20,\).*got \(20, 4\)"),
+    "label -1": ((x, y - 1), "y: expected class indices of at least 0, got -1"),
+    "label 7": ((x, y + 4), "model: expected a logit for every label up to 7, got 4 classes"),
+    "three parts": ((x, y, y), r"data: expected a Dataset, a tuple \(x, y\) or a name, got tuple"),
+    "tensor": (x, r"data: expected a Dataset, a tuple \(x, y\) or a name, got Tensor"),
+    "nothing": (None, r"data: expected a Dataset, a tuple \(x, y\) or a name, got NoneType"),
+    "unknown name": ("imagenet", "data: expected one of digits, .*, got 'imagenet'"),
+    "same ids": (doubled, "data: expected different example ids, got duplicates"),
+    "few ids": (few_ids, r"ids: expected 20 integers, one per example, got torch\.int64 of shape \(3,\)"),
+    "other size": ((images(9, side=6), y[:9]), r"model: expected a model of inputs of shape \(1, 6, 6\)"),
+}
+
+MODELS = {
+    "number": (3, "model: expected a callable from inputs to logits, got int"),
+    "training": (network().train(), r"model: expected a model in evaluation mode, .*call model\.eval\(\)"),
+    "probabilities": (After(lambda z: z.softmax(1)), "model: expected logits, got probabilities"),
+    "labels": (
+        After(lambda z: z.argmax(1)),
+        r"model: expected a floating point tensor of logits, got torch\.int64",
+    ),
+    "one score": (After(lambda z: z[:, 0]), r"model: expected logits of shape \(2, classes\) .*, got \(2,\)"),
+    "one class": (After(lambda z: z[:, :1]), "model: expected logits of shape .*at least 2 classes"),
+    "few classes": (
+        After(lambda z: z[:, :3]),
+        "model: expected (4 logits, one per class|a logit for every label)",
+    ),
+    "many classes": (
+        After(lambda z: torch.cat([z, z], 1)),
+        "model: expected 4 logits, one per class of random, got 8",
+    ),
+    "one row": (After(lambda z: z.mean(0, keepdim=True)), "model: expected logits of shape"),
+    "array": (
+        After(lambda z: z.detach().numpy()),
+        "model: expected a floating point tensor of logits, got ndarray",
+    ),
+    "tuple": (After(lambda z: (z, z)), "model: (expected a floating point|expected a model of inputs)"),
+    "nothing": (lambda x: None, "model: (expected a floating point|expected a model of inputs)"),
+    "NaN": (After(lambda z: z * float("nan")), "model: expected finite logits, got NaN or infinity"),
+    "NaN for one": (After(nan_for_the_last), "model: expected finite logits, got NaN or infinity"),
+    "infinity": (After(lambda z: z / 0), "model: expected finite logits, got NaN or infinity"),
+    "fails": (
+        After(lambda z: z.view(3, 3, 3)),
+        r"model: .*shape \(1, 5, 5\) and torch\.float32, but it failed on them: shape",
+    ),
+    "asserts": (After(asserting), "model: .* but it failed on them: no"),
+    "double": (network().double(), "model: .* but it failed on them: .*[dD]ouble"),
+}
+
+OPTIONS = {
+    "threat a number": ({"threat": 3}, "threat: expected an L0 threat model or several, got int"),
+    "threat a norm": ({"threat": zn.Linf(0.1)}, "threat: expected an L0 threat model or several, got Linf"),
+    "no threat": ({"threat": []}, "threat: expected an L0 threat model or several, got list"),
+    "no budget": ({"threat": zn.L0(None)}, "threat: expected a budget k, got None"),
+    "k twice": ({"threat": [zn.L0(1), zn.L0(1)]}, r"k: expected different budgets, got \[1, 1\]"),
+    "k of all and more": (
+        {"threat": zn.L0(26)},
+        "k: expected between 0 and 25, the number of pixels .*, got 26",
+    ),
+    "k outside the mask": (
+        {"threat": zn.L0(3, allowed=torch.eye(5) * torch.arange(5) > 2)},
+        "k: expected between 0 and 2, .* that may change, got 3",
+    ),
+    "mask of another size": (
+        {"threat": zn.L0(1, allowed=torch.ones(4, 4, dtype=torch.bool))},
+        r"allowed: expected a mask of 25 pixels, got shape \(4, 4\)",
+    ),
+    "bounds of another size": (
+        {"threat": zn.L0(1, low=torch.zeros(3))},
+        "low, high: expected numbers or tensors",
+    ),
+    "two units": (
+        {"threat": [zn.L0(1), zn.L0(2, unit="feature")]},
+        "threat: expected threat models that differ in k only",
+    ),
+    "curve of two": ({"threat": [zn.L0(1), zn.L0(2)], "curve": True}, "curve: expected one threat model"),
+    "a cap that is no number of Python's": (
+        {"threat": odd_cap},
+        "attack, threat: expected options that are plain numbers",
+    ),
+    "attack unknown": ({"attack": "pgd0000"}, "attack: expected one of sparse_pgd, .*, got 'pgd0000'"),
+    "attack a number": ({"attack": 3}, "attack: expected a name, a Stage or a function, got int"),
+    "no attack": ({"attack": []}, "attack: expected at least one attack, got an empty list"),
+    "attack twice": ({"attack": ["sparse_rs", "sparse_rs"]}, "attack: expected stages of different names"),
+    "option unknown": (
+        {"attack": Stage("sparse_rs", {"steps": 3})},
+        "steps: sparse_rs has no such option; it has queries, ",
+    ),
+    "option no number": (
+        {"attack": Stage("sparse_pgd", {"step_size": torch.tensor(0.1)})},
+        "attack, threat: expected options that are plain numbers",
+    ),
+    "steps negative": ({"steps": -1}, "steps: expected an integer of at least 0, got -1"),
+    "steps a fraction": ({"steps": 1.5}, "steps: expected an integer of at least 0, got 1.5"),
+    "queries none": ({"queries": 0}, "queries: expected an integer of at least 1, got 0"),
+    "steps for nobody": ({"attack": "sparse_rs", "steps": 5}, "steps: .* takes no steps, only queries"),
+    "queries for mine": ({"attack": lambda *_: x, "queries": 5}, "queries: .* takes no queries"),
+    "batch size": ({"batch_size": 0}, "batch_size: expected an integer of at least 1, got 0"),
+    "seed": ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+    "seed true": ({"seed": True}, "seed: expected an integer of at least 0, got True"),
+    "precision": ({"precision": "float16"}, "precision: expected one of float32, bfloat16, got 'float16'"),
+}
+
+CASES = (
+    [pytest.param({"data": data}, message, id=f"data-{name}") for name, (data, message) in DATA.items()]
+    + [
+        pytest.param({"model": model}, message, id=f"model-{name}")
+        for name, (model, message) in MODELS.items()
+    ]
+    + [pytest.param(options, message, id=f"option-{name}") for name, (options, message) in OPTIONS.items()]
+)
+
+
+@pytest.mark.parametrize("change, message", CASES)
+def test_one_clear_line_before_anything_is_attacked(change, message, tmp_path):
+    attacked = []
+
+    def attack(model, x, y, threat):
+        attacked.append(len(x))
+        return x
+
+    change = {name: value() if value in (few_ids, odd_cap) else value for name, value in change.items()}
+    options = {"model": network(), "data": dataset(network()), "threat": zn.L0(2), "attack": attack} | change
+    if "steps" in change or "queries" in change:
+        options = (
+            {"attack": "sparse_autoattack"} | {k: v for k, v in options.items() if k != "attack"} | change
+        )
+    with pytest.raises(zn.ArgumentError, match=f"^{message}") as raised:
+        zn.evaluate(**options, out=tmp_path / "run")
+    assert "\n" not in str(raised.value)
+    assert not attacked
+    assert not (tmp_path / "run/rows.parquet").exists()
+
+
+@pytest.mark.parametrize("k", [-1, 1.5, "3", True, float("nan")])
+def test_a_budget_is_a_whole_number(k):
+    with pytest.raises(zn.ArgumentError, match="k: expected an integer of at least 0, got"):
+        zn.L0(k)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"unit": "pixels"}, "unit: expected one of pixel, feature, got 'pixels'"),
+        ({"low": 1.0}, r"high: expected more than low \(1\), got 1"),
+        ({"low": float("nan")}, "low: expected a number"),
+        ({"high": torch.tensor([1.0, float("inf")])}, "high: expected finite bounds, got NaN or infinity"),
+        ({"linf": 0.0}, r"linf: expected a number in \(0, inf\), got 0\.0"),
+        ({"allowed": torch.ones(3, 3)}, "allowed: expected a boolean tensor"),
+    ],
+)
+def test_what_is_no_threat_model(arguments, message):
+    with pytest.raises(zn.ArgumentError, match=f"^{message}"):
+        zn.L0(2, **arguments)
+
+
+def test_minus_infinity_is_a_logit():
+    """Of a class that is ruled out; only its margin has no number."""
+    model = After(lambda z: torch.cat([z[:, :2], torch.full_like(z[:, 2:], -torch.inf)], 1))
+    labels = model(x).argmax(1)
+    evaluation = zn.evaluate(model, (x, labels), zn.L0(1), steps=5, queries=5)
+    assert evaluation.clean_accuracy == 1 and zn.verify(evaluation.run, model, (x, labels))
+    alone = After(lambda z: torch.where(torch.arange(CLASSES) == 2, z, -torch.inf))
+    labels = torch.full((20,), 2)
+    evaluation = zn.evaluate(alone, (x, labels), zn.L0(1), steps=5, queries=5)
+    assert evaluation.robust_accuracy == 1
+    assert {row["margin"] for row in evaluation.records.to_pylist()} == {None}
+    assert zn.verify(evaluation.run, alone, (x, labels))
