@@ -40,7 +40,7 @@ def evaluate(model, k=6, data=None, attack="sparse_autoattack", **options):
 
 def test_nothing_to_say_about_a_healthy_model(model):
     assert codes(evaluate(model)) == []
-    assert codes(zn.evaluate(model, dataset(model), zn.L0(6), curve=True, steps=150, queries=400)) == []
+    assert codes(zn.evaluate(model, dataset(model), zn.L0(5), curve=True, steps=100, queries=200)) == []
     assert codes(evaluate(model, attack="sparse_rs", queries=200)) == []
 
 

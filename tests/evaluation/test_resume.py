@@ -18,6 +18,9 @@ from zeronorm.cli.main import run as command_line
 from zeronorm.evaluation import records, runner
 from zeronorm.evaluation.records import RunFolder
 
+# the shape checks of the tests double the time, and have seen all this elsewhere
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 MODES = {
     "list": {"threat": [zn.L0(1), zn.L0(2)]},
     "curve": {"threat": zn.L0(4), "curve": True},

@@ -25,8 +25,9 @@ class Display:
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            # without a bar, a run of 10,000 images fits on a line of 80 characters, time left and all
+            *([BarColumn(bar_width=24)] if self._console.width > 100 else []),
+            TextColumn("{task.percentage:.0f}%"),
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
             console=self._console,

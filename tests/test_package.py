@@ -1,0 +1,194 @@
+"""The package as a whole: what it offers, what imports what, and what stays unimported."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import zeronorm
+
+ROOT = Path(zeronorm.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# who may import whom, besides the root vocabulary (DESIGN, section 2)
+ARROWS = {
+    "data": set(),
+    "models": set(),
+    "defenses": {"models"},
+    "attacks": set(),
+    "certification": {"defenses", "models"},
+    "theory": set(),
+    "metrics": set(),
+    "training": {"data", "models", "defenses", "attacks"},
+    "evaluation": {
+        "data", "models", "defenses", "attacks", "certification", "theory", "metrics", "report",
+    },
+    "report": {"metrics"},
+    "integrations": {"data", "models", "defenses", "attacks", "certification", "evaluation"},
+}  # fmt: skip
+ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+HEAVY = {"torch", "lightning_fabric", "sklearn", "scipy", "huggingface_hub", "datasets"}
+
+
+def room(module: str) -> str:
+    """The room of a dotted name; "" for the root vocabulary."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, dotted and in full."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room"
+            # `from zeronorm import data` imports a room
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+    return found
+
+
+def of_zeronorm(path: Path) -> set[str]:
+    return {name for name in imports(path) if name.split(".")[0] == "zeronorm"}
+
+
+def own(path: Path) -> str:
+    return room(".".join(["zeronorm", *path.relative_to(ROOT).parts]))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows(path):
+    if path == ROOT / "__init__.py":
+        return  # names every room, and imports none before it is asked
+    mine = own(path)
+    rooms = {room(name) for name in of_zeronorm(path)} - {"", mine}
+    if mine == "cli":
+        return  # the outermost
+    assert "cli" not in rooms, "nothing imports cli"
+    if mine == "report":
+        records = {name for name in of_zeronorm(path) if room(name) == "evaluation"}
+        assert all(name.startswith("zeronorm.evaluation.records") for name in records), "rows only"
+        rooms -= {"evaluation"}
+    allowed = ARROWS[mine] if mine else set()
+    assert rooms <= allowed, f"{mine or 'the root'} may import {sorted(allowed)} only"
+
+
+def test_every_room_has_its_arrows():
+    assert ROOMS - {"cli"} <= set(ARROWS)
+    assert not {path.stem for path in FILES} & {"utils", "util", "core", "base", "common", "misc", "helpers"}
+
+
+@pytest.mark.parametrize("name", ["report", "metrics"])
+def test_rooms_without_torch(name):
+    for path in (ROOT / name).rglob("*.py"):
+        assert not {module.split(".")[0] for module in imports(path)} & {"torch", "jaxtyping"}, path
+
+
+def loaded(code: str) -> set[str]:
+    """Which heavy libraries a fresh Python has imported after this code."""
+    script = f"import sys\n{code}\nprint('loaded:', *{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:]) & HEAVY
+
+
+def command(*words: str) -> str:
+    return f"from zeronorm.cli.main import run\nassert run({list(words)}) in (0, 2)"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import zeronorm",
+        "import zeronorm; dir(zeronorm), zeronorm.__version__, zeronorm.ArgumentError",
+        "import zeronorm.report, zeronorm.metrics",
+        "from zeronorm.evaluation.records import RunFolder",
+        command("--help"),
+        command("--version"),
+        command(),
+        command("evaluate", "--help"),
+        command("train", "--help"),
+        command("evaluate", "--bogus"),
+        command("evaluate", "--k", "x"),
+        command("verify", "/nowhere"),
+    ],
+)
+def test_nothing_heavy_before_it_is_needed(code):
+    assert loaded(code) == set()
+
+
+def test_the_report_is_made_without_torch(tmp_path):
+    import zeronorm as zn
+
+    x = zn.data.load("digits", "test", 5)
+    zn.evaluate(zn.models.load("digits"), x, zn.L0(1), "sparse_rs", tmp_path / "run", queries=3)
+    code = command("report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html"))
+    assert "torch" not in loaded(code)
+    assert (tmp_path / "page.html").read_text() == (tmp_path / "run/report.html").read_text()
+
+
+# -- names -------------------------------------------------------------------------------------------------
+
+ATTACKS = [
+    "sparse_pgd", "sparse_rs", "sparse_autoattack", "corner_search", "pgd0", "saif", "sparse_fool",
+    "pointwise", "jsma", "carlini_wagner_l0", "sigma_zero", "fmn_l0", "vfga", "fgsm", "randomized_fgsm",
+    "iterative_fgsm", "momentum_fgsm", "pgd", "locally_linear", "deepfool", "carlini_wagner_l2",
+]  # fmt: skip
+
+
+def test_public_names():
+    assert len(set(zeronorm.__all__)) == len(zeronorm.__all__)
+    for name in zeronorm.__all__:
+        assert getattr(zeronorm, name) is not None
+    assert set(zeronorm.__all__) <= set(dir(zeronorm))
+    with pytest.raises(AttributeError, match="module 'zeronorm' has no attribute 'nothing'"):
+        zeronorm.nothing  # noqa: B018
+    # the rooms a user enters; the others are named by what they hold
+    assert ROOMS - {"cli", "evaluation", "integrations"} <= set(zeronorm.__all__)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "L0", "Linf", "L2", "evaluate", "verify", "Evaluation", "ArgumentError", "attacks.catalogue",
+        "data.load", "data.Dataset", "data.available", "models.build", "models.load", "models.save",
+        "models.BlackBox", "models.from_sklearn", "models.available", "training.train",
+        "training.TrainingPlan", "report.render", "report.summarise", "metrics.robust_accuracy",
+        "theory.minimal_changes", "distances.l0_pixels", "distances.l0_features", "distances.l1",
+        "distances.l2", "distances.linf",
+    ],
+)  # fmt: skip
+def test_names_that_others_rely_on(name):
+    found = zeronorm
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert found.__doc__ or name == "attacks.catalogue"
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if (ROOT / f"attacks/{name}.py").exists()])
+def test_an_attack_is_one_function_in_one_file(name):
+    attack = getattr(zeronorm.attacks, name)
+    assert attack.__module__ == f"zeronorm.attacks.{name}" and attack.__name__ == name
+    assert name in zeronorm.attacks.__all__
+    assert zeronorm.attacks.catalogue[name].function is attack
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_imports_and_says_what_it_is(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+    assert module.__doc__
+    for name in getattr(module, "__all__", ()):
+        assert hasattr(module, name), name
+
+
+def test_the_version_is_said_once():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    assert project["version"] == zeronorm.__version__
+    assert (ROOT / "py.typed").exists()
