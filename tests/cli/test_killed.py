@@ -118,15 +118,6 @@ def test_a_full_disk(uninterrupted, tmp_path):
     )
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_device(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/rows.jsonl").symlink_to("/dev/full")
-    command = Command(tmp_path, *MODES["list"], "--out", tmp_path / "run")
-    assert command.wait() == 1
-    assert "zeronorm: No space left on device: while writing; what was finished is kept" in command.stderr
-
-
 def test_a_second_process_is_refused_at_once(tmp_path):
     words = ("evaluate", "--k", "1", "--limit", 100, "--steps", 9000, "--out", tmp_path / "run")
     first = Command(tmp_path / "first", *words)

@@ -104,7 +104,7 @@ def _refuse_probabilities(z: Tensor) -> None:
 def _zero_gradients(model: Model, x: Tensor, y: Tensor) -> float:
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
         leaf = x.detach().clone().requires_grad_()
-        z = model(leaf)
+        z = model(leaf.clone())
         (gradient,) = torch.autograd.grad(z.gather(1, y[:, None]).sum() - z.sum() / z.shape[1], leaf)
     return float((gradient.flatten(1) == 0).all(1).float().mean())
 
@@ -115,7 +115,7 @@ def gives_gradients(model: Model, x: Tensor) -> bool:
         return False
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
         leaf = x[:2].detach().clone().requires_grad_()
-        z = model(leaf)
+        z = model(leaf.clone())
         if not z.requires_grad:
             return False
         # where the weights want gradients the logits do too, even if a step in between has cut the input off

@@ -550,6 +550,8 @@ def _open(folder: RunFolder, plan: dict[str, Any], command: str | None) -> tuple
             what = "; ".join(differences(plan, run["plan"])[:4])
             raise ArgumentError(f"out: {folder.path} holds another run ({what}); choose another folder")
         return run, ([] if run["status"] == "complete" else folder.recover())
+    if folder.journal.exists() or folder.table.exists():
+        raise ArgumentError(f"out: {folder.path} holds rows but no run.json; choose another folder")
     run = {
         "format": FORMAT,
         "status": "running",
