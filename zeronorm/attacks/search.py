@@ -149,11 +149,12 @@ class Search:
 
     # -- passes -----------------------------------------------------------------------------------------
 
-    def score(self, inputs: Float[Tensor, "a g p"]) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"]]:
-        """The objective, larger is better, and whether the goal is reached: one forward pass."""
-        z = self._call(self._padded(inputs))[: len(inputs)]
-        objective = self._objective(z, self.goal)
-        return self._comparable(objective), self._reached(z, self.goal)
+    def score(
+        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
+        """The objective, larger is better, and whether the goal is reached: one forward pass; `of` as for `logits`."""
+        z, goal = self.logits(inputs, of), self._goal_of(of)
+        return self._comparable(self._objective(z, goal)), self._reached(z, goal)
 
     def score_and_gradient(
         self, inputs: Float[Tensor, "a g p"]
@@ -220,7 +221,10 @@ class Search:
 
     def at_goal(self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None) -> Bool[Tensor, "n"]:
         """Whether these logits reach the goal; `of` as for `logits`."""
-        return self._reached(z, self.goal if of is None else self.goal[of])
+        return self._reached(z, self._goal_of(of))
+
+    def _goal_of(self, of: Int[Tensor, "n"] | None) -> Int[Tensor, "n"]:
+        return self.goal if of is None else self.goal[of]
 
     def _comparable(self, objective: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Larger is better, and logits that are not numbers are worse than any."""
@@ -302,13 +306,15 @@ class Search:
             self._values[rows] = values[chosen]
         return self.drop(reached)
 
-    def confirmed(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
+    def confirmed(
+        self, reached: Bool[Tensor, "n"], inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> Bool[Tensor, "n"]:
         """Success that holds in full precision, for a model that also offers a faster, rougher pass."""
         if self._exact is None or not reached.any():
             return reached
         some = reached.nonzero().flatten()
         z = self._exact(self._padded(inputs[some]))[: len(some)]
-        return reached.index_put((some,), self._reached(z, self.goal[some]))
+        return reached.index_put((some,), self._reached(z, self._goal_of(of)[some]))
 
     def drop_those_at_goal(self) -> None:
         """Leave alone who is there without an attack: misclassified already, or already of the target class."""
