@@ -15,16 +15,16 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError
+from zeronorm.files import locked, replace_files
 
 FORMAT = "zeronorm-run/1"
 _REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
@@ -66,23 +66,9 @@ class RunFolder:
         """Whether a run was started here."""
         return self.run_json.exists()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder: a second run that wants to write here is refused."""
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout:
-            raise ArgumentError(
-                f"out: another process is writing to {self.path}; wait for it to end"
-            ) from None
-        except OSError as error:
-            raise ArgumentError(f"out: cannot write to {self.path}: {error.strerror}") from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.path, "writing to")
 
     # -- run.json ---------------------------------------------------------------------------------------
 
@@ -107,7 +93,7 @@ class RunFolder:
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace run.json in one step: a crash leaves the old or the new one, never half."""
-        self._replace(self.run_json, json.dumps(run, indent=1, allow_nan=False).encode())
+        replace_files({self.run_json: json.dumps(run, indent=1, allow_nan=False).encode()})
 
     # -- rows -------------------------------------------------------------------------------------------
 
@@ -153,7 +139,7 @@ class RunFolder:
         ):
             sink = pa.BufferOutputStream()
             pq.write_table(content.cast(schema), sink, compression="zstd", write_page_checksum=True)
-            self._replace(target, sink.getvalue().to_pybytes())
+            replace_files({target: sink.getvalue().to_pybytes()})
         return digest_rows(table)
 
     def drop_journal(self) -> None:
@@ -180,17 +166,6 @@ class RunFolder:
                 )
             rows.append(dict.fromkeys(ROWS.names) | json.loads(body))
         return rows
-
-    def _replace(self, target: Path, content: bytes) -> None:
-        temporary = target.with_name(f".{target.name}.new")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def digest_rows(table: pa.Table) -> str:

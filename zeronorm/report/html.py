@@ -15,6 +15,7 @@ import numpy as np
 
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import RunFolder
+from zeronorm.files import replace_files
 from zeronorm.report import gallery, plots
 from zeronorm.report.tables import Summary, count, describe_median, percent, summarise
 
@@ -61,16 +62,10 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
         )
     )
     target = Path(out)
-    temporary = target.with_name(f".{target.name}.new")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, target)
+        replace_files({target: page.encode()})
     except OSError as error:
         raise ArgumentError(f"out: cannot write the report to {target}: {error.strerror}") from None
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
     return target
 
 
