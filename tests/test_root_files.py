@@ -53,11 +53,8 @@ def test_stopped_in_between_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_one_writer(tmp_path):
     folder = tmp_path / "made" / "here"
+    refused = pytest.raises(ArgumentError, match=r"out: another process is writing to .*here; wait for it")
+    with locked(folder, "writing to"), refused, locked(folder, "writing to"):
+        raise AssertionError("two writers")
     with locked(folder, "writing to"):
-        with (
-            pytest.raises(ArgumentError, match=r"out: another process is writing to .*here; wait for it"),
-            locked(folder, "writing to"),
-        ):
-            raise AssertionError("two writers")
-    with locked(folder, "writing to"):
-        pass
+        assert folder.is_dir()

@@ -17,10 +17,10 @@ from zeronorm import attacks
 from zeronorm.attacks.shrink import shrink
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.data import Dataset
-from zeronorm.evaluation import runner
+from zeronorm.evaluation import batch_search
 from zeronorm.evaluation.query_counter import QueryCounter
 from zeronorm.evaluation.records import ROWS
-from zeronorm.evaluation.runner import rebuild
+from zeronorm.evaluation.replay import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -433,7 +433,7 @@ def test_making_it_sparser_in_bfloat16_loses_nobody(model, monkeypatch):
         lost.append((answers(model, x_adv) != y) & (answers(model, sparser) == y))
         return sparser
 
-    monkeypatch.setattr(runner, "shrink", watched)
+    monkeypatch.setattr(batch_search, "shrink", watched)
     longer = {"steps": 40, "queries": 60}
     zn.evaluate(Coarse().eval(), dataset(model), zn.L0(8), **longer, curve=True, precision="bfloat16")
     assert not any(bool(some.any()) for some in lost)

@@ -19,7 +19,7 @@ from small_runs import CLASSES, SHORT, dataset, images, network, rows
 import zeronorm as zn
 from zeronorm.data import Dataset
 from zeronorm.evaluation.records import ROWS, RunFolder, digest_rows
-from zeronorm.evaluation.runner import summary_of
+from zeronorm.evaluation.result import summary_of
 
 CENTRE = torch.zeros(5, 5, dtype=torch.bool)
 CENTRE[1:4, 1:4] = True

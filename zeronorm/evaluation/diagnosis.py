@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zeronorm import checks
 from zeronorm.attacks.catalogue import catalogue, get
 from zeronorm.attacks.search import Model, evaluation_mode
 from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.replay import predict
 
 Finding = dict[str, str]
 
@@ -33,6 +36,25 @@ def passed(findings: list[Finding]) -> list[str]:
     """The checks that found nothing, in words."""
     codes = {finding["code"] for finding in findings}
     return [words for code, words in CHECKS.items() if code not in codes]
+
+
+def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequence[str]) -> None:
+    """One pass over two inputs: `ArgumentError` if the model does not fit the data at all."""
+    try:
+        z = predict(model, x[:2])
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever a stranger's model raises
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArgumentError(
+            f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype}, but it failed on "
+            f"them: {first}"
+        ) from error
+    checks.logits(z, min(len(x), 2), int(y.max()))
+    if class_names and z.shape[1] != len(class_names):
+        raise ArgumentError(
+            f"model: expected {len(class_names)} logits, one per class of {data}, got {z.shape[1]}"
+        )
 
 
 def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> list[Finding]:

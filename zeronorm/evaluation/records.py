@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 from zeronorm.errors import ArgumentError
 from zeronorm.files import locked, replace_files
 
+Row = dict[str, Any]  # one row, by the names of ROWS
+
 FORMAT = "zeronorm-run/1"
 _REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
 
@@ -97,7 +99,7 @@ class RunFolder:
 
     # -- rows -------------------------------------------------------------------------------------------
 
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+    def append(self, rows: Iterable[Row]) -> None:
         """Append finished rows to the journal and flush them to the disk."""
         lines = b"".join(_line(row) for row in rows)
         if lines:
@@ -106,7 +108,7 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def recover(self) -> list[dict[str, Any]]:
+    def recover(self) -> list[Row]:
         """The rows of an interrupted run.  A line cut off by the interruption is removed from the journal."""
         if not self.journal.exists():
             return []
@@ -130,7 +132,7 @@ class RunFolder:
         content = self.journal.read_bytes()
         return pa.Table.from_pylist(self._parse(content[: content.rfind(b"\n") + 1]), schema=ROWS)
 
-    def fold(self, rows: list[dict[str, Any]], images: list[dict[str, Any]]) -> str:
+    def fold(self, rows: list[Row], images: list[dict[str, Any]]) -> str:
         """Write the tables of a complete run and drop the journal; returns the digest of the rows."""
         table = pa.Table.from_pylist(rows, schema=ROWS)
         for schema, content, target in (
@@ -156,8 +158,8 @@ class RunFolder:
             raise ArgumentError(f"run: {self.images} is damaged: {str(error).splitlines()[0]}") from None
         return {row["example"]: row["x"] for row in rows}
 
-    def _parse(self, content: bytes) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
+    def _parse(self, content: bytes) -> list[Row]:
+        rows: list[Row] = []
         for number, line in enumerate(content.splitlines(), start=1):
             body, _, check = line.rpartition(b"\t")
             if check != _checksum(body):
@@ -168,6 +170,11 @@ class RunFolder:
         return rows
 
 
+def finite(number: float) -> float | None:
+    """A number as a row holds it: null where it is infinite or none."""
+    return number if abs(number) < float("inf") else None
+
+
 def digest_rows(table: pa.Table) -> str:
     """SHA-256 of the rows' content, independent of how they are stored."""
     sha = hashlib.sha256()
@@ -176,7 +183,7 @@ def digest_rows(table: pa.Table) -> str:
     return f"sha256:{sha.hexdigest()}"
 
 
-def _body(row: dict[str, Any]) -> bytes:
+def _body(row: Row) -> bytes:
     present = {name: row[name] for name in ROWS.names if row.get(name) is not None}
     return json.dumps(present, separators=(",", ":")).encode()
 
@@ -185,6 +192,6 @@ def _checksum(body: bytes) -> bytes:
     return f"{zlib.crc32(body):08x}".encode()
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def _line(row: Row) -> bytes:
     body = _body(row)
     return body + b"\t" + _checksum(body) + b"\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import ItemsView
+from collections.abc import ItemsView, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,16 @@ class RobustAccuracy(Accuracy):
     def items(self) -> ItemsView[int, Accuracy]:
         """(k, accuracy) in ascending k."""
         return self.by_k.items()
+
+
+def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    """The headline of a run as plain values: what `verify` computes again."""
+    figures = report.summarise(run, rows)
+    return {
+        "n": figures.n,
+        "clean_accuracy": figures.clean_accuracy.value,
+        "robust_accuracy": {str(k): share.value for k, share in figures.robust_accuracy.items()},
+    }
 
 
 class Evaluation:
