@@ -10,36 +10,30 @@ import time
 
 import pytest
 import torch
-from small_runs import SHORT, dataset, network, rows
-from torch import nn
+from small_runs import SHORT, Fragile, dataset, network, rows
 
 import zeronorm as zn
+from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.cli.main import run as command_line
 from zeronorm.evaluation import batch_search, records
 from zeronorm.evaluation.records import RunFolder
 
 # the shape checks of the tests double the time, and have seen all this elsewhere
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "minimal_attack")
 
 MODES = {
     "list": {"threat": [zn.L0(1), zn.L0(2)]},
     "curve": {"threat": zn.L0(4), "curve": True},
+    "minimal": {
+        "threat": [zn.L0(1), zn.L0(2), zn.L0(4)],
+        "attack": [
+            "sparse_rs",
+            "greedy",
+            Stage("sparse_pgd", {"steps": 12}),
+            Stage("sparse_pgd", {"steps": 12, "gradient": "projected"}),
+        ],
+    },
 }
-
-
-class Fragile(nn.Module):
-    """A model that raises at its n-th pass."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner, self.left, self.error = inner, float("inf"), None
-        self.eval()
-
-    def forward(self, x):
-        self.left -= 1
-        if self.left < 0:
-            raise self.error
-        return self.inner(x)
 
 
 @pytest.fixture(scope="module")

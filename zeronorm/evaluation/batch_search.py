@@ -26,8 +26,8 @@ class BatchSearch:
     """A stage of the cascade on a batch of examples, within one budget.
 
     What the attack claims is not believed: `on_rows` gets what a fresh pass says of its results.  Successes
-    are handed over while the attack goes on, the rest when it ends; examples that are `written` already, from
-    before an interruption, take part but get no second row.
+    are handed over while the attack goes on, unless a sparser one may follow, the rest when it ends; examples
+    that are `written` already, from before an interruption, take part but get no second row.
 
     Attributes:
         counter: the passes of each example.
@@ -96,8 +96,10 @@ class BatchSearch:
     def _broken(self, rows: Tensor, x_adv: Tensor) -> None:
         """The attack says that these just broke: written before it ends, in case it does not."""
         self._claimed.update(rows.tolist())
-        if not self.counter.differentiable:
-            return  # a model that is only called, perhaps for money, is asked for one verdict at the end
+        # a minimal attack may still find fewer changes, and a model that is only called, perhaps for money, is
+        # asked for one verdict at the end
+        if self.stage.minimal or not self.counter.differentiable:
+            return
         self._pending.append((rows, x_adv.clone()))
         if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
             pending, self._pending = self._pending, []

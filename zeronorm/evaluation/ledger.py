@@ -24,6 +24,7 @@ class Ledger:
         self.order = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
         self._examples, self._folder = examples, folder
         self._done: set[tuple[int, int | None, int]] = set()  # (example, k, stage) with a row
+        self._largest: dict[tuple[int, int], int] = {}  # (example, stage): its largest budget so far
         self._correct = torch.zeros(len(examples), dtype=torch.bool)
         self._smallest = [float("inf")] * len(examples)  # the fewest changes found; 0 for a clean error
         self._sparser: dict[int, list[Row]] = {}  # each example's adversarials, ever sparser
@@ -44,7 +45,10 @@ class Ledger:
             self._correct[i] = row["outcome"] == "correct"
             if row["outcome"] == "wrong":
                 self._smallest[i] = 0
-        elif row["outcome"] == "broken" and row["distance"] < self._smallest[i]:
+            return
+        searched = i, row["stage"]
+        self._largest[searched] = max(row["k"], self._largest.get(searched, 0))
+        if row["outcome"] == "broken" and row["distance"] < self._smallest[i]:
             self._smallest[i] = row["distance"]
             self._sparser.setdefault(i, []).append(row)
 
@@ -52,12 +56,23 @@ class Ledger:
         """Whether this search of this example has a row."""
         return (i, k, stage) in self._done
 
-    def left(self, k: int, stage: int, broken_with: float = float("inf")) -> list[int]:
-        """The examples a search is given: not yet broken with k changes, or given to it before an interruption."""
+    def budget_of(self, i: int, stage: int) -> int | None:
+        """The largest budget at which this stage has searched this example; None if it has not."""
+        return self._largest.get((i, stage))
+
+    def left(
+        self, k: int, stage: int, *, above: int | None = None, broken_with: float = float("inf")
+    ) -> list[int]:
+        """The examples a search within k is given, or was given before an interruption.
+
+        They are predicted correctly, and not yet broken with `above` changes (k, by default), but with
+        `broken_with` if at all.
+        """
+        bar = k if above is None else above
         return [
             i
             for i, smallest in enumerate(self._smallest)
-            if self._correct[i] and (k < smallest <= broken_with or self.has(i, k, stage))
+            if self._correct[i] and (bar < smallest <= broken_with or self.has(i, k, stage))
         ]
 
     def robust(self, k: int | None) -> int:

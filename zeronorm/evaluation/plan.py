@@ -28,6 +28,7 @@ class PlannedStage:
     Attributes:
         index: its place in the cascade.
         name: the attack, and the choice that tells it from others of the same attack.
+        minimal: whether it looks for the smallest change, and so answers for every budget at once.
     """
 
     index: int
@@ -35,10 +36,12 @@ class PlannedStage:
     attack: str
     options: dict[str, Any]
     function: AttackFunction
+    minimal: bool
 
     def describe(self) -> dict[str, Any]:
         """As the plan in run.json holds it."""
-        return {"name": self.name, "attack": self.attack, "options": self.options}
+        kind = "minimal" if self.minimal else "budget"
+        return {"name": self.name, "attack": self.attack, "kind": kind, "options": self.options}
 
 
 def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:
@@ -97,6 +100,7 @@ def resolve_stages(
 
     planned: list[PlannedStage] = []
     for stage, function in resolved:
+        minimal = False
         # a function of one's own may be called like one of the catalogue
         if stage.attack in catalogue and function is get(stage.attack).function:
             entry = get(stage.attack)
@@ -107,8 +111,8 @@ def resolve_stages(
                 )
             options = entry.options | stage.options | {n: v for n, v in given.items() if n in entry.cost}
             used |= given.keys() & set(entry.cost)
-            stage = Stage(stage.attack, options)
-        planned.append(PlannedStage(len(planned), stage.name, stage.attack, stage.options, function))
+            stage, minimal = Stage(stage.attack, options), entry.kind == "minimal"
+        planned.append(PlannedStage(len(planned), stage.name, stage.attack, stage.options, function, minimal))
     for name in given.keys() - used:
         takes = (
             sorted({cost for stage in planned for cost in get(stage.attack).cost})

@@ -184,22 +184,38 @@ class _Runner:
         """Everything that has no row yet."""
         self._predict_clean()
         if curve:
-            self._run_curve()
-            return
-        for threat in self.threats:
-            assert threat.k is not None
-            for stage in self.stages:
-                self._search(threat, stage, self.ledger.left(threat.k, stage.index))
+            self._go_down()
+        else:
+            self._go_up()
 
-    def _run_curve(self) -> None:
-        """From the largest budget down: who is broken with d changes is searched again with d - 1."""
-        most = self.threats[0].k
-        assert most is not None
+    def _go_up(self) -> None:
+        """Budget by budget, the smallest first: each is for who withstood those before.
+
+        A minimal attack is run in the turn of the smallest budget only, but up to the largest: the one change
+        it finds is the answer for every budget.
+        """
+        for threat in self.threats:
+            for stage in self.stages:
+                if not stage.minimal:
+                    self._search(threat, stage, self.ledger.left(_k(threat), stage.index))
+                elif threat is self.threats[0]:
+                    largest = self.threats[-1]
+                    left = self.ledger.left(_k(largest), stage.index, above=_k(threat))
+                    self._search(largest, stage, left)
+
+    def _go_down(self) -> None:
+        """From the largest budget down: who is broken with d changes is searched again with d - 1.
+
+        A minimal attack is run once for each example, when its turn comes first: it has gone down by itself.
+        """
+        most = _k(self.threats[0])
         for k in range(most, 0, -1):
             for stage in self.stages:
                 # an earlier stage may have broken it at this very budget; then it is a smaller budget's business
                 broken_with = float("inf") if k == most else float(k + 1)
-                left = self.ledger.left(k, stage.index, broken_with)
+                left = self.ledger.left(k, stage.index, broken_with=broken_with)
+                if stage.minimal:
+                    left = [i for i in left if self.ledger.budget_of(i, stage.index) in (None, k)]
                 self._search(self.threats[0].with_k(k), stage, left, sparser=True)
 
     def _predict_clean(self) -> None:
@@ -290,7 +306,7 @@ def _finish(
     rows = sorted(ledger.rows, key=lambda r: (order[r["example"]], r["stage"] >= 0, r["k"] or 0, r["stage"]))
     images = [{"example": e, "x": x[order[e]].double().flatten().tolist()} for e in _pictured(rows)]
     run["rows_digest"] = folder.fold(rows, images)
-    run["diagnosis"], run["checks"] = findings, diagnosis.passed(findings)
+    run["diagnosis"], run["checks"] = findings, diagnosis.passed(run, findings)
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     run["status"] = "complete"
     run["summary"] = summary_of(run, folder.read_rows())
@@ -359,6 +375,11 @@ def _describe(dataset: Dataset, x: Tensor) -> dict[str, Any]:
         "dtype": str(x.dtype).removeprefix("torch."),
         "class_names": list(dataset.class_names),
     }
+
+
+def _k(threat: L0) -> int:
+    assert threat.k is not None, "a run has budgets"
+    return threat.k
 
 
 def _batches(todo: list[int], size: int) -> Iterator[list[int]]:

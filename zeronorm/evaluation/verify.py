@@ -154,19 +154,40 @@ def _check_completeness(
 
 
 def _due(example: int, found: Mapping[Key, Row], plan: Mapping[str, Any]) -> Iterator[Key]:
-    """The rows of an example: it is searched stage by stage until broken, and in a curve again with less."""
+    """The rows of an example, in the order they were made (`runner._Runner`), given what they say was found."""
     yield example, None, -1
     if found.get((example, None, -1), {}).get("outcome") != "correct":
         return
-    budgets, curve = list(plan["threat"]["budgets"]), plan["threat"]["curve"]
-    while budgets and not (curve and budgets[0] < 1):
-        k = budgets.pop(0)
-        for stage in range(len(plan["attack"]["stages"])):
-            yield example, k, stage
-            row = found.get((example, k, stage), {})
-            if row.get("outcome") == "broken":
-                budgets = [min(k, row["distance"] or 0) - 1] if curve else []
-                break
+    budgets, stages = plan["threat"]["budgets"], plan["attack"]["stages"]
+    minimal = [stage.get("kind") == "minimal" for stage in stages]
+    smallest = math.inf
+
+    def search(k: int, stage: int) -> Key:
+        nonlocal smallest
+        key = example, k, stage
+        row = found.get(key, {})
+        if row.get("outcome") == "broken":
+            smallest = min(smallest, row["distance"] or 0)
+        return key
+
+    if plan["threat"]["curve"]:  # down: each time with one change fewer, a minimal attack once
+        k, past = budgets[0], set[int]()
+        while k >= 1:
+            for stage in range(len(stages)):
+                if stage not in past:
+                    yield search(k, stage)
+                    if minimal[stage]:
+                        past.add(stage)
+                    if smallest <= k:
+                        break
+            else:
+                return
+            k = int(smallest) - 1
+        return
+    for k in budgets:  # up: until broken, a minimal attack at the first turn for all budgets
+        for stage in range(len(stages)):
+            if smallest > k and not (minimal[stage] and k > budgets[0]):
+                yield search(budgets[-1] if minimal[stage] else k, stage)
 
 
 def _check_names(
