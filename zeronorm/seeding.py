@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from zeronorm.compiled import compiled, serves
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -37,6 +41,10 @@ class Streams:
     def bits(self, step: int, n: int) -> Int[Tensor, "b n"]:
         """n times 64 random bits for each example; n < 2^32."""
         # places in the example's sequence of 2^64: steps are 2^32 apart
+        if serves(self._keys):
+            words = self._keys.new_empty(len(self._keys), n)
+            _words(words, self._keys, step)
+            return words
         places = torch.arange(1, n + 1, device=self._keys.device).mul_(_signed(_GOLDEN))
         return _mix(self._keys[:, None] + places.add_(_signed(_GOLDEN * (step << 32))))
 
@@ -55,6 +63,19 @@ class Streams:
             return self.bits(step, n).to(dtype).mul_(2.0**-64)
         halves = self.bits(step, (n + 1) // 2).view(torch.int32)[:, :n]
         return halves.to(torch.float32).mul_(2.0**-32).to(dtype)
+
+
+@compiled
+def _words(start: int, stop: int, words: Any, keys: Any, step: int) -> None:
+    # the twin of `bits` and `_mix`
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    first = golden * (np.uint64(step) << np.uint64(32))
+    for row in range(start, stop):
+        for i in range(words.shape[1]):
+            z = np.uint64(keys[row]) + first + golden * np.uint64(i + 1)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            words[row, i] = np.int64(z ^ (z >> np.uint64(31)))
 
 
 def below(bits: Int[Tensor, "*shape"], high: int) -> Int[Tensor, "*shape"]:
