@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 _WORTH_A_THREAD = 1 << 17  # entries
-_TYPES = (torch.float32, torch.float64, torch.int64)
+_TYPES = (torch.float32, torch.float64, torch.int64, torch.bool)
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
@@ -35,16 +35,14 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
         kernel = numba.njit(plain, **options)
 
     def call(*arguments: Any) -> None:
-        rows = len(arguments[0])
-        entries = arguments[0].numel()
-        arrays = [a.numpy() if isinstance(a, Tensor) else a for a in arguments]
-        threads = min(torch.get_num_threads(), entries // _WORTH_A_THREAD + 1, rows)
+        arrays = [a.numpy() if type(a) is Tensor else a for a in arguments]
+        rows = arrays[0].shape[0]
+        threads = min(torch.get_num_threads(), arrays[0].size // _WORTH_A_THREAD + 1, rows)
         if threads <= 1:
             kernel(0, rows, *arrays)
             return
         borders = [rows * i // threads for i in range(threads + 1)]
-        spans = itertools.pairwise(borders)
-        list(_pool().map(lambda span: kernel(*span, *arrays), spans))
+        list(_pool().map(lambda span: kernel(*span, *arrays), itertools.pairwise(borders)))
 
     return call
 
@@ -57,10 +55,14 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def serves(*tensors: Tensor) -> bool:
     """Whether kernels can work on these: on the CPU, in one piece, of a type numpy knows, and nothing recorded."""
-    return all(
-        t.device.type == "cpu" and t.is_contiguous() and t.dtype in _TYPES and not t.requires_grad
-        for t in tensors
-    )
+    for t in tensors:
+        if (
+            not (t.is_cpu and t.is_contiguous() and t.dtype in _TYPES)
+            or t.requires_grad
+            or type(t) is not Tensor
+        ):
+            return False
+    return True
 
 
 @cache

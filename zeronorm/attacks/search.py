@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zeronorm import checks, losses
+from zeronorm.compiled import compiled, serves
 from zeronorm.errors import ArgumentError
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0
@@ -125,7 +126,7 @@ class Search:
 
         # what belongs to the examples still under attack
         self.rows = torch.arange(len(x), device=x.device)
-        self.x = self.clean.clone()
+        self._hold(self.clean.clone())
         self.goal = (y if targeted is None else targeted).to(device=x.device, dtype=torch.int64)
         self.streams = Streams(seed, checks.identifiers(ids, x), name)
         self.low, self.high, self.width = _box(self.result, threat)
@@ -156,9 +157,8 @@ class Search:
         self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
     ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"]]:
         """As `score`, of the clean inputs with `values` written at `positions`."""
-        written = self._copied(self.x)
-        at = positions[:, None].expand_as(values)
-        written.view(len(written), *self.x.shape[1:])[: len(values)].scatter_(2, at, values)
+        written = self._filled.clone()
+        self._write(written, positions, values)
         return self._judged(self._call(written)[: len(values)])
 
     def score_and_gradient(
@@ -170,18 +170,19 @@ class Search:
         gradient has its direction, but does not vanish where the model is very sure (`losses.log_odds`).
         """
         leaf, z = self._traced(inputs, None)
-        judged = z.detach()[: len(inputs)]
-        objective, upstream = losses.log_odds_and_gradient(judged, self.goal)
-        if self.targeted:
-            upstream = -upstream
-        if len(z) > len(inputs):
-            upstream = torch.cat([upstream, upstream.new_zeros(len(z) - len(inputs), z.shape[1])])
-        (gradient,) = torch.autograd.grad(z, leaf, upstream)
-        if not math.isfinite(float(gradient.sum())):
-            # a NaN would spread to the iterate and end its search
-            gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
-        gradient = gradient.reshape(inputs.shape)  # to read only: it may be the model's own tensor
-        return self._comparable(objective), self._reached(judged, self.goal), gradient
+        return self._judged_with_gradient(leaf, z, inputs.shape)
+
+    def score_and_gradient_iterate(
+        self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
+    ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
+        """As `score_and_gradient`, of the clean inputs with `values` written at `positions`."""
+        # a leaf of zeros that takes no memory, so that one copy serves: it is not a leaf, and may be written into
+        leaf = self.x.new_zeros(()).expand_as(self._filled).requires_grad_()
+        with torch.enable_grad():
+            written = self._filled + leaf
+            self._write(written.detach(), positions, values)
+            z = self._differentiable(self._call(written))
+        return self._judged_with_gradient(leaf, z, self.x.shape)
 
     def logits(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
@@ -221,13 +222,32 @@ class Search:
         """A leaf with the inputs, and the logits that hang on it."""
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
-            z = self._call(self._copied(leaf), of)
+            z = self._differentiable(self._call(self._copied(leaf), of))
+        return leaf, z
+
+    def _differentiable(self, z: Tensor) -> Tensor:
         if not z.requires_grad:
             raise ArgumentError(
                 f"model: {self.name} needs gradients, and this model gives none; "
                 "sparse_rs works with any callable"
             )
-        return leaf, z
+        return z
+
+    def _judged_with_gradient(
+        self, leaf: Tensor, z: Tensor, shape: torch.Size
+    ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
+        judged = z.detach()[: shape[0]]
+        objective, upstream = losses.log_odds_and_gradient(judged, self.goal)
+        if self.targeted:
+            upstream = -upstream
+        if len(z) > len(judged):
+            upstream = torch.cat([upstream, upstream.new_zeros(len(z) - len(judged), z.shape[1])])
+        (gradient,) = torch.autograd.grad(z, leaf, upstream)
+        if not math.isfinite(float(gradient.sum())):
+            # a NaN would spread to the iterate and end its search
+            gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
+        gradient = gradient[: len(judged)].reshape(shape)  # to read only: it may be the model's own tensor
+        return self._comparable(objective), self._reached(judged, self.goal), gradient
 
     def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
         """The logits of inputs that the model may write into."""
@@ -242,6 +262,16 @@ class Search:
         return inputs.clone() if filled is inputs else filled
 
     # -- iterates ---------------------------------------------------------------------------------------
+
+    def _hold(self, x: Float[Tensor, "a g p"]) -> None:
+        """The clean inputs under attack: `_filled` is what a pass over them is given, `x` their grid."""
+        shaped = x.reshape(len(x), *self._shape)
+        self._filled = filled_up(self.model, shaped)
+        self.x = self._filled[: len(x)].view(x.shape)
+
+    def _write(self, written: Tensor, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]) -> None:
+        grid = written.view(len(written), *self.x.shape[1:])[: len(values)]
+        grid.scatter_(2, positions[:, None].expand_as(values), values)
 
     def inputs(self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]) -> Float[Tensor, "a g p"]:
         """The clean inputs with `values` written at `positions`."""
@@ -296,13 +326,15 @@ class Search:
         """
         if self._exact is not None and reached.any():
             reached = self.confirmed(reached, self.inputs(positions, values))
-        better = (objective > self._best_objective).logical_or_(reached)
-        best = (positions, self.at(self.x, positions)) if self._best is None else self._best
-        self._best_objective = torch.where(better, objective, self._best_objective)
-        self._best = (
-            torch.where(better[:, None], positions, best[0]),
-            torch.where(better[:, None, None], values, best[1]),
-        )
+        if self._best is None:
+            self._best = positions.clone(), self.at(self.x, positions)
+        best = (self._best_objective, *self._best)
+        if serves(objective, reached, positions, values, *best):
+            _keep_better(objective, reached, positions, values, *best)
+        else:
+            better = (objective > self._best_objective).logical_or_(reached)
+            for old, new in zip(best, (objective, positions, values), strict=True):
+                old.copy_(torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old))
         return self.drop(reached)
 
     def confirmed(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
@@ -335,8 +367,10 @@ class Search:
             if (tell := getattr(self.model, "broken", None)) is not None:
                 tell(rows := self.rows[gone], self.result[rows])
         keep = (~reached).nonzero().flatten()
-        for name in ("rows", "x", "goal", "_best_objective"):
-            setattr(self, name, getattr(self, name).index_select(0, keep))
+        self._hold(self.x.index_select(0, keep))
+        self.rows, self.goal, self._best_objective = (
+            part.index_select(0, keep) for part in (self.rows, self.goal, self._best_objective)
+        )
         if self._best is not None:
             self._best = (self._best[0].index_select(0, keep), self._best[1].index_select(0, keep))
         if isinstance(self.low, Tensor) and isinstance(self.high, Tensor):
@@ -354,6 +388,18 @@ class Search:
         """The result: who is broken as they broke, the others as the best attempt."""
         self._write_best(torch.arange(len(self.rows), device=self.rows.device))
         return self.result
+
+
+@compiled
+def _keep_better(
+    start: int, stop: int, objective: Any, reached: Any, positions: Any, values: Any,
+    best_objective: Any, best_positions: Any, best_values: Any,
+) -> None:  # fmt: skip
+    for row in range(start, stop):
+        if reached[row] or objective[row] > best_objective[row]:
+            best_objective[row] = objective[row]
+            best_positions[row] = positions[row]
+            best_values[row] = values[row]
 
 
 def _box(x: Tensor, threat: L0) -> tuple[float | Tensor, float | Tensor, float | Tensor]:

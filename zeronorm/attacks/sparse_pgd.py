@@ -99,7 +99,7 @@ def sparse_pgd(
             if step == steps:
                 search.record(*search.score_iterate(support, values), support, values)
                 break
-            objective, reached, G = search.score_and_gradient(search.inputs(support, values))
+            objective, reached, G = search.score_and_gradient_iterate(support, values)
             keep = search.record(objective, reached, support, values)
             if keep is not None:
                 v, mask, support, values, stuck, G = (
