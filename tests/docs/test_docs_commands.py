@@ -23,11 +23,12 @@ ZERONORM = [words for page in PAGES for words in commands(page) if words[0] == "
 SMALL = {
     "evaluate": ["--limit", "8", "--steps", "8", "--queries", "16"],
     "train": ["--epochs", "1", "--limit", "40"],
+    "bench": ["--limit", "8", "--steps", "4", "--queries", "4", "--rounds", "1"],
 }
 
 
 def test_there_are_commands():
-    assert len(README) == 13 and len(ZERONORM) == 9
+    assert len(README) == 14 and len(ZERONORM) == 10
     assert {words[1] for words in ZERONORM} == {
         command.name or command.callback.__name__ for command in _verbs()
     }
