@@ -7,6 +7,11 @@
 
 A row with `stage` -1 is the clean prediction of an example.  A killed run loses at most the line being
 written.  No torch here: reports and other tools read records without a model.
+
+A comparison is a folder of such folders:
+
+    comparison.json   what was compared with what, and the figures
+    transfer.parquet  how the adversarials of each run fare on the other models
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,7 @@ import pyarrow.parquet as pq
 from zeronorm.errors import ArgumentError
 
 FORMAT = "zeronorm-run/1"
+COMPARISON_FORMAT = "zeronorm-comparison/1"
 _REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
 
 ROWS = pa.schema(
@@ -51,6 +57,20 @@ ROWS = pa.schema(
 
 IMAGES = pa.schema([("example", pa.int64()), ("x", pa.list_(pa.float64()))])  # x in the order of its shape
 
+TRANSFERS = pa.schema(
+    [
+        ("source", pa.string()),  # folder of the run that found the adversarial, within the comparison's
+        ("example", pa.int64()),  # which of its rows: example, budget, stage
+        ("k", pa.int32()),
+        ("stage", pa.int32()),
+        ("distance", pa.int32()),  # changed positions, as there
+        ("target", pa.string()),  # the model it was tried on
+        ("outcome", pa.string()),  # broken | robust
+        ("prediction", pa.int32()),  # of the target, on a fresh pass
+        ("margin", pa.float64()),  # label's logit minus the largest other, same pass
+    ]
+)
+
 
 class RunFolder:
     """The folder of one run, opened for writing or reading."""
@@ -66,23 +86,9 @@ class RunFolder:
         """Whether a run was started here."""
         return self.run_json.exists()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder: a second run that wants to write here is refused."""
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except filelock.Timeout:
-            raise ArgumentError(
-                f"out: another process is writing to {self.path}; wait for it to end"
-            ) from None
-        except OSError as error:
-            raise ArgumentError(f"out: cannot write to {self.path}: {error.strerror}") from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return _locked(self.path)
 
     # -- run.json ---------------------------------------------------------------------------------------
 
@@ -107,7 +113,7 @@ class RunFolder:
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace run.json in one step: a crash leaves the old or the new one, never half."""
-        self._replace(self.run_json, json.dumps(run, indent=1, allow_nan=False).encode())
+        _replace(self.run_json, json.dumps(run, indent=1, allow_nan=False).encode())
 
     # -- rows -------------------------------------------------------------------------------------------
 
@@ -134,11 +140,7 @@ class RunFolder:
     def read_rows(self) -> pa.Table:
         """All rows, from the table of a complete run or the journal of an unfinished one."""
         if self.table.exists():
-            try:
-                return pq.read_table(self.table, schema=ROWS, page_checksum_verification=True)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                first = str(error).splitlines()[0]
-                raise ArgumentError(f"run: {self.table} is damaged or not a table of rows: {first}") from None
+            return _read_table(self.table, ROWS)
         if not self.journal.exists():
             return ROWS.empty_table()
         content = self.journal.read_bytes()
@@ -151,9 +153,7 @@ class RunFolder:
             (IMAGES, pa.Table.from_pylist(images, schema=IMAGES), self.images),
             (ROWS, table, self.table),
         ):
-            sink = pa.BufferOutputStream()
-            pq.write_table(content.cast(schema), sink, compression="zstd", write_page_checksum=True)
-            self._replace(target, sink.getvalue().to_pybytes())
+            _write_table(target, content.cast(schema))
         return digest_rows(table)
 
     def drop_journal(self) -> None:
@@ -181,28 +181,113 @@ class RunFolder:
             rows.append(dict.fromkeys(ROWS.names) | json.loads(body))
         return rows
 
-    def _replace(self, target: Path, content: bytes) -> None:
-        temporary = target.with_name(f".{target.name}.new")
+
+class ComparisonFolder:
+    """The folder of a comparison: runs in folders of their own, and what ties them together."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.comparison_json = self.path / "comparison.json"
+        self.transfers = self.path / "transfer.parquet"
+
+    def exists(self) -> bool:
+        """Whether a comparison was started here."""
+        return self.comparison_json.exists()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder: a second comparison that wants to write here is refused."""
+        return _locked(self.path)
+
+    def read(self) -> dict[str, Any]:
+        """The content of comparison.json; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            comparison = json.loads(self.comparison_json.read_text())
+        except (ValueError, OSError) as error:
+            raise ArgumentError(f"comparison: {self.comparison_json} cannot be read: {error}") from None
+        found = comparison.get("format") if isinstance(comparison, dict) else type(comparison).__name__
+        if found != COMPARISON_FORMAT:
+            raise ArgumentError(
+                f"comparison: expected format {COMPARISON_FORMAT} in {self.comparison_json}, got {found!r}"
+            )
+        runs = comparison.get("runs")
+        if not (runs and all(isinstance(run, dict) and {"model", "attack", "path"} <= set(run) for run in runs)):
+            raise ArgumentError(f"comparison: {self.comparison_json} is damaged: it names no runs")
+        return comparison
+
+    def write(self, comparison: dict[str, Any]) -> None:
+        """Replace comparison.json in one step."""
+        _replace(self.comparison_json, json.dumps(comparison, indent=1, allow_nan=False).encode())
+
+    def run(self, path: str) -> RunFolder:
+        """One of its runs; a path that leads out of the folder is refused."""
+        place = self.path / path
+        if not place.resolve().is_relative_to(self.path.resolve()):
+            raise ArgumentError(f"comparison: expected the path of a run within {self.path}, got {path!r}")
+        return RunFolder(place)
+
+    def read_transfers(self) -> pa.Table:
+        """How adversarials fared on the models they were not made for; empty if nothing was tried."""
+        return _read_table(self.transfers, TRANSFERS) if self.transfers.exists() else TRANSFERS.empty_table()
+
+    def write_transfers(self, rows: list[dict[str, Any]]) -> str:
+        """Write them as one table; returns the digest of its rows."""
+        table = pa.Table.from_pylist(rows, schema=TRANSFERS)
+        _write_table(self.transfers, table)
+        return digest_rows(table)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = filelock.FileLock(path / ".lock", timeout=0)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise ArgumentError(f"out: another process is writing to {path}; wait for it to end") from None
+    except OSError as error:
+        raise ArgumentError(f"out: cannot write to {path}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ArgumentError(f"run: {path} is damaged or not a table of rows: {first}") from None
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    _replace(path, sink.getvalue().to_pybytes())
+
+
+def _replace(target: Path, content: bytes) -> None:
+    temporary = target.with_name(f".{target.name}.new")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def digest_rows(table: pa.Table) -> str:
     """SHA-256 of the rows' content, independent of how they are stored."""
     sha = hashlib.sha256()
     for row in table.to_pylist():
-        sha.update(_body(row))
+        sha.update(_body(row, table.schema.names))
     return f"sha256:{sha.hexdigest()}"
 
 
-def _body(row: dict[str, Any]) -> bytes:
-    present = {name: row[name] for name in ROWS.names if row.get(name) is not None}
+def _body(row: dict[str, Any], names: list[str]) -> bytes:
+    present = {name: row[name] for name in names if row.get(name) is not None}
     return json.dumps(present, separators=(",", ":")).encode()
 
 
@@ -211,5 +296,5 @@ def _checksum(body: bytes) -> bytes:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    body = _body(row)
+    body = _body(row, ROWS.names)
     return body + b"\t" + _checksum(body) + b"\n"

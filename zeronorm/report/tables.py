@@ -68,13 +68,14 @@ class Share:
 class Effort:
     """Passes of the model (forward and backward counted alike) that a budget's answers took.
 
-    In a list, what this budget's cascade spent on each example that the smaller budgets had left: `start` of
-    them, of which those it broke `fell` after so many passes (ascending).  In a curve, what an example had cost
-    altogether when the first adversarial within k was found.  `most` is the largest cost of any example.
+    `start` examples were there to break; those that broke `fell` after so many passes (ascending), `iterations`
+    of them forward (ascending too): updates of a white-box search, queries of a black-box one.  `most` is the
+    largest cost of any example.
     """
 
     start: int
     fell: Ints
+    iterations: Ints
     most: int
 
 
@@ -109,6 +110,10 @@ class Summary:
     `budgets` are the k a table shows (all of a list; powers of two and the last of a curve), `after_stage[k]`
     the examples left at the start of the cascade and after each of its stages, `curve[k]` how many of `n` are
     left at every k from 0.  `smallest` goes with `examples`, the ids in ascending order.
+
+    `altogether[k]` is what an example had cost, all its searches up to budget k, when the first adversarial
+    within k was found.  In a curve `effort[k]` is the same; in a list it is what this budget's cascade spent on
+    each example that the smaller budgets had left.
     """
 
     run: Mapping[str, Any]
@@ -123,6 +128,7 @@ class Summary:
     after_stage: dict[int, list[Share]]
     curve: Ints
     effort: dict[int, Effort]
+    altogether: dict[int, Effort]
     median: Magnitude | None  # None before the first example
     classes: list[Class]
     stages: list[Stage]
@@ -170,7 +176,8 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
         robust_accuracy={k: Share(int(left[k]), n) for k in every},
         after_stage={k: _after_stage(clean, searches, k, len(names), curve) for k in shown},
         curve=left,
-        effort={k: _effort(clean, searches, k, curve) for k in shown},
+        effort={k: _effort(clean, searches, k, curve, altogether=curve) for k in shown},
+        altogether={k: _effort(clean, searches, k, curve, altogether=True) for k in shown},
         median=median_magnitude(smallest) if n else None,
         classes=_classes(clean, searches, own, smallest, shown, plan["data"].get("class_names")),
         stages=_stages(searches, own, names, run.get("sessions") or []),
@@ -352,24 +359,33 @@ def _after_stage(clean: _Clean, searches: _Searches, k: int, stages: int, curve:
     return [Share(int((first > turn).sum()), len(first)) for turn in range(-1, stages)]
 
 
-def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
+def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool, *, altogether: bool) -> Effort:
     # a list goes up: what broke within k at a smaller budget is gone; a larger one may still find a smaller change
     within = (searches.distance > 0) & (searches.distance <= k)
     gone = ~clean.correct
-    if not curve:
+    if not altogether:
         gone[searches.at[within & (searches.k < k)]] = True
-    mine = np.flatnonzero(~gone[searches.at] & (curve | (searches.k >= k)))
+    mine = np.flatnonzero(~gone[searches.at] & (altogether | (searches.k >= k)))
     order = mine[
         np.lexsort((searches.stage[mine], (-1 if curve else 1) * searches.k[mine], searches.at[mine]))
     ]
-    at, passes = searches.at[order], (searches.forwards + searches.backwards)[order]
-    spent = np.cumsum(passes)
+    at = searches.at[order]
     starts = np.searchsorted(at, np.arange(len(clean.example)))
-    spent -= np.concatenate([[0], spent])[starts[at]]  # the running total of each example alone
+
+    def running_total(passes: Ints) -> Ints:
+        """Of each example alone."""
+        total = np.cumsum(passes[order])
+        return total - np.concatenate([[0], total])[starts[at]]
+
+    spent = running_total(searches.forwards + searches.backwards)
     hit = np.flatnonzero(within[order])
-    fell = spent[hit[np.unique(at[hit], return_index=True)[1]]]
-    most = max(spent[curve | (searches.k[order] == k)].max(initial=0), fell.max(initial=0))
-    return Effort(int((~gone).sum()), np.sort(fell), int(most))
+    hit = hit[np.unique(at[hit], return_index=True)[1]]
+    return Effort(
+        start=int((~gone).sum()),
+        fell=np.sort(spent[hit]),
+        iterations=np.sort(running_total(searches.forwards)[hit]),
+        most=int(max(spent[curve | (searches.k[order] <= k)].max(initial=0), spent[hit].max(initial=0))),
+    )
 
 
 def _classes(
