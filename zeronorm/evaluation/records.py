@@ -210,7 +210,9 @@ class ComparisonFolder:
                 f"comparison: expected format {COMPARISON_FORMAT} in {self.comparison_json}, got {found!r}"
             )
         runs = comparison.get("runs")
-        if not (runs and all(isinstance(run, dict) and {"model", "attack", "path"} <= set(run) for run in runs)):
+        if not (
+            runs and all(isinstance(run, dict) and {"model", "attack", "path"} <= set(run) for run in runs)
+        ):
             raise ArgumentError(f"comparison: {self.comparison_json} is damaged: it names no runs")
         return comparison
 

@@ -216,7 +216,11 @@ def text_table(summary: Summary) -> str:
             f"   {stage.name:<{width}}   {stage.searches:>9,}   {stage.broke:>7,}   "
             f"{stage.forwards + stage.backwards:>12,}   {seconds:>8}"
         )
-    # names come from files: no control characters into a terminal
+    return printable(lines)
+
+
+def printable(lines: Sequence[str]) -> str:
+    """Lines as one text; names come from files, so no control characters into a terminal."""
     return "\n".join(
         "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines
     )
