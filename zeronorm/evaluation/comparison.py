@@ -77,7 +77,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """The figures for a machine."""
         told = report.comparison_json(self.figures)
-        return told | {"complete": self.figures.complete, "comparison": str(self.path)}
+        return told | {"complete": self.figures.complete, "run": str(self.path)}
 
     def __repr__(self) -> str:
         return self.table()
@@ -393,13 +393,17 @@ def _finish(
     page = folder.path / _REPORT
     if record["status"] != "complete":
         if len(named) > 1 and not record["transfer"]:
-            started = time.perf_counter()
+            started, before = time.perf_counter(), 0
 
             def show(run: str, target: str, done: int, todo: int, right: int) -> None:
+                nonlocal before
                 if on_progress is not None:
-                    seconds = time.perf_counter() - started
-                    state = Progress(f"{run} on {target}", None, done, todo, right, todo, done, seconds)
+                    spent = time.perf_counter() - started
+                    state = Progress(
+                        f"{run} on {target}", None, done, todo, right, todo, before + done, spent
+                    )
                     on_progress("transfer", state)
+                before += done if done == todo else 0
 
             rows = list(transfer(folder, record["runs"], named, dataset, threat, show))
             record["transfer"] = {

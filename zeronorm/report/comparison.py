@@ -78,6 +78,11 @@ class Model:
     agreement: dict[int, Agreement]  # by the budgets a table shows
     differ_at: int  # the budget at which the attacks disagree about most examples
 
+    @property
+    def first_k(self) -> int:
+        """The budget that every attack began with, on all examples: at this one their passes can be compared."""
+        return max(self.agreement) if self.entries[0].summary.is_curve else min(self.agreement)
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -337,7 +342,7 @@ def comparison_table(comparison: Comparison) -> str:
             "",
             f"{model.name}, unchanged {percent(model.clean_accuracy.value)} ({percent(low)} to {percent(high)})",
             f"   {'attack':<{width}}" + "".join(f"{f'k={k}':>10}" for k in budgets)
-            + f"   {'median':<14}{'passes':>9}{'seconds':>9}{'alone':>7}",
+            + f"   {'median':<14}{'passes':>9}{'seconds':>9}{f'alone k={model.differ_at}':>12}",
         ]  # fmt: skip
         for i, entry in enumerate(model.entries):
             summary = entry.summary
@@ -346,7 +351,7 @@ def comparison_table(comparison: Comparison) -> str:
                 f"   {entry.attack:<{width}}"
                 + "".join(f"{percent(summary.robust_accuracy[k].value):>10}" for k in budgets)
                 + f"   {short_median(summary.median, summary):<14}{summary.passes / summary.n:>9,.0f}"
-                + f"{summary.seconds:>9,.1f}{model.agreement[model.differ_at].alone[i]:>7}"
+                + f"{summary.seconds:>9,.1f}{model.agreement[model.differ_at].alone[i]:>12}"
             )
         lines += [
             f"   {'worst case':<{width}}"
@@ -357,7 +362,7 @@ def comparison_table(comparison: Comparison) -> str:
         ]
     lines += [
         "",
-        "passes: per example; alone: examples that no other attack broke, at the k where they differ most",
+        "passes: per example; alone: examples that no other attack broke",
     ]
     if comparison.transfers:
         lines += ["", *_transfer_lines(comparison)]
@@ -366,16 +371,16 @@ def comparison_table(comparison: Comparison) -> str:
 
 def _transfer_lines(comparison: Comparison) -> list[str]:
     k = max(comparison.first.budgets)
-    rows = [
-        (f"{t.source}, {t.attack or 'all attacks'}", f"on {t.target}", t.by_k[k])
-        for t in comparison.transfers
-    ]
-    width, wider = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return [f"adversarials of at most {k} changes on another model"] + [
-        f"   {source:<{width}}   {target:<{wider}}   right {percent(carried.right.value):>5} "
-        f"({_range(carried.right)}),  {carried.success.count} of {carried.success.n} fooled it too"
-        for source, target, carried in rows
-    ]
+    between = [f"{t.source}, {t.attack or 'all attacks'}, on {t.target}" for t in comparison.transfers]
+    width = max(len(words) for words in between)
+    lines = [f"adversarials of at most {k} changes, tried on another model"]
+    for words, t in zip(between, comparison.transfers, strict=True):
+        right, success = t.by_k[k].right, t.by_k[k].success
+        lines.append(
+            f"   {words:<{width}}   right {percent(right.value):>5} ({_range(right)}), "
+            f"{success.count} of {success.n} fooled it too"
+        )
+    return lines
 
 
 def _range(share: Share) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,13 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import ComparisonFolder, RunFolder
 from zeronorm.report import gallery, plots
 from zeronorm.report.comparison import Comparison as Compared
-from zeronorm.report.comparison import Model, Transfer, read_comparison, short_median
+from zeronorm.report.comparison import Model, read_comparison, short_median
 from zeronorm.report.tables import Summary, count, describe_median, percent, summarise
 
 Folder = str | os.PathLike[str]
@@ -103,7 +105,13 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "median": describe_median, "duration": duration}
+    environment.filters |= {
+        "percent": percent,
+        "median": describe_median,
+        "duration": duration,
+        "signed": signed,
+        "breakable": breakable,
+    }
     environment.globals |= {"count": count, "infinity": math.inf, "short_median": short_median}
     return environment
 
@@ -198,11 +206,7 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
     shape = " × ".join(map(str, data["shape"]))
     seconds = float(sum(session.get("seconds", 0.0) for session in sessions))
     parameters = model.get("parameters")
-    stages = [
-        f"{i}. {stage['name']}: "
-        + ", ".join(f"{k} {_plain(v)}" for k, v in (stage.get("options") or {}).items())
-        for i, stage in enumerate(plan["attack"]["stages"], start=1)
-    ]
+    stages = [f"{i}. {line}" for i, line in enumerate(_stages(plan), start=1)]
     entries: list[tuple[str, list[Any]]] = [
         (
             "Model",
@@ -261,6 +265,14 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
     return [(name, lines) for name, lines in said if lines]
 
 
+def _stages(plan: Mapping[str, Any]) -> list[str]:
+    """Each stage of the attack with its options."""
+    return [
+        f"{stage['name']}: " + ", ".join(f"{k} {_plain(v)}" for k, v in (stage.get("options") or {}).items())
+        for stage in plan["attack"]["stages"]
+    ]
+
+
 def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
@@ -271,6 +283,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def signed(points: float) -> str:
+    """Percentage points, with a minus as long as a digit is wide."""
+    return f"{points:.1f}".replace("-", "−")
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken where its words end."""
+    return Markup("<wbr>").join(Markup(escape(part)) for part in re.split(r"(?<=[_:=/])", name))
 
 
 # -- several runs ---------------------------------------------------------------------------------------
@@ -322,7 +344,7 @@ class _OfModel:
 def comparison_page(folder: ComparisonFolder) -> str:
     """The page of a comparison."""
     comparison = read_comparison(folder)
-    plan, last = comparison.first.run["plan"], max(comparison.first.budgets)
+    plan = comparison.first.run["plan"]
     attacks = list(dict.fromkeys(entry.attack for entry in comparison.entries))
     names = [model.name for model in comparison.models]
     return (
@@ -338,8 +360,8 @@ def comparison_page(folder: ComparisonFolder) -> str:
                 _OfModel(
                     model,
                     plots.attacks_against_k(model),
-                    plots.attacks_against_passes(model, last),
-                    plots.iterations_needed(model, last),
+                    plots.attacks_against_passes(model),
+                    plots.iterations_needed(model),
                 )
                 for model in comparison.models
             ],
@@ -369,11 +391,9 @@ def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list
     """What the runs share, and what tells them apart."""
     of_run = dict(_provenance(comparison.first.run, path))
     attacks = {
-        entry.attack: [
-            f"{entry.attack}: {line.partition(': ')[2] or line}"
-            for line in dict(_provenance(entry.summary.run, path)).get("Attack", [])
-        ]
+        f"{entry.attack} = {line}": None
         for entry in comparison.entries
+        for line in _stages(entry.summary.run["plan"])
     }
     record = comparison.record
     entries: list[tuple[str, list[Any]]] = [
@@ -385,7 +405,7 @@ def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list
             for i, model in enumerate(comparison.models, start=1)
         ),
         ("Data", of_run.get("Data", [])),
-        ("Attacks", [line for lines in attacks.values() for line in lines]),
+        ("Attacks", list(attacks)),
         *((name, of_run.get(name, [])) for name in ("Seed", "Precision", "Versions", "Machine")),
         (
             "Time",

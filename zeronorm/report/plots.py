@@ -154,9 +154,10 @@ def attacks_against_k(model: Model) -> Chart:
     )
 
 
-def attacks_against_passes(model: Model, k: int) -> Chart | None:
-    """Robust accuracy at k against the passes spent on an example, for every attack; None if none searched."""
-    drawn = [(colour, entry, entry.summary.altogether[k]) for colour, entry in _drawn(model)]
+def attacks_against_passes(model: Model) -> Chart | None:
+    """Robust accuracy at the first budget against the passes spent on an example; None if nothing was searched."""
+    k = model.first_k
+    drawn = [(colour, entry, entry.summary.effort[k]) for colour, entry in _drawn(model)]
     drawn = [(colour, entry, effort) for colour, entry, effort in drawn if effort.most]
     axis = _log_axis([effort.fell for *_, effort in drawn], [effort for *_, effort in drawn])
     if axis is None:
@@ -166,7 +167,6 @@ def attacks_against_passes(model: Model, k: int) -> Chart | None:
         (colour, entry.attack, _falling(effort, model.n, grid), float(effort.most))
         for colour, entry, effort in drawn
     ]
-    smaller = "" if model.entries[0].summary.is_curve or k == min(model.agreement) else ", smaller k included"
     return Chart(
         title=f"Right answers at k = {k} against passes",
         xlabel="forward + backward passes per example",
@@ -179,13 +179,13 @@ def attacks_against_passes(model: Model, k: int) -> Chart | None:
         lines=[
             Line(colour, _path(_stairs(points, end), scale), label) for colour, label, points, end in curves
         ],
-        note=" ".join(filter(None, [f"All that an example cost{smaller}.", _undrawn(model)])),
+        note=_undrawn(model),
     )
 
 
-def iterations_needed(model: Model, k: int) -> list[Chart]:
+def iterations_needed(model: Model) -> list[Chart]:
     """For every attack a histogram: forward passes until an example broke, on the same axes."""
-    efforts = [entry.summary.altogether[k] for entry in model.entries]
+    efforts = [entry.summary.effort[model.first_k] for entry in model.entries]
     axis = _log_axis([effort.iterations for effort in efforts], [])
     if axis is None:
         return []

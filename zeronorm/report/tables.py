@@ -68,9 +68,11 @@ class Share:
 class Effort:
     """Passes of the model (forward and backward counted alike) that a budget's answers took.
 
-    `start` examples were there to break; those that broke `fell` after so many passes (ascending), `iterations`
-    of them forward (ascending too): updates of a white-box search, queries of a black-box one.  `most` is the
-    largest cost of any example.
+    In a list, what this budget's cascade spent on each example that the smaller budgets had left: `start` of
+    them, of which those it broke `fell` after so many passes (ascending).  In a curve, what an example had cost
+    altogether when the first adversarial within k was found.  `iterations` are the forward ones of these passes
+    (ascending too): updates of a white-box search, queries of a black-box one.  `most` is the largest cost of
+    any example.
     """
 
     start: int
@@ -110,10 +112,6 @@ class Summary:
     `budgets` are the k a table shows (all of a list; powers of two and the last of a curve), `after_stage[k]`
     the examples left at the start of the cascade and after each of its stages, `curve[k]` how many of `n` are
     left at every k from 0.  `smallest` goes with `examples`, the ids in ascending order.
-
-    `altogether[k]` is what an example had cost, all its searches up to budget k, when the first adversarial
-    within k was found.  In a curve `effort[k]` is the same; in a list it is what this budget's cascade spent on
-    each example that the smaller budgets had left.
     """
 
     run: Mapping[str, Any]
@@ -128,7 +126,6 @@ class Summary:
     after_stage: dict[int, list[Share]]
     curve: Ints
     effort: dict[int, Effort]
-    altogether: dict[int, Effort]
     median: Magnitude | None  # None before the first example
     classes: list[Class]
     stages: list[Stage]
@@ -176,8 +173,7 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
         robust_accuracy={k: Share(int(left[k]), n) for k in every},
         after_stage={k: _after_stage(clean, searches, k, len(names), curve) for k in shown},
         curve=left,
-        effort={k: _effort(clean, searches, k, curve, altogether=curve) for k in shown},
-        altogether={k: _effort(clean, searches, k, curve, altogether=True) for k in shown},
+        effort={k: _effort(clean, searches, k, curve) for k in shown},
         median=median_magnitude(smallest) if n else None,
         classes=_classes(clean, searches, own, smallest, shown, plan["data"].get("class_names")),
         stages=_stages(searches, own, names, run.get("sessions") or []),
@@ -363,13 +359,13 @@ def _after_stage(clean: _Clean, searches: _Searches, k: int, stages: int, curve:
     return [Share(int((first > turn).sum()), len(first)) for turn in range(-1, stages)]
 
 
-def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool, *, altogether: bool) -> Effort:
+def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
     # a list goes up: what broke within k at a smaller budget is gone; a larger one may still find a smaller change
     within = (searches.distance > 0) & (searches.distance <= k)
     gone = ~clean.correct
-    if not altogether:
+    if not curve:
         gone[searches.at[within & (searches.k < k)]] = True
-    mine = np.flatnonzero(~gone[searches.at] & (altogether | (searches.k >= k)))
+    mine = np.flatnonzero(~gone[searches.at] & (curve | (searches.k >= k)))
     order = mine[
         np.lexsort((searches.stage[mine], (-1 if curve else 1) * searches.k[mine], searches.at[mine]))
     ]
@@ -388,7 +384,7 @@ def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool, *, altogeth
         start=int((~gone).sum()),
         fell=np.sort(spent[hit]),
         iterations=np.sort(running_total(searches.forwards)[hit]),
-        most=int(max(spent[curve | (searches.k[order] <= k)].max(initial=0), spent[hit].max(initial=0))),
+        most=int(max(spent[curve | (searches.k[order] == k)].max(initial=0), spent[hit].max(initial=0))),
     )
 
 
