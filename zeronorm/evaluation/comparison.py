@@ -277,6 +277,8 @@ def _check(
                 _try(model, dataset, threats[-1], attack, differentiable, lengths[name])
             except ArgumentError as error:
                 problems.append(f"{name} on {model_name}: {error}")
+    if len(problems) > 1:
+        problems = [f"({number}) {problem}" for number, problem in enumerate(problems, start=1)]
     if problems:
         raise ArgumentError("; ".join(problems))
     return lengths
