@@ -207,9 +207,8 @@ def test_another_attack_is_added(copy, models, data):
         "sparse_pgd", "sparse_pgd (projected)", "sparse_rs",
     ]  # fmt: skip
     assert len(more.figures.transfers) == 8 and zn.verify_comparison(copy, models, data)
-    fewer = zn.compare(
-        models["plain"] and {"plain": models["plain"]}, data, BUDGETS, ["sparse_rs"], copy, **SHORT
-    )
+    one = {"plain": models["plain"]}
+    fewer = zn.compare(one, data, BUDGETS, "sparse_rs", copy, queries=SHORT["queries"])
     assert len(fewer.evaluations) == 1 and not (copy / "transfer.parquet").exists()
 
 

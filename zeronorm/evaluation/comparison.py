@@ -258,10 +258,11 @@ def _check(
     if unfit:
         raise ArgumentError(f"attack: expected some of {possible}, got {', '.join(map(repr, unfit))}")
     costs = {name: {cost for entry in _entries(p) for cost in entry.cost} for name, p in parts.items()}
+    taken = sorted(set().union(*costs.values()))
     problems = [
-        f"{length}: none of the attacks asked for takes it, only {', '.join(sorted(set().union(*costs.values())))}"
+        f"{length}: none of the attacks asked for takes it, only {', '.join(taken) or 'none'}"
         for length in given
-        if not any(length in mine for mine in costs.values())
+        if length not in taken
     ]
     lengths = {
         name: {length: value for length, value in given.items() if length in costs[name]} for name in attacks
