@@ -79,6 +79,8 @@ def check_comparison(
     checks.labels(dataset.y, checks.examples(dataset.x))
     if not len(dataset):
         raise ArgumentError("data: expected at least one example, got none")
+    for threat in threats:
+        threat.check_inputs(dataset.x)
     parts = {name: _catalogued(attack) for name, attack in attacks.items()}
     possible = [name for name, entry in catalogue.items() if "L0" in entry.norms]
     if unfit := [name for name in dict.fromkeys(chain(*parts.values())) if name not in possible]:
@@ -99,7 +101,7 @@ def check_comparison(
     }
     for model_name, model in named.items():
         try:
-            differentiable = _fits(model, dataset, threats)
+            differentiable = _fits(model, dataset)
         except ArgumentError as error:
             problems.append(f"{model_name}: {error}")
             continue
@@ -122,7 +124,7 @@ def _catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
     return [name.replace("-", "_") for name in names if isinstance(name, str)]
 
 
-def _fits(model: Model, dataset: Dataset, threats: Sequence[L0]) -> bool:
+def _fits(model: Model, dataset: Dataset) -> bool:
     """Whether the model gives gradients; `ArgumentError` if it cannot be attacked on this data at all."""
     checks.model(model)
     if isinstance(model, nn.Module) and model.training:
@@ -130,8 +132,6 @@ def _fits(model: Model, dataset: Dataset, threats: Sequence[L0]) -> bool:
             "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
         )
     x, y = _start(model, dataset)
-    for threat in threats:
-        threat.check_inputs(x)
     _check_logits(model, x, y, dataset)
     differentiable = diagnosis.gives_gradients(model, x)
     diagnosis.inspect_model(model, x, y, differentiable)
