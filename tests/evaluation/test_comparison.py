@@ -182,6 +182,7 @@ def test_stopped_and_continued(where, made, models, data, tmp_path):
     assert stopped["status"] == "running" and stopped["summary"] is None
     so_far = zn.Comparison(tmp_path / "c")
     assert not so_far.figures.complete and so_far.figures.transfers == [] and "unfinished" in so_far.table()
+    assert "This comparison is unfinished." in so_far.to_html(tmp_path / "so_far.html").read_text()
     finished = files(tmp_path / "c/plain/sparse_pgd") if where != "1/4 plain" else {}
 
     done = zn.compare(models, data, BUDGETS, ATTACKS, tmp_path / "c", **SHORT)

@@ -318,8 +318,10 @@ def _median_json(magnitude: Magnitude | None) -> dict[str, Any]:
 
 
 def short_median(magnitude: Magnitude, summary: Summary) -> str:
-    """The median magnitude in few characters: "2 (1–3)", "≤4 (2–8)", "over 8 (4–∞)"."""
+    """The median magnitude in few characters: "2 (1–3)", "≤4 (2–8)", "over 8 (4–∞)", or "over 8" for sure."""
     last = len(summary.curve) - 1
+    if magnitude.low == math.inf:
+        return f"over {last}"
     at_most = "" if summary.is_curve or magnitude.median == 0 else "≤"
     median = f"over {last}" if magnitude.median == math.inf else f"{at_most}{magnitude.median:g}"
     high = "∞" if magnitude.high == math.inf else f"{magnitude.high:g}"

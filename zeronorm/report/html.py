@@ -287,7 +287,7 @@ def duration(seconds: float) -> str:
 
 def signed(points: float) -> str:
     """Percentage points, with a minus as long as a digit is wide."""
-    return f"{points:.1f}".replace("-", "−")
+    return f"{points:z.1f}".replace("-", "−")
 
 
 def breakable(name: str) -> Markup:

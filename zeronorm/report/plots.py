@@ -195,7 +195,7 @@ def iterations_needed(model: Model) -> list[Chart]:
     # as whole numbers, so that a bin that ends at 10 holds 10
     shares = [
         100
-        * np.diff(np.searchsorted(effort.iterations, np.r_[0, np.floor(edges[1:])], side="right"))
+        * np.diff(np.searchsorted(effort.iterations, np.r_[0, np.floor(edges[1:] + 1e-9)], side="right"))
         / model.n
         for effort in efforts
     ]
