@@ -47,9 +47,10 @@ def test_every_figure_is_on_the_page(folder, tmp_path):
                 at = f"alone at k = {model.differ_at}: {', '.join(names[:12])}"
                 assert f"Broken by {entry.attack} {at}" in page.text
     for t in comparison.transfers:
-        for carried in t.by_k.values():
-            if carried.success.n:
-                assert f"{carried.success.count} of {carried.success.n}, " in page.text
+        for k in plots.evenly(list(t.by_k), 4):
+            success, (low, high) = t.by_k[k].success, t.by_k[k].success.interval
+            if success.n:
+                assert f"{success.count} of {success.n} {percent(low)}–{percent(high)}" in page.text
     assert ("Transfer" in page.text) == bool(comparison.transfers)
     assert (
         ("worst case" in page.text) == ("Agreement" in page.text) == (len(comparison.models[0].entries) > 1)
@@ -200,6 +201,7 @@ def test_nothing_broken_has_no_charts_of_breaking(comparisons):
 
 
 def test_words():
+    assert plots.evenly([1, 2, 4, 8, 16, 32, 40], 4) == [1, 4, 16, 40] and plots.evenly([3, 5], 4) == [3, 5]
     assert signed(-1.26) == "−1.3" and signed(0.04) == "0.0" and signed(-0.04) == "0.0"
     assert breakable("a_b:c<d") == "a_<wbr>b:<wbr>c&lt;d"
 

@@ -102,6 +102,13 @@ def test_every_figure_has_words(browser, pages, page):
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))  # noqa: RUF007
 
 
+@pytest.mark.parametrize("page", ["compared_two_models", "compared_curve"])
+def test_a_comparison_fits_on_paper(browser, pages, page):
+    browser.open(pages[page], 720, 1000, media="print")
+    tables = "return [...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(browser.run(tables)) <= 0
+
+
 def test_prints_in_black_on_white_even_from_a_dark_screen(browser, pages, tmp_path):
     browser.open(pages["several"], 700, 900, "dark", media="print")
     assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

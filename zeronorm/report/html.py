@@ -26,6 +26,7 @@ from zeronorm.report.tables import Summary, count, describe_median, percent, sum
 Folder = str | os.PathLike[str]
 
 _NAMES = 12  # examples named that one attack alone broke
+_CARRIED = 4  # budgets in the table of transfer: as many as fit on paper
 
 
 @dataclass(frozen=True)
@@ -368,6 +369,7 @@ def comparison_page(folder: ComparisonFolder) -> str:
             transfers=[
                 list(group) for _, group in groupby(comparison.transfers, key=lambda t: (t.source, t.target))
             ],
+            carried=plots.evenly(comparison.first.budgets, _CARRIED),
             findings=_shared_findings(comparison),
             provenance=_shared_provenance(comparison, folder.path),
             shown=_NAMES,

@@ -94,9 +94,7 @@ def against_passes(summary: Summary) -> Chart | None:
     if axis is None:
         return None
     scale, ticks, grid = axis
-    budgets = summary.budgets
-    if len(budgets) > _LINES:
-        budgets = [budgets[i] for i in np.linspace(0, len(budgets) - 1, _LINES).round().astype(int)]
+    budgets = evenly(summary.budgets, _LINES)
     curves = [
         (f"k = {k}", _falling(summary.effort[k], summary.n, grid), float(summary.effort[k].most))
         for k in budgets
@@ -280,6 +278,13 @@ def _falling(effort: Effort, n: int, grid: Floats) -> list[tuple[float, float]]:
     kept = np.unique(np.searchsorted(effort.fell, grid, side="right"))
     points = [(float(grid[0]), effort.start / n)]
     return points + [(float(effort.fell[i - 1]), (effort.start - int(i)) / n) for i in kept if i]
+
+
+def evenly(budgets: Sequence[int], most: int) -> list[int]:
+    """At most so many of the budgets, the first and the last among them."""
+    if len(budgets) <= most:
+        return list(budgets)
+    return [budgets[i] for i in np.linspace(0, len(budgets) - 1, most).round().astype(int)]
 
 
 def _steps(curve: Ints, n: int) -> list[tuple[float, float]]:
