@@ -59,8 +59,8 @@ def compare(
 
     Each pair of model and attack is a run in a folder of its own, as evaluate makes it.
     """
-    adversaries = options.threats(k, curve, unit, low, high, linf)
     attacks = _attacks(attack)
+    adversaries = options.threats(k, curve, unit, low, high, linf)
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):
         raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
