@@ -6,15 +6,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from zeronorm.cli import options
 from zeronorm.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from zeronorm.attacks.sparse_autoattack import Stage
 
 
 def compare(
@@ -70,6 +67,7 @@ def compare(
     from zeronorm.cli.progress import Display
 
     where = resolve_device(device)
+    searches = {word: zn.attacks.Stage(*said) if said[1] else said[0] for word, said in attacks.items()}
     networks = {name: resolve_model(name, where) for name in models}
     dataset = zn.data.load(data, split, limit)
     if out is None:
@@ -83,7 +81,7 @@ def compare(
                 networks,
                 dataset,
                 adversaries,
-                attacks,
+                searches,
                 out,
                 steps=steps,
                 queries=queries,
@@ -103,20 +101,15 @@ def compare(
         print(json.dumps(comparison.as_json()))
 
 
-def _attacks(text: str) -> dict[str, str | Stage]:
-    """Attacks by what was typed: `name`, or `name:option=value:option=value`."""
+def _attacks(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name and options of each attack, by what was typed: `name`, or `name:option=value:option=value`."""
     words = [part.strip() for part in text.split(",")]
     if twice := sorted({word for word in words if words.count(word) > 1}):
         raise ArgumentError(f"attack: expected different attacks, got {twice[0]!r} twice")
-    attacks: dict[str, str | Stage] = {}
+    attacks = {}
     for word in words:
         name, *given = word.split(":")
-        if not given:
-            attacks[word] = word
-            continue
-        from zeronorm.attacks.sparse_autoattack import Stage
-
-        attacks[word] = Stage(name.replace("-", "_"), dict(_option(word, part) for part in given))
+        attacks[word] = name.replace("-", "_"), dict(_option(word, part) for part in given)
     return attacks
 
 
