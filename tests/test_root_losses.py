@@ -127,3 +127,19 @@ def test_each_example_on_its_own():
             function(z, y), torch.cat([function(z[i : i + 1], y[i : i + 1]) for i in range(6)])
         )
     assert losses.margin(z[:0], y[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kernel_gives_what_its_twin_gives(monkeypatch, dtype):
+    z = 20 * torch.randn(60, 7, dtype=dtype)
+    z[0, 1], z[1, 2], z[2, 3] = torch.inf, -torch.inf, torch.nan
+    z[3] = 1e30
+    y = torch.arange(60) % 7
+    fast = losses.log_odds(z, y), *losses.log_odds_and_gradient(z, y)
+    monkeypatch.setattr(losses, "serves", lambda *tensors: False)
+    slow = losses.log_odds(z, y), *losses.log_odds_and_gradient(z, y)
+    assert torch.equal(fast[0], fast[1]) or fast[0].isnan().any()
+    assert torch.equal(fast[1].isfinite(), slow[1].isfinite())
+    finite = fast[1].isfinite()
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a[finite], b[finite])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
+from zeronorm import seeding
 from zeronorm.seeding import Streams, below
 
 IDS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8, unique=True)
@@ -160,3 +161,11 @@ def test_below_is_uniform(high):
         minlength=high
     )
     assert len(counts) == high and chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("step", [0, 1, 10**6])
+def test_the_kernel_draws_what_its_twin_draws(monkeypatch, step):
+    streams = Streams(3, torch.tensor([0, 1, -1, 2**63 - 1, -(2**63)]), "test")
+    fast = streams.bits(step, 33)
+    monkeypatch.setattr(seeding, "serves", lambda *tensors: False)
+    assert torch.equal(fast, streams.bits(step, 33))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from zeronorm.compiled import compiled, serves
 
 
 def margin(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
@@ -19,6 +24,10 @@ def log_odds(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]
     Cross-entropy is softplus of this, so both order examples the same way; but cross-entropy is flat (its
     float32 value and gradient are exactly 0) once the label leads by about 17, and this is not.
     """
+    if serves(z):
+        value = z.new_empty(len(z))
+        _log_odds(z, y, value, z.new_empty(0, z.shape[1]))
+        return value
     return _without(z, y).logsumexp(1) - _of(z, y)
 
 
@@ -29,6 +38,10 @@ def log_odds_and_gradient(
 
     The gradient is the cross-entropy's up to one positive factor per example, 1 - P(y).
     """
+    if serves(z):
+        value, gradient = z.new_empty(len(z)), torch.empty_like(z)
+        _log_odds(z, y, value, gradient)
+        return value, gradient
     column = y[:, None]
     others = z.scatter(1, column, -math.inf)
     top = others.amax(1, keepdim=True)
@@ -36,6 +49,28 @@ def log_odds_and_gradient(
     total = weights.sum(1, keepdim=True)
     value = total.log().add_(top).sub_(z.gather(1, column)).squeeze(1)
     return value, weights.div_(total).scatter_(1, column, -1.0)
+
+
+@compiled
+def _log_odds(start: int, stop: int, z: Any, y: Any, value: Any, gradient: Any) -> None:
+    classes = z.shape[1]
+    for row in range(start, stop):
+        top = -z.dtype.type(np.inf)
+        for j in range(classes):
+            if j != y[row] and z[row, j] > top:
+                top = z[row, j]
+        total = z.dtype.type(0)
+        for j in range(classes):
+            if j != y[row]:
+                weight = np.exp(z[row, j] - top)
+                total += weight
+                if len(gradient):
+                    gradient[row, j] = weight
+        value[row] = np.log(total) + top - z[row, y[row]]
+        if len(gradient):
+            for j in range(classes):
+                gradient[row, j] /= total
+            gradient[row, y[row]] = -1
 
 
 def is_wrong(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Tensor:

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zeronorm.compiled import compiled, serves
+
 _GOLDEN = 0x9E3779B97F4A7C15
+_LEAST = 2.0**-32
 
 
 class Streams:
@@ -37,6 +42,10 @@ class Streams:
     def bits(self, step: int, n: int) -> Int[Tensor, "b n"]:
         """n times 64 random bits for each example; n < 2^32."""
         # places in the example's sequence of 2^64: steps are 2^32 apart
+        if serves(self._keys):
+            words = self._keys.new_empty(len(self._keys), n)
+            _words(words, self._keys, step)
+            return words
         places = torch.arange(1, n + 1, device=self._keys.device).mul_(_signed(_GOLDEN))
         return _mix(self._keys[:, None] + places.add_(_signed(_GOLDEN * (step << 32))))
 
@@ -45,9 +54,13 @@ class Streams:
         return self._centred(step, n, dtype).add_(0.5)
 
     def normal(self, step: int, n: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b n"]:
-        """n standard normal numbers for each example, by the inverse of their distribution function."""
-        # a hair inside (-1, 1), where the inverse is finite: numbers reach to about 5
-        return self._centred(step, n, dtype).mul_(2.0 - 2.0**-20).erfinv_().mul_(math.sqrt(2.0))
+        """n standard normal numbers for each example (Box & Muller 1958); in float32 none is beyond 6.7."""
+        half = (n + 1) // 2
+        u = self._centred(step, 2 * half, dtype)
+        # of either end of the unit interval, so that the logarithm is finite
+        radius = u[:, :half].abs().mul_(2.0).add_(_LEAST).clamp_max_(1.0).log_().mul_(-2.0).sqrt_()
+        angle = u[:, half:] * (2 * math.pi)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :n]
 
     def _centred(self, step: int, n: int, dtype: torch.dtype) -> Tensor:
         """n numbers in [-1/2, 1/2] for each example: from half a word each, or in float64 from a whole one."""
@@ -55,6 +68,19 @@ class Streams:
             return self.bits(step, n).to(dtype).mul_(2.0**-64)
         halves = self.bits(step, (n + 1) // 2).view(torch.int32)[:, :n]
         return halves.to(torch.float32).mul_(2.0**-32).to(dtype)
+
+
+@compiled
+def _words(start: int, stop: int, words: Any, keys: Any, step: int) -> None:
+    # the twin of `bits` and `_mix`
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    first = golden * (np.uint64(step) << np.uint64(32))
+    for row in range(start, stop):
+        for i in range(words.shape[1]):
+            z = np.uint64(keys[row]) + first + golden * np.uint64(i + 1)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            words[row, i] = np.int64(z ^ (z >> np.uint64(31)))
 
 
 def below(bits: Int[Tensor, "*shape"], high: int) -> Int[Tensor, "*shape"]:

@@ -9,6 +9,7 @@ from small_problems import predictions, problem
 from zeronorm import L0
 from zeronorm.attacks import sparse_rs
 from zeronorm.attacks.shrink import shrink
+from zeronorm.evaluation.query_counter import QueryCounter
 
 
 @pytest.fixture
@@ -57,15 +58,38 @@ def test_the_optimum_where_one_pixel_does_it():
 
 
 def test_passes_are_two_for_each_changed_pixel(wasteful):
+    """Of its own, whatever the others of the batch change; one more to see whether it is an adversarial at all."""
     model, x, y, threat, x_adv = wasteful
-    passes = []
+    x_adv = x_adv.clone()
+    x_adv[::2] = shrink(model, x, x_adv, y, threat)[::2]
+    counter = QueryCounter(model, len(x), x.device)
+    shrink(counter, x, x_adv, y, threat)
+    right, broken = predictions(model, x) == y, predictions(model, x_adv) != y
+    expected = 1 + right.long() + 2 * threat.distance(x, x_adv) * (right & broken)
+    assert torch.equal(counter.forwards, expected)
+    assert len(expected.unique()) > 3 and not counter.backwards.any()
 
-    def counted(v):
-        passes.append(len(v))
-        return model(v)
 
-    shrink(counted, x, x_adv, y, threat)
-    assert len(passes) <= 2 + 2 * 6
+def test_rough_passes_are_not_believed(wasteful):
+    """A model that says of every input but the clean ones that it is broken, until it is asked exactly."""
+    model, x, y, threat, x_adv = wasteful
+
+    def with_another_class(v, logit):
+        z = model(v)
+        return torch.cat([z, logit.to(z).expand(len(z))[:, None]], dim=1)
+
+    class Rough:
+        def exact(self, v):
+            return with_another_class(v, torch.tensor(-1e3))
+
+        def __call__(self, v):
+            clean = (v[:, None] == x).flatten(2).all(2).any(1)
+            return with_another_class(v, 1e3 * (1 - 2 * clean.double()))
+
+    sparse = shrink(Rough(), x, x_adv, y, threat)
+    broken = predictions(model, x_adv) != y
+    assert torch.equal(predictions(model, sparse) != y, broken)
+    assert (threat.distance(x, sparse) < threat.distance(x, x_adv))[broken].any()
 
 
 @pytest.mark.parametrize(

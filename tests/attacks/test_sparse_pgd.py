@@ -45,9 +45,14 @@ def given(monkeypatch):
         masks.append(scores[0].clone())
         return real(scores, k)
 
+    def choose(mask, support, stuck, real=MODULE.choose):
+        masks.append(mask[0].clone())
+        return real(mask, support, stuck)
+
     monkeypatch.setattr(MODULE, "_draw", draw)
     monkeypatch.setattr(Streams, "uniform", uniform)
     monkeypatch.setattr(MODULE, "top_k", top_k)
+    monkeypatch.setattr(MODULE, "choose", choose)
     return draws, masks
 
 

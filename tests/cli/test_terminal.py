@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from zeronorm.cli import progress
-from zeronorm.evaluation.runner import Progress
+from zeronorm.evaluation.session import Progress
 
 SLOW_MODEL = """
 import time

@@ -18,7 +18,7 @@ from PIL import Image
 import zeronorm as zn
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.records import ROWS, TRANSFERS
-from zeronorm.evaluation.runner import predict
+from zeronorm.evaluation.replay import predict
 from zeronorm.report import render
 
 DOCS = ROOT / "docs"

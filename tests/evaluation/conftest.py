@@ -6,6 +6,7 @@ import functools
 
 import jaxtyping
 import pytest
+from small_runs import greedy, registered
 
 from zeronorm.report import html
 
@@ -17,6 +18,13 @@ def _templates_are_compiled_once():
     html._environment = functools.cache(compile_them)
     yield
     html._environment = compile_them
+
+
+@pytest.fixture(scope="module")
+def minimal_attack():
+    """The catalogue has `greedy`, a minimal attack."""
+    with registered("greedy", greedy):
+        yield
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import zeronorm as zn
+from zeronorm.attacks.catalogue import Attack, catalogue
+from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.data import Dataset
 from zeronorm.evaluation.records import RunFolder
 
@@ -51,3 +55,64 @@ def rows(run: object) -> list[dict]:
 def codes(evaluation: zn.Evaluation) -> list[str]:
     """What the run noticed about itself."""
     return [finding["code"] for finding in evaluation.diagnosis]
+
+
+class Fragile(nn.Module):
+    """A model that raises at its n-th pass."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.left, self.error = inner, float("inf"), None
+        self.eval()
+
+    def forward(self, x):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return self.inner(x)
+
+
+def greedy(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: zn.L0,
+    *,
+    steps: int = 12,
+    seed: int = 0,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """A minimal attack: pixel by pixel, at random among those that promise anything, to an end of the box.
+
+    From an adversarial it takes random pixels back, so that the first is not the last.
+    """
+    with searching_minimal("greedy", model, x, y, threat, targeted=None, seed=seed, ids=ids) as minimal:
+        search = minimal.search
+        v = search.x.clone()
+        for step in range(steps):
+            if len(search.rows) == 0:
+                break
+            _, reached, gradient = search.score_and_gradient(v)
+            minimal.note(reached, v)
+            keep = minimal.leave(minimal.fewest == 1)
+            if keep is not None:
+                v, reached, gradient = v[keep], reached[keep], gradient[keep]
+            changed = (v != search.x).any(1)
+            end = torch.where(gradient > 0, 1.0, 0.0)
+            promising = ((gradient * (end - v)).sum(1) > 0) & ~changed
+            chance = search.streams.uniform(step, changed.shape[1], v.dtype)
+            one = (chance * promising).argmax(1, keepdim=True)
+            another = torch.zeros_like(changed).scatter_(1, one, True) & promising & ~reached[:, None]
+            back = changed & reached[:, None] & (chance < 0.3)
+            v = torch.where(another[:, None], end, torch.where(back[:, None], search.x, v))
+        return minimal.finished()
+
+
+@contextmanager
+def registered(name: str, function: Callable[..., Tensor], knowledge: str = "white") -> Iterator[None]:
+    """Within, the catalogue has this minimal attack."""
+    catalogue[name] = Attack(name, function, ("L0",), "minimal", knowledge, False, ("steps",), 9.0, "tests")
+    try:
+        yield
+    finally:
+        del catalogue[name]

@@ -17,10 +17,10 @@ from zeronorm import attacks
 from zeronorm.attacks.shrink import shrink
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.data import Dataset
-from zeronorm.evaluation import runner
+from zeronorm.evaluation import batch_search
 from zeronorm.evaluation.query_counter import QueryCounter
 from zeronorm.evaluation.records import ROWS
-from zeronorm.evaluation.runner import rebuild
+from zeronorm.evaluation.replay import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,6 @@ def test_cheats_gain_nothing_in_a_curve(model, data):
     assert zn.verify(evaluation.run, model, data)
 
 
-@pytest.mark.xfail(reason="attacks/shrink.py counts passes up to the largest change of the batch")
 def test_passes_of_a_curve_do_not_depend_on_the_batch(model):
     """Images in black and white: many a changed pixel keeps its value, so examples differ in how many they change."""
     x = images(20).round()
@@ -419,7 +418,6 @@ def test_passes_of_a_curve_do_not_depend_on_the_batch(model):
     assert passes[0] == passes[1]
 
 
-@pytest.mark.xfail(reason="attacks/shrink.py believes passes of low precision")
 def test_making_it_sparser_in_bfloat16_loses_nobody(model, monkeypatch):
     """Logits that bfloat16 rounds to whole numbers: what only those say is no reason to put a pixel back."""
 
@@ -435,7 +433,7 @@ def test_making_it_sparser_in_bfloat16_loses_nobody(model, monkeypatch):
         lost.append((answers(model, x_adv) != y) & (answers(model, sparser) == y))
         return sparser
 
-    monkeypatch.setattr(runner, "shrink", watched)
+    monkeypatch.setattr(batch_search, "shrink", watched)
     longer = {"steps": 40, "queries": 60}
     zn.evaluate(Coarse().eval(), dataset(model), zn.L0(8), **longer, curve=True, precision="bfloat16")
     assert not any(bool(some.any()) for some in lost)

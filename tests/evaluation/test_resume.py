@@ -10,36 +10,30 @@ import time
 
 import pytest
 import torch
-from small_runs import SHORT, dataset, network, rows
-from torch import nn
+from small_runs import SHORT, Fragile, dataset, network, rows
 
 import zeronorm as zn
+from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.cli.main import run as command_line
-from zeronorm.evaluation import records, runner
+from zeronorm.evaluation import batch_search, records
 from zeronorm.evaluation.records import RunFolder
 
 # the shape checks of the tests double the time, and have seen all this elsewhere
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "minimal_attack")
 
 MODES = {
     "list": {"threat": [zn.L0(1), zn.L0(2)]},
     "curve": {"threat": zn.L0(4), "curve": True},
+    "minimal": {
+        "threat": [zn.L0(1), zn.L0(2), zn.L0(4)],
+        "attack": [
+            "sparse_rs",
+            "greedy",
+            Stage("sparse_pgd", {"steps": 12}),
+            Stage("sparse_pgd", {"steps": 12, "gradient": "projected"}),
+        ],
+    },
 }
-
-
-class Fragile(nn.Module):
-    """A model that raises at its n-th pass."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner, self.left, self.error = inner, float("inf"), None
-        self.eval()
-
-    def forward(self, x):
-        self.left -= 1
-        if self.left < 0:
-            raise self.error
-        return self.inner(x)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +90,7 @@ def test_raised_inside_the_model(
     model, data, uninterrupted, tmp_path, monkeypatch, mode, error, flush, sizes
 ):
     """At random passes, many times, with successes written as they come or batch by batch."""
-    monkeypatch.setattr(runner, "_FLUSH_SECONDS", flush)
+    monkeypatch.setattr(batch_search, "_FLUSH_SECONDS", flush)
     draw = random.Random(f"{mode} {error!r} {flush}")
     stopped = 0
     model.error = error
@@ -124,7 +118,7 @@ def test_batch_size_does_not_matter(model, data, uninterrupted, tmp_path, mode):
 
 
 def test_successes_are_written_while_the_search_goes_on(model, data, uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(batch_search, "_FLUSH_SECONDS", 0.0)
     model.error, model.left = KeyboardInterrupt(), 20
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, data, "list", tmp_path / "run")
@@ -144,7 +138,7 @@ def test_claimed_twice_written_once(model, data, monkeypatch):
         some = torch.arange(len(x))
         for _ in range(2):
             model.broken(some, x_adv)
-        monkeypatch.setattr(runner, "_FLUSH_SECONDS", 0.0)
+        monkeypatch.setattr(batch_search, "_FLUSH_SECONDS", 0.0)
         model.broken(some, x_adv)
         return x_adv
 

@@ -19,7 +19,9 @@ from small_runs import CLASSES, SHORT, dataset, images, network, rows
 import zeronorm as zn
 from zeronorm.data import Dataset
 from zeronorm.evaluation.records import ROWS, RunFolder, digest_rows
-from zeronorm.evaluation.runner import summary_of
+from zeronorm.evaluation.result import summary_of
+
+pytestmark = pytest.mark.usefixtures("minimal_attack")
 
 CENTRE = torch.zeros(5, 5, dtype=torch.bool)
 CENTRE[1:4, 1:4] = True
@@ -37,6 +39,8 @@ HONEST = {
     "decimal": {"threat": zn.L0(2, low=-0.1, high=1.3)},
     "nothing": {"threat": [zn.L0(0), zn.L0(1)]},
     "black": {"threat": zn.L0(2), "attack": "sparse_rs", "steps": None},
+    "minimal": {"threat": [zn.L0(1), zn.L0(3)], "attack": ["sparse_rs", "greedy", "sparse_pgd"]},
+    "minimal curve": {"threat": zn.L0(4), "attack": ["sparse_rs", "greedy", "sparse_pgd"], "curve": True},
 }
 
 
@@ -69,7 +73,7 @@ def runs(model, data, tmp_path_factory):
     home = tmp_path_factory.mktemp("runs")
     return {
         kind: RunFolder(zn.evaluate(model, data, **HONEST[kind], **SHORT, out=home / kind).run)
-        for kind in ("list", "curve")
+        for kind in ("list", "curve", "minimal", "minimal curve")
     }
 
 
@@ -126,7 +130,7 @@ def lies(row):
 
 
 @pytest.mark.parametrize("forged", [False, True], ids=["changed", "forged"])
-@pytest.mark.parametrize("kind", ["list", "curve"])
+@pytest.mark.parametrize("kind", ["list", "curve", "minimal"])
 def test_any_lie_in_any_row(kind, forged, runs, model, data, tmp_path):
     shutil.copytree(runs[kind].path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
@@ -190,7 +194,7 @@ def test_the_claim_is_named(run, model, data, outcome, field, value, problem):
 # -- the rows together -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["list", "curve"])
+@pytest.mark.parametrize("kind", ["list", "curve", "minimal", "minimal curve"])
 def test_any_row_deleted_doubled_or_invented(kind, runs, model, data, tmp_path):
     shutil.copytree(runs[kind].path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")

@@ -35,6 +35,13 @@ def runs(tmp_path_factory):
         "one_example": write_run(home / "one", x[right][:1], y[right][:1], **plain, budgets=[2]),
         "nothing_yet": write_run(home / "nothing", x, y, **plain, keep_rows=0.0),
         "large_budgets": write_run(home / "large", x, y, **plain, budgets=[1, 5, 50, 64]),
+        "minimal_list": write_run(home / "minimal_list", x, y, **plain, minimal=[1]),
+        "minimal_curve": write_run(
+            home / "minimal_curve", x, y, **plain, budgets=[12], curve=True, minimal=[0, 2]
+        ),
+        "unfinished_minimal_list": write_run(
+            home / "unfinished_minimal_list", x, y, **plain, minimal=[0, 2], keep_rows=0.6
+        ),
     }
 
 

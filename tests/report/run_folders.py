@@ -38,6 +38,9 @@ KINDS = (
     "one_example",
     "nothing_yet",
     "large_budgets",
+    "minimal_list",
+    "minimal_curve",
+    "unfinished_minimal_list",
 )
 COMPARISONS = ("two_models", "curve", "many_attacks", "one_attack", "unfinished", "nothing_broken")
 
@@ -101,9 +104,14 @@ def write_run(
     known: Sequence[float] = (0.55, 0.8, 1.0),
     linf: float | None = None,
     differentiable: bool = True,
+    minimal: Sequence[int] = (),
     **changes: Any,
 ) -> RunFolder:
-    """Write a run; `keep_rows` < 1 leaves it unfinished; `changes` replace entries of run.json or its plan."""
+    """Write a run.
+
+    `keep_rows` < 1 leaves it unfinished; `minimal` stages are run once for all budgets; `changes` replace entries
+    of run.json or its plan.
+    """
     rng = np.random.default_rng(seed)
     w, b = model or fit(x, y)
     n, shape = len(x), x.shape[1:]
@@ -131,9 +139,14 @@ def write_run(
             _fewest(flat, label, w, b, rng.random(size) < share, channels, linf or 1.0) for share in known
         ]
         waiting = [max(budgets)] if curve else sorted(budgets)
+        past, smallest = set[int](), size + 1
         while waiting:
-            k = waiting.pop(0)
+            turn = waiting.pop(0)
             for stage, found in enumerate(finds):
+                if smallest <= turn or stage in past:
+                    continue
+                k = max(budgets) if stage in minimal and not curve else turn
+                past |= {stage} & set(minimal)
                 cap = 1000 if stage == 2 else 200
                 row = base | {"k": k, "stage": stage, "attack": STAGES[stage]["name"]}
                 d = len(found[0]) if found else size + 1
@@ -157,11 +170,14 @@ def write_run(
                     | {"distance": len(positions), "linf": float(np.abs(adversarial.ravel() - flat).max())}
                     | {"positions": positions.tolist(), "values": values.tolist()}
                 )
-                waiting = [len(positions) - 1] if curve and len(positions) > 1 else []
-                break
+                smallest = min(smallest, len(positions))
+            if curve and 1 < smallest <= turn:
+                waiting = [smallest - 1]
 
     run = _run(x, budgets, curve, unit, differentiable, n, len(rows))
     run["plan"]["threat"]["linf"] = linf
+    for stage in minimal:
+        run["plan"]["attack"]["stages"][stage]["kind"] = "minimal"
     run["plan"]["model"]["parameters"] = w.size + b.size
     for key, value in changes.items():
         place = run["plan"] if key in run["plan"] else run

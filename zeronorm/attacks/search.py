@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zeronorm import checks, losses
+from zeronorm.compiled import compiled, serves
 from zeronorm.errors import ArgumentError
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0
@@ -82,7 +83,8 @@ def filled_up(model: Model, inputs: Tensor) -> Tensor:
     missing = -len(inputs) % _TILE
     # a model that is only called, perhaps for money, is not asked more than the search needs
     if missing and len(inputs) and inputs.device.type == "cpu" and getattr(model, "differentiable", True):
-        inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
+        # to the copies nothing flows back
+        inputs = torch.cat([inputs, inputs.detach()[-1:].expand(missing, *inputs.shape[1:])])
     return inputs
 
 
@@ -124,15 +126,13 @@ class Search:
 
         # what belongs to the examples still under attack
         self.rows = torch.arange(len(x), device=x.device)
-        self.x = self.clean.clone()
+        self._hold(self.clean.clone())
         self.goal = (y if targeted is None else targeted).to(device=x.device, dtype=torch.int64)
         self.streams = Streams(seed, checks.identifiers(ids, x), name)
         self.low, self.high, self.width = _box(self.result, threat)
         self._best_objective = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
 
-        # the best iterate of every example of the batch: nothing changed, until an attempt is recorded
-        self._positions = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
-        self._values = self.x[:, :, :0]
+        self._best: tuple[Tensor, Tensor] | None = None  # positions and values, once an attempt is recorded
 
     def start_from(self, start: Tensor | None) -> tuple[Float[Tensor, "a g p"], Bool[Tensor, "a p"]] | None:
         """The values of a given starting point, and which positions it changes."""
@@ -149,11 +149,19 @@ class Search:
 
     # -- passes -----------------------------------------------------------------------------------------
 
-    def score(self, inputs: Float[Tensor, "a g p"]) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"]]:
-        """The objective, larger is better, and whether the goal is reached: one forward pass."""
-        z = self._call(self._padded(inputs))[: len(inputs)]
-        objective = self._objective(z, self.goal)
-        return self._comparable(objective), self._reached(z, self.goal)
+    def score(
+        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
+        """The objective, larger is better, and whether the goal is reached: one forward pass; `of` as for `logits`."""
+        return self._judged(self.logits(inputs, of), of)
+
+    def score_iterate(
+        self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
+    ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"]]:
+        """As `score`, of the clean inputs with `values` written at `positions`."""
+        written = self._filled.clone()
+        self._write(written, positions, values)
+        return self._judged(self._call(written)[: len(values)])
 
     def score_and_gradient(
         self, inputs: Float[Tensor, "a g p"]
@@ -163,36 +171,26 @@ class Search:
         The objective is the cross-entropy (minus that of the target), up to a monotone function of it: the
         gradient has its direction, but does not vanish where the model is very sure (`losses.log_odds`).
         """
-        count = len(inputs)
+        leaf, z = self._traced(inputs, None)
+        return self._judged_with_gradient(leaf, z, inputs.shape)
+
+    def score_and_gradient_iterate(
+        self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
+    ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
+        """As `score_and_gradient`, of the clean inputs with `values` written at `positions`."""
+        # a leaf of zeros that takes no memory, so that one copy serves: it is not a leaf, and may be written into
+        leaf = self.x.new_zeros(()).expand_as(self._filled).requires_grad_()
         with torch.enable_grad():
-            leaf = self._padded(inputs).requires_grad_()
-            z = self._call(leaf)
-        if not z.requires_grad:
-            raise ArgumentError(
-                f"model: {self.name} needs gradients, and this model gives none; "
-                "sparse_rs works with any callable"
-            )
-        goal = self.goal
-        if len(z) > count:
-            goal = torch.cat([goal, goal[-1:].expand(len(z) - count)])
-        objective, upstream = losses.log_odds_and_gradient(z.detach(), goal)
-        if self.targeted:
-            upstream = -upstream
-        (gradient,) = torch.autograd.grad(z, leaf, upstream)
-        if not math.isfinite(float(gradient.sum())):
-            # a NaN would spread to the iterate and end its search
-            gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
-        objective, reached = self._comparable(objective), self._reached(z.detach(), goal)
-        gradient = gradient.reshape(-1, *inputs.shape[1:])  # to read only: it may be the model's own tensor
-        if len(z) > count:
-            return objective[:count], reached[:count], gradient[:count]
-        return objective, reached, gradient
+            written = self._filled + leaf
+            self._write(written.detach(), positions, values)
+            z = self._differentiable(self._call(written))
+        return self._judged_with_gradient(leaf, z, self.x.shape)
 
     def logits(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
     ) -> Float[Tensor, "n j"]:
         """One forward pass.  `of` says which example under attack each input belongs to: its row, by default."""
-        return self._call(self._padded(inputs), of)[: len(inputs)]
+        return self._call(self._copied(inputs), of)[: len(inputs)]
 
     def logits_and_pullback(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
@@ -201,41 +199,87 @@ class Search:
 
         One forward pass, and one backward pass at every call of the function.
         """
+        leaf, z = self._traced(inputs, of)
         count = len(inputs)
-        with torch.enable_grad():
-            leaf = self._padded(inputs).requires_grad_()
-            z = self._call(leaf, of)
-        if not z.requires_grad:
-            raise ArgumentError(
-                f"model: {self.name} needs gradients, and this model gives none; "
-                "sparse_rs works with any callable"
-            )
 
         def pullback(weights: Tensor) -> Tensor:
             padded = torch.cat([weights, weights[-1:].expand(len(z) - count, -1)]).to(z)
             (gradient,) = torch.autograd.grad(z, leaf, padded, retain_graph=True)
-            return gradient[:count].reshape(inputs.shape).nan_to_num(0.0, 1e12, -1e12)
+            return gradient.reshape(inputs.shape).nan_to_num(0.0, 1e12, -1e12)
 
         return z.detach()[:count], pullback
 
     def at_goal(self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None) -> Bool[Tensor, "n"]:
         """Whether these logits reach the goal; `of` as for `logits`."""
-        return self._reached(z, self.goal if of is None else self.goal[of])
+        return self._reached(z, self._goal_of(of))
+
+    def _goal_of(self, of: Int[Tensor, "n"] | None) -> Int[Tensor, "n"]:
+        return self.goal if of is None else self.goal[of]
+
+    def _judged(
+        self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None
+    ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
+        goal = self._goal_of(of)
+        return self._comparable(self._objective(z, goal)), self._reached(z, goal)
 
     def _comparable(self, objective: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Larger is better, and logits that are not numbers are worse than any."""
         return (-objective if self.targeted else objective).nan_to_num(-math.inf, math.inf, -math.inf)
 
+    def _traced(self, inputs: Float[Tensor, "n g p"], of: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A leaf with the inputs, and the logits that hang on it."""
+        with torch.enable_grad():
+            leaf = inputs.detach().requires_grad_()
+            z = self._differentiable(self._call(self._copied(leaf), of))
+        return leaf, z
+
+    def _differentiable(self, z: Tensor) -> Tensor:
+        if not z.requires_grad:
+            raise ArgumentError(
+                f"model: {self.name} needs gradients, and this model gives none; "
+                "sparse_rs works with any callable"
+            )
+        return z
+
+    def _judged_with_gradient(
+        self, leaf: Tensor, z: Tensor, shape: torch.Size
+    ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
+        judged = z.detach()[: shape[0]]
+        objective, upstream = losses.log_odds_and_gradient(judged, self.goal)
+        if self.targeted:
+            upstream = -upstream
+        if len(z) > len(judged):
+            upstream = torch.cat([upstream, upstream.new_zeros(len(z) - len(judged), z.shape[1])])
+        (gradient,) = torch.autograd.grad(z, leaf, upstream)
+        if not math.isfinite(float(gradient.sum())):
+            # a NaN would spread to the iterate and end its search
+            gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
+        gradient = gradient[: len(judged)].reshape(shape)  # to read only: it may be the model's own tensor
+        return self._comparable(objective), self._reached(judged, self.goal), gradient
+
     def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
+        """The logits of inputs that the model may write into."""
         if (watch := getattr(self.model, "passes_for", None)) is not None:
             watch(self.rows if of is None else self.rows[of])
-        # a copy: the model may write into what it is given
-        return checks.logits(self.model(inputs.clone()), len(inputs), self._highest_label)
+        return checks.logits(self.model(inputs), len(inputs), self._highest_label)
 
-    def _padded(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
-        return filled_up(self.model, inputs.detach().reshape(len(inputs), *self._shape))
+    def _copied(self, inputs: Float[Tensor, "n g p"]) -> Tensor:
+        """A copy in the model's shape, filled up."""
+        inputs = inputs.reshape(len(inputs), *self._shape)
+        filled = filled_up(self.model, inputs)
+        return inputs.clone() if filled is inputs else filled
 
     # -- iterates ---------------------------------------------------------------------------------------
+
+    def _hold(self, x: Float[Tensor, "a g p"]) -> None:
+        """The clean inputs under attack: `_filled` is what a pass over them is given, `x` their grid."""
+        shaped = x.reshape(len(x), *self._shape)
+        self._filled = filled_up(self.model, shaped)
+        self.x = self._filled[: len(x)].view(x.shape)
+
+    def _write(self, written: Tensor, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]) -> None:
+        grid = written.view(len(written), *self.x.shape[1:])[: len(values)]
+        grid.scatter_(2, positions[:, None].expand_as(values), values)
 
     def inputs(self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]) -> Float[Tensor, "a g p"]:
         """The clean inputs with `values` written at `positions`."""
@@ -290,25 +334,26 @@ class Search:
         """
         if self._exact is not None and reached.any():
             reached = self.confirmed(reached, self.inputs(positions, values))
-        if self._positions.shape[1] == 0:
-            everyone = positions[:1].expand(len(self.result), -1).clone()
-            self._positions, self._values = everyone, self.at(self.clean, everyone)
-        better = (objective > self._best_objective).logical_or_(reached)
-        self._best_objective = torch.where(better, objective, self._best_objective)
-        chosen = better.nonzero().flatten()
-        if len(chosen):
-            rows = self.rows[chosen]
-            self._positions[rows] = positions[chosen]
-            self._values[rows] = values[chosen]
+        if self._best is None:
+            self._best = positions.clone(), self.at(self.x, positions)
+        best = (self._best_objective, *self._best)
+        if serves(objective, reached, positions, values, *best):
+            _keep_better(objective, reached, positions, values, *best)
+        else:
+            better = (objective > self._best_objective).logical_or_(reached)
+            for old, new in zip(best, (objective, positions, values), strict=True):
+                old.copy_(torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old))
         return self.drop(reached)
 
-    def confirmed(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
+    def confirmed(
+        self, reached: Bool[Tensor, "n"], inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> Bool[Tensor, "n"]:
         """Success that holds in full precision, for a model that also offers a faster, rougher pass."""
         if self._exact is None or not reached.any():
             return reached
         some = reached.nonzero().flatten()
-        z = self._exact(self._padded(inputs[some]))[: len(some)]
-        return reached.index_put((some,), self._reached(z, self.goal[some]))
+        z = self._exact(self._copied(inputs[some]))[: len(some)]
+        return reached.index_put((some,), self._reached(z, self._goal_of(of)[some]))
 
     def drop_those_at_goal(self) -> None:
         """Leave alone who is there without an attack: misclassified already, or already of the target class."""
@@ -327,30 +372,44 @@ class Search:
         """Take examples out of the search; returns the rows that stay, or None if all do."""
         if not reached.any():
             return None
-        if (
-            attacked
-            and self._positions.shape[1]
-            and (tell := getattr(self.model, "broken", None)) is not None
-        ):
-            tell(self.rows[reached], self._best(self.rows[reached]))
+        if attacked and self._best is not None:
+            self._write_best(gone := reached.nonzero().flatten())
+            if (tell := getattr(self.model, "broken", None)) is not None:
+                tell(rows := self.rows[gone], self.result[rows])
         keep = (~reached).nonzero().flatten()
-        for name in ("rows", "x", "goal", "_best_objective"):
-            setattr(self, name, getattr(self, name)[keep])
+        self._hold(self.x.index_select(0, keep))
+        self.rows, self.goal, self._best_objective = (
+            part.index_select(0, keep) for part in (self.rows, self.goal, self._best_objective)
+        )
+        if self._best is not None:
+            self._best = (self._best[0].index_select(0, keep), self._best[1].index_select(0, keep))
         if isinstance(self.low, Tensor) and isinstance(self.high, Tensor):
-            self.low, self.high = self.low[keep], self.high[keep]
+            self.low, self.high = self.low.index_select(0, keep), self.high.index_select(0, keep)
         self.streams = self.streams.select(keep)
         return keep
 
-    def _best(self, rows: Int[Tensor, "n"]) -> Float[Tensor, "n ..."]:
-        """The best iterates found for these examples, in the shape of x."""
-        values = self._values[rows]
-        grid = self.clean[rows].scatter_(2, self._positions[rows][:, None].expand_as(values), values)
-        return grid.view(-1, *self._shape)
+    def _write_best(self, of: Int[Tensor, "n"]) -> None:
+        """Write the best iterates of these examples under attack into the result."""
+        if self._best is not None:
+            positions, values = (part[of] for part in self._best)
+            self.clean[self.rows[of]] = self.x[of].scatter_(2, positions[:, None].expand_as(values), values)
 
     def finished(self) -> Tensor:
         """The result: who is broken as they broke, the others as the best attempt."""
-        self.result.copy_(self._best(torch.arange(len(self.result), device=self.result.device)))
+        self._write_best(torch.arange(len(self.rows), device=self.rows.device))
         return self.result
+
+
+@compiled
+def _keep_better(
+    start: int, stop: int, objective: Any, reached: Any, positions: Any, values: Any,
+    best_objective: Any, best_positions: Any, best_values: Any,
+) -> None:  # fmt: skip
+    for row in range(start, stop):
+        if reached[row] or objective[row] > best_objective[row]:
+            best_objective[row] = objective[row]
+            best_positions[row] = positions[row]
+            best_values[row] = values[row]
 
 
 def _box(x: Tensor, threat: L0) -> tuple[float | Tensor, float | Tensor, float | Tensor]:

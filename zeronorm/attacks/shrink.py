@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm.attacks.search import Model, searching
-from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
 
 
@@ -21,8 +20,8 @@ def shrink(
     """Restore changed pixels to their clean values as long as the model still errs.
 
     Each changed pixel is first restored alone, to see how much the adversarial needs it; then one after the
-    other, the least needed first, each for good if the model still errs without it.  Two forward passes per
-    changed pixel.  What remains is minimal in order, not of all subsets.
+    other, the least needed first, each for good if the model still errs without it, in full precision.  Two forward
+    passes per changed pixel.  What remains is minimal in order, not of all subsets.
 
     Args:
         model: from inputs to logits (batch, class).
@@ -35,34 +34,35 @@ def shrink(
     """
     free = threat.with_k(threat.available(x))
     with searching("shrink", model, x, y, free, targeted=None, seed=0, ids=None) as search:
-        rows = search.rows
-        current = threat.grid(x_adv)[rows].clone()
-        if len(rows) == 0:
-            return x_adv.clone()
+        current = threat.grid(x_adv)[search.rows].clone()
+        fooled = search.confirmed(search.score(current)[1], current)
+        current = current[fooled]
+        search.drop(~fooled, attacked=False)
+
         changed = (current != search.x).any(1)
-        most = int(changed.sum(1).max())
-        places = top_k(changed.to(x.dtype), most)
-        real = changed.gather(1, places)
+        count = changed.sum(1)
+        most = int(count.max()) if len(count) else 0
+        places = changed.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
-        def restored(j: Int[Tensor, "a 1"]) -> Float[Tensor, "a g p"]:
-            at = places.gather(1, j)
-            return current.clone().scatter_(
-                2, at[:, None].expand(-1, current.shape[1], -1), search.at(search.x, at)
-            )
+        def without(j: Int[Tensor, "n 1"], of: Int[Tensor, "n"]) -> Float[Tensor, "n g p"]:
+            """The iterates of these examples with their j-th changed pixel restored."""
+            at = places[of].gather(1, j)
+            clean = search.at(search.x[of], at)
+            return current[of].scatter_(2, at[:, None].expand_as(clean), clean)
 
-        _, fooled = search.score(current)
-        need = []
+        # who changes fewer pixels than others of the batch is left alone after its last
+        need = torch.full(places.shape, torch.inf, dtype=x.dtype, device=x.device)
         for j in range(most):
-            objective, _ = search.score(restored(torch.full_like(rows, j)[:, None]))
-            need.append(-objective)
-        if most:
-            order = torch.stack(need, 1).masked_fill(~real, torch.inf).argsort(dim=1, stable=True)
-            for step in range(most):
-                least = order[:, step : step + 1]
-                candidate = restored(least)
-                _, still = search.score(candidate)
-                accept = still & fooled & real.gather(1, least).squeeze(1)
-                current = torch.where(accept[:, None, None], candidate, current)
+            some = (count > j).nonzero().flatten()
+            objective, _ = search.score(without(torch.full_like(some, j)[:, None], some), some)
+            need[some, j] = -objective
+        order = need.argsort(dim=1, stable=True)
+        for j in range(most):
+            some = (count > j).nonzero().flatten()
+            candidate = without(order[some, j : j + 1], some)
+            still = search.confirmed(search.score(candidate, some)[1], candidate, some)
+            current[some[still]] = candidate[still]
+
         result = x_adv.clone().contiguous()
-        threat.grid(result)[rows] = current
+        threat.grid(result)[search.rows] = current
         return result

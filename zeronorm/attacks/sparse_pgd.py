@@ -11,13 +11,10 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.search import Model, searching
+from zeronorm.attacks.sparse_pgd_step import choose, move
 from zeronorm.projections import top_k
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0
-
-_GAMMA = (
-    2e-10  # below this norm a mask gradient is no direction (the authors' code; the paper has two values)
-)
 
 
 def sparse_pgd(
@@ -80,7 +77,7 @@ def sparse_pgd(
         checks.real("mask_step_size", mask_step_size, 0.0, open_low=True)
 
     with searching("sparse_pgd", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
-        k, (_, channels, pixels) = search.k, search.x.shape
+        _, channels, pixels = search.x.shape
         α = step_size * search.width  # a number, or one for every entry
         β = math.sqrt(pixels) / 4 if mask_step_size is None else mask_step_size
 
@@ -92,42 +89,29 @@ def sparse_pgd(
             values, changed = given
             v = search.clamp_(torch.where(changed[:, None], values, v))
             mask = torch.where(changed, mask.abs() + 4.0, mask)  # above nearly every other
-        support = top_k(mask, k).sort(1).values  # sorted: equal sets are equal rows
-        stuck = torch.zeros_like(search.rows)
+        support = top_k(mask, search.k).sort(1).values
+        stuck = torch.zeros_like(search.rows)  # choices in a row with the same outcome
 
         for step in range(steps + 1):
             if len(search.rows) == 0:
                 break
             values = search.at(v, support)
-            inputs = search.inputs(support, values)
             if step == steps:
-                search.record(*search.score(inputs), support, values)
+                search.record(*search.score_iterate(support, values), support, values)
                 break
-            objective, reached, G = search.score_and_gradient(inputs)
+            objective, reached, G = search.score_and_gradient_iterate(support, values)
             keep = search.record(objective, reached, support, values)
             if keep is not None:
-                v, mask, support, values, stuck, G = (s[keep] for s in (v, mask, support, values, stuck, G))
+                v, mask, support, values, stuck, G = (
+                    s.index_select(0, keep) for s in (v, mask, support, values, stuck, G)
+                )
 
-            # the mask's gradient is taken at the magnitudes just evaluated, before they move
-            Gp = (v - search.x).mul_(G)
-            Gp = Gp.sum(1) if channels > 1 else Gp.squeeze(1)
-            g_mask = torch.ops.aten.sigmoid_backward(Gp, mask.sigmoid())
-            norm = torch.linalg.vector_norm(g_mask, dim=1, keepdim=True)
-            mask.addcmul_(g_mask, β / norm.clamp_min_(_GAMMA))
+            move(search, v, mask, support, G, α, β, projected=gradient == "projected")
             redraw = (stuck >= tolerance).nonzero().flatten()
             if len(redraw):
                 mask[redraw] = _draw(search.streams.select(redraw), step + 2, search.allowed, pixels, x.dtype)
                 stuck[redraw] = -1  # the drawn mask starts a count of its own
-
-            if gradient == "unprojected":
-                search.move_(v, G.sign(), α)
-            else:
-                moved = values + search.at(α, support) * search.at(G, support).sign_()
-                v.scatter_(2, support[:, None].expand_as(moved), moved.clamp_(*search.box_at(support)))
-
-            new_support = top_k(mask, k).sort(1).values
-            stuck = (stuck + 1) * (new_support == support).all(1)
-            support = new_support
+            support, stuck = choose(mask, support, stuck)
 
         return search.finished()
 

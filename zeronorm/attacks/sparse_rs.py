@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.attacks.sparse_rs_proposal import coins, outside, propose
 from zeronorm.projections import top_k
-from zeronorm.seeding import below
 from zeronorm.threat_model import L0
 
 # Up to which iteration of 10,000 the exchanged share is `initial_fraction` over which divisor (authors' code).
@@ -93,33 +93,32 @@ def _search(
     search: Search, queries: int, initial_fraction: float, first_step: int, start: Tensor | None
 ) -> None:
     """One random search.  M (a, k) is the set of pixels that carry `colours` (a, g, k)."""
-    k, pixels = search.k, search.x.shape[2]
-    table = None if search.allowed is None else search.allowed.nonzero().flatten()
-    positions = torch.arange(pixels, device=search.x.device) if table is None else table
-    n = len(positions)  # M holds indices into the n pixels that may change
+    k, (_, channels, pixels) = search.k, search.x.shape
+    table = torch.arange(pixels, device=search.x.device)
+    if search.allowed is not None:
+        table = table[search.allowed]
+    n = len(table)  # M holds indices into the n pixels that may change
 
-    def written(M: Int[Tensor, "a m"]) -> Int[Tensor, "a m"]:
-        return M if table is None else table[M]
-
-    draw = _Draw(search, first_step, slots=0, moved=k)
-    M = draw.outside(search.rows[:, None][:, :0], n)
-    colours = search.corners(draw.coins(), written(M))
+    words = search.streams.bits(first_step, k * (1 + -(-channels // 32)))
+    M = outside(words[:, :k], search.rows[:, None][:, :0], n)
+    colours = search.corners(coins(words[:, k:], channels, k), table[M])
     if (given := search.start_from(start)) is not None:
         values, changed = given
         # the pixels that the start changes, filled up with those drawn
         preference = (
-            changed[:, positions]
+            changed[:, table]
             .to(values.dtype)
             .mul_(2.0)
             .scatter_add_(1, M, torch.ones_like(M, dtype=values.dtype))
         )
         M = top_k(preference, k)
-        kept = changed.gather(1, written(M))[:, None]
-        colours = torch.where(kept, search.at(values, written(M)), colours)
-    best, reached = search.score(search.inputs(written(M), colours))
-    keep = search.record(best, reached, written(M), colours)
+        kept = changed.gather(1, table[M])[:, None]
+        colours = torch.where(kept, search.at(values, table[M]), colours)
+    positions = table[M]
+    best, reached = search.score_iterate(positions, colours)
+    keep = search.record(best, reached, positions, colours)
     if keep is not None:
-        M, colours, best = M[keep], colours[keep], best[keep]
+        M, colours, best = (s.index_select(0, keep) for s in (M, colours, best))
 
     for query in range(1, queries):
         if len(search.rows) == 0:
@@ -127,74 +126,14 @@ def _search(
         moved = exchanged(query, queries, k, initial_fraction)
         if n > k:
             moved = min(moved, n - k)
-        draw = _Draw(search, first_step + query, slots=k, moved=moved)
-        out = draw.slots()
-        entering = draw.outside(M, n) if n > k else M.gather(1, out)
-        coins = draw.coins() if moved > 1 else draw.coins_unlike_clean(written(entering))
-        fresh = search.corners(coins, written(entering))
-
-        M_new = M.scatter(1, out, entering)
-        colours_new = colours.scatter(2, out[:, None].expand_as(fresh), fresh)
-        objective, reached = search.score(search.inputs(written(M_new), colours_new))
-        keep = search.record(objective, reached, written(M_new), colours_new)
+        M_new, colours_new = propose(search, first_step + query, M, colours, table, moved)
+        positions = M_new if n == pixels else table[M_new]
+        objective, reached = search.score_iterate(positions, colours_new)
+        keep = search.record(objective, reached, positions, colours_new)
 
         accepted = (objective > best)[:, None]
         best = torch.maximum(best, objective)
         M = torch.where(accepted, M_new, M)
         colours = torch.where(accepted[:, None], colours_new, colours)
         if keep is not None:
-            M, colours, best = M[keep], colours[keep], best[keep]
-
-
-class _Draw:
-    """The random numbers of one query, from one call: words for slots, for pixels and for their colours."""
-
-    def __init__(self, search: Search, step: int, *, slots: int, moved: int) -> None:
-        self.search, self.moved, self._k = search, moved, slots
-        slots = min(slots, 1) if moved == 1 else slots
-        words = search.streams.bits(step, slots + moved * (1 + -(-search.x.shape[1] // 32)))
-        self._slots, self._pixels = words[:, :slots], words[:, slots : slots + moved]
-        self._colours = words[:, slots + moved :]
-
-    def slots(self) -> Int[Tensor, "a m"]:
-        """`moved` distinct entries of M, to leave it."""
-        if self.moved == 1:
-            return below(self._slots, self._k)
-        return self._slots.topk(self.moved, dim=1).indices
-
-    def outside(self, taken: Int[Tensor, "a t"], n: int) -> Int[Tensor, "a m"]:
-        """`moved` distinct numbers of 0..n-1 outside `taken`, uniformly."""
-        chosen: list[Tensor] = []
-        for j in range(self.moved):
-            # The r-th number not in a sorted set is r plus how many of the set come before it.
-            taken = torch.cat([taken, *chosen[-1:]], dim=1).sort(1).values
-            before = taken - torch.arange(taken.shape[1], device=taken.device)
-            r = below(self._pixels[:, j : j + 1], n - taken.shape[1])
-            chosen.append(r + (before <= r).sum(1, keepdim=True))
-        return torch.cat(chosen, dim=1)
-
-    def coins(self) -> Bool[Tensor, "a g m"]:
-        """A fair bit for every channel of every moved pixel."""
-        channels = self.search.x.shape[1]
-        if channels == 1:
-            return (self._colours & 1).bool()[:, None]
-        words = self._colours.unflatten(1, (-1, self.moved))
-        shifts = torch.arange(channels, device=words.device)
-        return ((words[:, shifts // 32] >> (shifts % 32)[:, None]) & 1).bool()
-
-    def coins_unlike_clean(self, positions: Int[Tensor, "a 1"]) -> Bool[Tensor, "a g 1"]:
-        """Bits of a colour that differs from the clean one: a single exchange must not waste its query."""
-        search, bits = self.search, self.coins()
-        channels = bits.shape[1]
-        if channels > 30:
-            return bits  # equal with probability below 1e-9
-        clean = search.at(search.x, positions)
-        low, high = search.box_at(positions)
-        is_high = clean == high
-        is_corner = is_high | (clean == low)
-        if channels == 1:
-            return torch.where(is_corner, ~is_high, bits)
-        # uniform over the other corners: flip the clean corner's bits by a non-zero pattern
-        pattern = 1 + below(self._colours[:, :1], (1 << channels) - 1)
-        flips = ((pattern >> torch.arange(channels, device=bits.device)) & 1).bool()
-        return torch.where(is_corner.all(1, keepdim=True), is_high ^ flips[:, :, None], bits)
+            M, colours, best = (s.index_select(0, keep) for s in (M, colours, best))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from zeronorm.evaluation.runner import Progress as State
+    from zeronorm.evaluation.session import Progress as State
 
 _PLAIN_SECONDS = 30.0  # between lines where the output is no terminal
 

@@ -22,10 +22,12 @@ from zeronorm.attacks.search import Model
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.comparison_plan import Attacks, check_comparison, named_attacks, named_models
+from zeronorm.evaluation.examples import DataLike, as_dataset
 from zeronorm.evaluation.plan import resolve_threats
 from zeronorm.evaluation.records import COMPARISON_FORMAT, ComparisonFolder, digest_rows
 from zeronorm.evaluation.result import Evaluation, RobustAccuracy
-from zeronorm.evaluation.runner import DataLike, Progress, as_dataset, evaluate
+from zeronorm.evaluation.runner import evaluate
+from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
 from zeronorm.evaluation.verify import Verification, verify
 from zeronorm.threat_model import L0

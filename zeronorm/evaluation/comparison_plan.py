@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zeronorm import checks, models
 from zeronorm.attacks.catalogue import catalogue, get
@@ -16,8 +16,9 @@ from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
+from zeronorm.evaluation.examples import Examples
 from zeronorm.evaluation.plan import AttackLike, resolve_stages
-from zeronorm.evaluation.runner import _check_logits
+from zeronorm.evaluation.replay import device_of
 from zeronorm.threat_model import L0
 
 NamedAttacks = Mapping[str, AttackLike | Sequence[AttackLike]]
@@ -76,9 +77,7 @@ def check_comparison(
     for name, low in (("steps", 0), ("queries", 1)):
         if name in given:
             checks.integer(name, given[name], low)
-    checks.labels(dataset.y, checks.examples(dataset.x))
-    if not len(dataset):
-        raise ArgumentError("data: expected at least one example, got none")
+    Examples.of(dataset, torch.device("cpu"))
     for threat in threats:
         threat.check_inputs(dataset.x)
     parts = {name: _catalogued(attack) for name, attack in attacks.items()}
@@ -131,8 +130,9 @@ def _fits(model: Model, dataset: Dataset) -> bool:
         raise ArgumentError(
             "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
         )
-    x, y = _start(model, dataset)
-    _check_logits(model, x, y, dataset)
+    examples = Examples.of(dataset, device_of(model))
+    x, y = examples.x, examples.y
+    diagnosis.check_fit(model, x, y, dataset.name, dataset.class_names)
     differentiable = diagnosis.gives_gradients(model, x)
     diagnosis.inspect_model(model, x, y, differentiable)
     return differentiable
@@ -147,21 +147,14 @@ def _try(
     lengths: Mapping[str, int],
 ) -> None:
     """A search of one step on one example: whatever the attack refuses, it refuses now."""
-    x, y = _start(model, dataset)
+    one = Examples.of(dataset, device_of(model)).at([0])
     stages = resolve_stages(
         attack,
         differentiable=differentiable,
         steps=lengths.get("steps"),
         queries=lengths.get("queries"),
     )
-    for stage, function in stages:
-        if stage.attack in catalogue and function is get(stage.attack).function:
+    for stage in stages:
+        if stage.attack in catalogue and stage.function is get(stage.attack).function:
             short = {cost: min(1, stage.options[cost]) for cost in get(stage.attack).cost}
-            function(model, x[:1].clone(), y[:1], threat, seed=0, **stage.options | short)
-
-
-def _start(model: Model, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Inputs and labels where the model's parameters are."""
-    parameter = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
-    device = torch.device("cpu") if parameter is None else parameter.device
-    return dataset.x.to(device), dataset.y.to(device)
+            stage.function(model, one.x, one.y, threat, seed=0, **stage.options | short)

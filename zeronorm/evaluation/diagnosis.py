@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zeronorm import checks
 from zeronorm.attacks.catalogue import catalogue, get
 from zeronorm.attacks.search import Model, evaluation_mode
 from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.replay import predict
 
 Finding = dict[str, str]
 
@@ -29,10 +32,31 @@ CHECKS = {
 }
 
 
-def passed(findings: list[Finding]) -> list[str]:
-    """The checks that found nothing, in words."""
+def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
+    """The checks that found nothing, in words; without the one of convergence where rows cannot show it."""
     codes = {finding["code"] for finding in findings}
+    if not all(_length(stage) for stage in run["plan"]["attack"]["stages"]):
+        codes.add("search-not-converged")
     return [words for code, words in CHECKS.items() if code not in codes]
+
+
+def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequence[str]) -> None:
+    """One pass over two inputs: `ArgumentError` if the model does not fit the data at all."""
+    try:
+        z = predict(model, x[:2])
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever a stranger's model raises
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArgumentError(
+            f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype}, but it failed on "
+            f"them: {first}"
+        ) from error
+    checks.logits(z, min(len(x), 2), int(y.max()))
+    if class_names and z.shape[1] != len(class_names):
+        raise ArgumentError(
+            f"model: expected {len(class_names)} logits, one per class of {data}, got {z.shape[1]}"
+        )
 
 
 def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> list[Finding]:
@@ -149,10 +173,15 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
     for row in broken:
         kinds[row["example"]].add(_knowledge(stages[row["stage"]]["attack"]))
     by_white = sum("white" in kind for kind in kinds.values())
+    withstood: dict[int, int] = {}  # the largest budget within which a white-box stage failed
+    for row in rows:
+        if row["stage"] in white and row["outcome"] == "robust":
+            withstood[row["example"]] = max(row["k"], withstood.get(row["example"], 0))
     black_only = {
         row["example"]
         for row in broken
-        if kinds[row["example"]].isdisjoint({"white", "other"}) and any(i < row["stage"] for i in white)
+        if kinds[row["example"]].isdisjoint({"white", "other"})
+        and row["distance"] <= withstood.get(row["example"], 0)
     }
     if len(black_only) >= max(worth_saying, 0.1 * by_white):
         findings.append(
@@ -167,8 +196,7 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
             )
         )
     for index, stage in enumerate(stages):
-        length = next((stage["options"][c] for c in ("steps", "queries") if c in stage["options"]), 0)
-        length *= stage["options"].get("restarts", 1)
+        length = _length(stage)
         late = {
             row["example"]
             for row in broken
@@ -218,6 +246,15 @@ NO_GRADIENTS = {
     "meaning": "a white-box adversary, who has the weights, may well do better",
     "advice": "evaluate the differentiable model if there is one; for a real black box use zeronorm.models.BlackBox",
 }
+
+
+def _length(stage: Mapping[str, Any]) -> int:
+    """How many passes a stage searches for, at most; 0 where that is not known, or not spent on breaking."""
+    if stage.get("kind") == "minimal":  # it goes on after it has broken an example, for fewer changes
+        return 0
+    options = stage["options"]
+    length = next((options[cost] for cost in ("steps", "queries") if cost in options), 0)
+    return int(length * options.get("restarts", 1))
 
 
 def _knowledge(name: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,29 @@ from zeronorm.threat_model import L0
 
 AttackFunction = Callable[..., Tensor]
 AttackLike = str | Stage | AttackFunction
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One search of a run, with every option and the function that does it.
+
+    Attributes:
+        index: its place in the cascade.
+        name: the attack, and the choice that tells it from others of the same attack.
+        minimal: whether it looks for the smallest change, and so answers for every budget at once.
+    """
+
+    index: int
+    name: str
+    attack: str
+    options: dict[str, Any]
+    function: AttackFunction
+    minimal: bool
+
+    def describe(self) -> dict[str, Any]:
+        """As the plan in run.json holds it."""
+        kind = "minimal" if self.minimal else "budget"
+        return {"name": self.name, "attack": self.attack, "kind": kind, "options": self.options}
 
 
 def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:
@@ -44,8 +67,8 @@ def resolve_stages(
     differentiable: bool,
     steps: int | None,
     queries: int | None,
-) -> list[tuple[Stage, AttackFunction]]:
-    """The searches of a run, in order, with the functions that do them.
+) -> list[PlannedStage]:
+    """The searches of a run, in order.
 
     `steps` and `queries` go to every stage that takes them.  For a model without gradients a named ensemble
     keeps its black-box stages; a single white-box attack is an error.
@@ -75,8 +98,9 @@ def resolve_stages(
         else:
             raise ArgumentError(f"attack: expected a name, a Stage or a function, got {type(one).__name__}")
 
-    complete = []
+    planned: list[PlannedStage] = []
     for stage, function in resolved:
+        minimal = False
         # a function of one's own may be called like one of the catalogue
         if stage.attack in catalogue and function is get(stage.attack).function:
             entry = get(stage.attack)
@@ -87,19 +111,19 @@ def resolve_stages(
                 )
             options = entry.options | stage.options | {n: v for n, v in given.items() if n in entry.cost}
             used |= given.keys() & set(entry.cost)
-            stage = replace(stage, options=options)
-        complete.append((stage, function))
+            stage, minimal = Stage(stage.attack, options), entry.kind == "minimal"
+        planned.append(PlannedStage(len(planned), stage.name, stage.attack, stage.options, function, minimal))
     for name in given.keys() - used:
         takes = (
-            sorted({cost for stage, _ in complete for cost in get(stage.attack).cost})
-            if all(stage.attack in catalogue for stage, _ in complete)
+            sorted({cost for stage in planned for cost in get(stage.attack).cost})
+            if all(stage.attack in catalogue for stage in planned)
             else ["none"]
         )
         raise ArgumentError(f"{name}: the attack asked for takes no {name}, only {', '.join(takes)}")
-    names = [stage.name for stage, _ in complete]
+    names = [stage.name for stage in planned]
     if len(set(names)) < len(names):
         raise ArgumentError(f"attack: expected stages of different names, got {', '.join(names)}")
-    return complete
+    return planned
 
 
 def takes(function: AttackFunction, name: str) -> bool:

@@ -20,16 +20,18 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError
+from zeronorm.files import locked, replace_files
+
+Row = dict[str, Any]  # one row, by the names of ROWS
 
 FORMAT = "zeronorm-run/1"
 COMPARISON_FORMAT = "zeronorm-comparison/1"
@@ -88,7 +90,7 @@ class RunFolder:
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder: a second run that wants to write here is refused."""
-        return _locked(self.path)
+        return locked(self.path, "writing to")
 
     # -- run.json ---------------------------------------------------------------------------------------
 
@@ -113,11 +115,11 @@ class RunFolder:
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace run.json in one step: a crash leaves the old or the new one, never half."""
-        _replace(self.run_json, json.dumps(run, indent=1, allow_nan=False).encode())
+        replace_files({self.run_json: json.dumps(run, indent=1, allow_nan=False).encode()})
 
     # -- rows -------------------------------------------------------------------------------------------
 
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+    def append(self, rows: Iterable[Row]) -> None:
         """Append finished rows to the journal and flush them to the disk."""
         lines = b"".join(_line(row) for row in rows)
         if lines:
@@ -126,7 +128,7 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def recover(self) -> list[dict[str, Any]]:
+    def recover(self) -> list[Row]:
         """The rows of an interrupted run.  A line cut off by the interruption is removed from the journal."""
         if not self.journal.exists():
             return []
@@ -146,7 +148,7 @@ class RunFolder:
         content = self.journal.read_bytes()
         return pa.Table.from_pylist(self._parse(content[: content.rfind(b"\n") + 1]), schema=ROWS)
 
-    def fold(self, rows: list[dict[str, Any]], images: list[dict[str, Any]]) -> str:
+    def fold(self, rows: list[Row], images: list[dict[str, Any]]) -> str:
         """Write the tables of a complete run and drop the journal; returns the digest of the rows."""
         table = pa.Table.from_pylist(rows, schema=ROWS)
         for schema, content, target in (
@@ -170,8 +172,8 @@ class RunFolder:
             raise ArgumentError(f"run: {self.images} is damaged: {str(error).splitlines()[0]}") from None
         return {row["example"]: row["x"] for row in rows}
 
-    def _parse(self, content: bytes) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
+    def _parse(self, content: bytes) -> list[Row]:
+        rows: list[Row] = []
         for number, line in enumerate(content.splitlines(), start=1):
             body, _, check = line.rpartition(b"\t")
             if check != _checksum(body):
@@ -196,7 +198,7 @@ class ComparisonFolder:
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder: a second comparison that wants to write here is refused."""
-        return _locked(self.path)
+        return locked(self.path, "writing to")
 
     def read(self) -> dict[str, Any]:
         """The content of comparison.json; `ArgumentError` if it is missing, damaged or of another format."""
@@ -218,7 +220,7 @@ class ComparisonFolder:
 
     def write(self, comparison: dict[str, Any]) -> None:
         """Replace comparison.json in one step."""
-        _replace(self.comparison_json, json.dumps(comparison, indent=1, allow_nan=False).encode())
+        replace_files({self.comparison_json: json.dumps(comparison, indent=1, allow_nan=False).encode()})
 
     def run(self, path: str) -> RunFolder:
         """One of its runs; a path that leads out of the folder is refused."""
@@ -238,22 +240,6 @@ class ComparisonFolder:
         return digest_rows(table)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = filelock.FileLock(path / ".lock", timeout=0)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise ArgumentError(f"out: another process is writing to {path}; wait for it to end") from None
-    except OSError as error:
-        raise ArgumentError(f"out: cannot write to {path}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         return pq.read_table(path, schema=schema, page_checksum_verification=True)
@@ -265,19 +251,12 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
 def _write_table(path: Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    _replace(path, sink.getvalue().to_pybytes())
+    replace_files({path: sink.getvalue().to_pybytes()})
 
 
-def _replace(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.new")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def finite(number: float) -> float | None:
+    """A number as a row holds it: null where it is infinite or none."""
+    return number if abs(number) < float("inf") else None
 
 
 def digest_rows(table: pa.Table) -> str:
@@ -288,7 +267,7 @@ def digest_rows(table: pa.Table) -> str:
     return f"sha256:{sha.hexdigest()}"
 
 
-def _body(row: dict[str, Any], names: list[str]) -> bytes:
+def _body(row: Row, names: list[str]) -> bytes:
     present = {name: row[name] for name in names if row.get(name) is not None}
     return json.dumps(present, separators=(",", ":")).encode()
 
@@ -297,6 +276,6 @@ def _checksum(body: bytes) -> bytes:
     return f"{zlib.crc32(body):08x}".encode()
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def _line(row: Row) -> bytes:
     body = _body(row, ROWS.names)
     return body + b"\t" + _checksum(body) + b"\n"

@@ -55,6 +55,16 @@ class RobustAccuracy(Accuracy):
         return self.by_k.items()
 
 
+def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    """The headline of a run as plain values: what `verify` computes again."""
+    figures = report.summarise(run, rows)
+    return {
+        "n": figures.n,
+        "clean_accuracy": figures.clean_accuracy.value,
+        "robust_accuracy": {str(k): share.value for k, share in figures.robust_accuracy.items()},
+    }
+
+
 class Evaluation:
     """The result of a run, read from its folder."""
 

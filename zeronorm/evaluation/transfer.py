@@ -8,14 +8,11 @@ from typing import Any
 
 import torch
 
-from zeronorm import losses
 from zeronorm.attacks.search import Model
 from zeronorm.data import Dataset
-from zeronorm.evaluation.records import ComparisonFolder
-from zeronorm.evaluation.runner import predict, rebuild
+from zeronorm.evaluation.records import ComparisonFolder, Row, finite
+from zeronorm.evaluation.replay import device_of, predict, rebuild, verdict
 from zeronorm.threat_model import L0
-
-Row = dict[str, Any]
 
 _BATCH = 256
 
@@ -60,16 +57,11 @@ def _tried(
     position: Mapping[int, int],
     threat: L0,
 ) -> Iterator[Row]:
-    parameter = next(iter(model.parameters()), None) if isinstance(model, torch.nn.Module) else None
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = device_of(model)
     at = [position[row["example"]] for row in rows]
-    x_adv = torch.cat(
-        [rebuild(dataset.x[i : i + 1], row, threat) for i, row in zip(at, rows, strict=True)]
-    ).to(device)
-    y = dataset.y[at].to(device)
-    z = predict(model, x_adv)
-    wrong, margin, prediction = losses.is_wrong(z, y), -losses.margin(z, y), z.argmax(1)
-    for j, row in enumerate(rows):
+    x_adv = torch.cat([rebuild(dataset.x[i : i + 1], row, threat) for i, row in zip(at, rows, strict=True)])
+    found = verdict(predict(model, x_adv.to(device)), dataset.y[at].to(device))
+    for row, prediction, wrong, margin in zip(rows, *found, strict=True):
         yield {
             "source": source,
             "example": row["example"],
@@ -77,9 +69,9 @@ def _tried(
             "stage": row["stage"],
             "distance": row["distance"],
             "target": target,
-            "outcome": "broken" if wrong[j] else "robust",
-            "prediction": int(prediction[j]),
-            "margin": float(margin[j]) if math.isfinite(float(margin[j])) else None,
+            "outcome": "broken" if wrong else "robust",
+            "prediction": prediction,
+            "margin": finite(margin),
         }
 
 

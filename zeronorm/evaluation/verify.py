@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeronorm import distances, losses, models
+from zeronorm import distances, models
 from zeronorm.attacks.search import Model
 from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.examples import DataLike, as_dataset
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import RunFolder, digest_rows
-from zeronorm.evaluation.runner import DataLike, as_dataset, predict, rebuild, summary_of
+from zeronorm.evaluation.replay import device_of, predict, rebuild, verdict
+from zeronorm.evaluation.result import summary_of
 from zeronorm.threat_model import L0
 
 Row = Mapping[str, Any]
@@ -102,8 +104,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
         result.problems.append(
             f"rows: {len(rows) - len(known)} rows are of examples that the data does not have"
         )
-    parameter = next(iter(model.parameters()), None) if isinstance(model, torch.nn.Module) else None
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = device_of(model)
     x, y = dataset.x.to(device), dataset.y.to(device)
     threat = _threat(plan["threat"], x)
 
@@ -153,19 +154,40 @@ def _check_completeness(
 
 
 def _due(example: int, found: Mapping[Key, Row], plan: Mapping[str, Any]) -> Iterator[Key]:
-    """The rows of an example: it is searched stage by stage until broken, and in a curve again with less."""
+    """The rows of an example, in the order they were made (`runner._Runner`), given what they say was found."""
     yield example, None, -1
     if found.get((example, None, -1), {}).get("outcome") != "correct":
         return
-    budgets, curve = list(plan["threat"]["budgets"]), plan["threat"]["curve"]
-    while budgets and not (curve and budgets[0] < 1):
-        k = budgets.pop(0)
-        for stage in range(len(plan["attack"]["stages"])):
-            yield example, k, stage
-            row = found.get((example, k, stage), {})
-            if row.get("outcome") == "broken":
-                budgets = [min(k, row["distance"] or 0) - 1] if curve else []
-                break
+    budgets, stages = plan["threat"]["budgets"], plan["attack"]["stages"]
+    minimal = [stage.get("kind") == "minimal" for stage in stages]
+    smallest = math.inf
+
+    def search(k: int, stage: int) -> Key:
+        nonlocal smallest
+        key = example, k, stage
+        row = found.get(key, {})
+        if row.get("outcome") == "broken":
+            smallest = min(smallest, row["distance"] or 0)
+        return key
+
+    if plan["threat"]["curve"]:  # down: each time with one change fewer, a minimal attack once
+        k, past = budgets[0], set[int]()
+        while k >= 1:
+            for stage in range(len(stages)):
+                if stage not in past:
+                    yield search(k, stage)
+                    if minimal[stage]:
+                        past.add(stage)
+                    if smallest <= k:
+                        break
+            else:
+                return
+            k = int(smallest) - 1
+        return
+    for k in budgets:  # up: until broken, a minimal attack at the first turn for all budgets
+        for stage in range(len(stages)):
+            if smallest > k and not (minimal[stage] and k > budgets[0]):
+                yield search(budgets[-1] if minimal[stage] else k, stage)
 
 
 def _check_names(
@@ -203,15 +225,14 @@ def _check_pictures(
 
 
 def _check_predictions(rows: list[Row], z: Tensor, y: Tensor, result: Verification) -> None:
-    wrong, margin, prediction = losses.is_wrong(z, y), -losses.margin(z, y), z.argmax(1)
-    for j, row in enumerate(rows):
+    for row, prediction, wrong, margin in zip(rows, *verdict(z, y), strict=True):
         for what, claimed, found in (
-            ("clean prediction", row["prediction"], int(prediction[j])),
-            ("clean outcome", row["outcome"], "wrong" if wrong[j] else "correct"),
+            ("clean prediction", row["prediction"], prediction),
+            ("clean outcome", row["outcome"], "wrong" if wrong else "correct"),
         ):
             if claimed != found:
                 result.problems.append(f"{_who(row)}: {what} is {found}, the run says {claimed}")
-        _check_margin(row, float(margin[j]), result)
+        _check_margin(row, margin, result)
 
 
 def _check_margin(row: Row, found: float, result: Verification) -> None:
@@ -240,32 +261,27 @@ def _check_adversarials(
     if not sound:
         return
     x, y, x_adv = x[sound], y[sound], torch.cat(rebuilt)
-    z = predict(model, x_adv)
-    distance, linf = threat.distance(x, x_adv), distances.linf(x, x_adv)
-    wrong, margin, prediction = losses.is_wrong(z, y), -losses.margin(z, y), z.argmax(1)
-    inside = threat.with_k(None).contains(x, x_adv)
+    distance, linf = threat.distance(x, x_adv).tolist(), distances.linf(x, x_adv).tolist()
+    prediction, wrong, margin = verdict(predict(model, x_adv), y)
+    inside = threat.with_k(None).contains(x, x_adv).tolist()
     changed = (threat.grid(x) != threat.grid(x_adv)).any(1)
     for j, row in enumerate(rows[i] for i in sound):
         who = _who(row)
-        if not bool(inside[j]):
+        if not inside[j]:
             result.problems.append(f"{who}: the adversarial leaves the box, the cap or the allowed positions")
         if changed[j].nonzero().flatten().tolist() != row["positions"]:
             result.problems.append(f"{who}: the positions that differ from the clean input are others")
-        if int(distance[j]) != row["distance"]:
-            result.problems.append(
-                f"{who}: {int(distance[j])} positions changed, the run says {row['distance']}"
-            )
-        if row["k"] is None or int(distance[j]) > row["k"]:
-            result.problems.append(f"{who}: {int(distance[j])} positions changed, more than the budget")
-        if not bool(wrong[j]):
+        if distance[j] != row["distance"]:
+            result.problems.append(f"{who}: {distance[j]} positions changed, the run says {row['distance']}")
+        if row["k"] is None or distance[j] > row["k"]:
+            result.problems.append(f"{who}: {distance[j]} positions changed, more than the budget")
+        if not wrong[j]:
             result.problems.append(f"{who}: the model answers right on the adversarial")
-        if int(prediction[j]) != row["prediction"]:
-            result.problems.append(f"{who}: predicted {int(prediction[j])}, the run says {row['prediction']}")
-        _check_margin(row, float(margin[j]), result)
-        if row["linf"] is None or not math.isclose(row["linf"], float(linf[j]), rel_tol=1e-5, abs_tol=1e-6):
-            result.problems.append(
-                f"{who}: largest change is {float(linf[j]):.6g}, the run says {row['linf']}"
-            )
+        if prediction[j] != row["prediction"]:
+            result.problems.append(f"{who}: predicted {prediction[j]}, the run says {row['prediction']}")
+        _check_margin(row, margin[j], result)
+        if row["linf"] is None or not math.isclose(row["linf"], linf[j], rel_tol=1e-5, abs_tol=1e-6):
+            result.problems.append(f"{who}: largest change is {linf[j]:.6g}, the run says {row['linf']}")
 
 
 def _threat(plan: Mapping[str, Any], x: Tensor) -> L0:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import zeronorm
 from zeronorm.errors import ArgumentError
+from zeronorm.files import replace_files
 from zeronorm.models.black_box import BlackBox
 from zeronorm.models.classifier import ARCHITECTURES, Classifier, build
 
@@ -103,9 +104,12 @@ def save(model: nn.Module, path: str | os.PathLike[str], **facts: Any) -> None:
         raise ArgumentError(f"facts: expected values that JSON can hold, got {facts!r} ({error})") from None
     weights = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
     folder = Path(path)
-    replace_files(
-        {folder / WEIGHTS: safetensors.torch.save(weights), folder / SIDECAR: f"{text}\n".encode()}, "path"
-    )
+    try:
+        replace_files(
+            {folder / WEIGHTS: safetensors.torch.save(weights), folder / SIDECAR: f"{text}\n".encode()}
+        )
+    except OSError as error:
+        raise ArgumentError(f"path: cannot write {error.filename}: {error.strerror}") from None
     model.facts = json.loads(text)
 
 
@@ -162,31 +166,6 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise ArgumentError(f"model: expected format {FORMAT} in {path}, got {found!r}")
     return sidecar
-
-
-def replace_files(contents: Mapping[Path, bytes], argument: str) -> None:
-    """Write files so that a crash or a full disk leaves each as it was or as it shall be, never half.
-
-    All are written beside their targets before the first takes its place.  `argument` names the culprit in the
-    `ArgumentError` of a folder that cannot be written.
-    """
-    temporaries = {target: target.with_name(f".{target.name}.new") for target in contents}
-    target = next(iter(contents))
-    try:
-        for target, content in contents.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporaries[target], "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for target, temporary in temporaries.items():
-            os.replace(temporary, target)
-    except OSError as error:
-        raise ArgumentError(f"{argument}: cannot write {target}: {error.strerror or error}") from None
-    finally:
-        for temporary in temporaries.values():
-            if temporary.parent.is_dir():
-                temporary.unlink(missing_ok=True)
 
 
 def _load_folder(folder: Path) -> Classifier:

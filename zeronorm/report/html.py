@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import ComparisonFolder, RunFolder
+from zeronorm.files import replace_files
 from zeronorm.report import gallery, plots
 from zeronorm.report.comparison import Comparison as Compared
 from zeronorm.report.comparison import Model, read_comparison, short_median
@@ -85,16 +86,10 @@ def _runs_in(path: Path) -> list[Path]:
 
 
 def _write(page: str, target: Path) -> Path:
-    temporary = target.with_name(f".{target.name}.new")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, target)
+        replace_files({target: page.encode()})
     except OSError as error:
         raise ArgumentError(f"out: cannot write the report to {target}: {error.strerror}") from None
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
     return target
 
 

@@ -68,11 +68,11 @@ class Share:
 class Effort:
     """Passes of the model (forward and backward counted alike) that a budget's answers took.
 
-    In a list, what this budget's cascade spent on each example that the smaller budgets had left: `start` of
-    them, of which those it broke `fell` after so many passes (ascending).  In a curve, what an example had cost
-    altogether when the first adversarial within k was found.  `iterations` are the forward ones of these passes
-    (ascending too): updates of a white-box search, queries of a black-box one.  `most` is the largest cost of
-    any example.
+    In a list, what this budget's cascade spent on each example that the smaller budgets had left, a minimal
+    attack counted in full: `start` of them, of which those it broke `fell` after so many passes (ascending).  In
+    a curve, what an example had cost altogether when the first adversarial within k was found.  `iterations` are
+    the forward ones of these passes (ascending too): updates of a white-box search, queries of a black-box one.
+    `most` is the largest cost of any example.
     """
 
     start: int
@@ -150,8 +150,9 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
     every = list(range(asked[-1] + 1)) if curve else asked
     shown = _powers_of_two(asked[-1]) if curve else asked
     names = [stage["name"] for stage in plan["attack"]["stages"]]
+    minimal = np.array([stage.get("kind") == "minimal" for stage in plan["attack"]["stages"]], dtype=bool)
 
-    clean, searches = _split(rows)
+    clean, searches = _split(rows, minimal)
     n = len(clean.example)
     broken = searches.distance > 0
     smallest = np.where(clean.correct, np.inf, 0.0)
@@ -165,7 +166,7 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
         run=run,
         n=n,
         asked=plan["data"]["n"],
-        settled=n if complete else int(_settled(searches, smallest, len(names), None if curve else asked)),
+        settled=n if complete else int(_settled(searches, smallest, minimal, asked, curve)),
         complete=complete,
         unit=unit,
         budgets=shown,
@@ -287,9 +288,13 @@ class _Clean:
 
 @dataclass(frozen=True)
 class _Searches:
-    """The stage rows as columns; `at` is the example's place among the clean ones, `distance` 0 if robust."""
+    """The stage rows as columns; `at` is the example's place among the clean ones, `distance` 0 if robust.
+
+    `minimal`: of an attack that is run once for all budgets.
+    """
 
     at: Ints
+    minimal: Bools
     k: Ints
     stage: Ints
     distance: Ints
@@ -297,8 +302,12 @@ class _Searches:
     forwards: Ints
     backwards: Ints
 
+    def turn(self, k: int, curve: bool) -> Ints:
+        """The budget in whose turn each was made, as seen from k: in a list a minimal attack's answer is every k's."""
+        return self.k if curve else np.where(self.minimal, k, self.k)
 
-def _split(rows: pa.Table) -> tuple[_Clean, _Searches]:
+
+def _split(rows: pa.Table, minimal: Bools) -> tuple[_Clean, _Searches]:
     rows = rows.select(_COLUMNS)  # not the adversarial examples: they are most of the bytes
     is_clean = pc.less(rows["stage"], 0)
     clean = rows.filter(is_clean).sort_by("example")
@@ -320,7 +329,8 @@ def _split(rows: pa.Table) -> tuple[_Clean, _Searches]:
     columns = (
         _ints(searches, name) for name in ("k", "stage", "distance", "prediction", "forwards", "backwards")
     )
-    return _Clean(example, _ints(clean, "label"), correct), _Searches(at, *columns)
+    of_minimal = minimal[_ints(searches, "stage")]
+    return _Clean(example, _ints(clean, "label"), correct), _Searches(at, of_minimal, *columns)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:
@@ -332,27 +342,45 @@ def _powers_of_two(last: int) -> list[int]:
 
 
 def _settled(
-    searches: _Searches, smallest: npt.NDArray[np.float64], stages: int, budgets: Sequence[int] | None
+    searches: _Searches,
+    smallest: npt.NDArray[np.float64],
+    minimal: Bools,
+    budgets: Sequence[int],
+    curve: bool,
 ) -> int:
-    """How many examples need no further search; `budgets` None in a curve."""
-    gave_up = (searches.distance == 0) & (searches.stage == stages - 1)
-    if budgets is None:  # searched downwards until the whole cascade fails, or nothing is left to search
-        done = smallest <= 1
-    else:  # searched upwards until broken
-        done = np.isfinite(smallest)
-        gave_up &= searches.k == budgets[-1]
-    done[searches.at[gave_up]] = True
-    return int(done.sum())
+    """How many examples need no further search.
+
+    What is next is the largest budget that did not break an example: of a list, or of a curve the one below the
+    fewest changes found.  It is settled if there is none, or if the whole cascade has failed there, of which a
+    minimal attack is run once.
+    """
+    if curve:
+        following = np.minimum(smallest - 1, budgets[-1])
+        done = following < 1
+    else:
+        place = np.searchsorted(budgets, smallest) - 1
+        following = np.array(budgets)[place]
+        done = place < 0
+    over = np.ones_like(done)
+    for stage in [*np.flatnonzero(minimal), *np.flatnonzero(~minimal)[-1:]]:
+        mine = searches.stage == stage
+        if not minimal[stage]:
+            mine &= searches.k == following[searches.at]
+        has_row = np.zeros_like(done)
+        has_row[searches.at[mine]] = True
+        over &= has_row
+    return int((done | over).sum())
 
 
 def _after_stage(clean: _Clean, searches: _Searches, k: int, stages: int, curve: bool) -> list[Share]:
     """Examples left at the start of the cascade with budget k, then after each stage.
 
     What a list's smaller budgets broke is gone at the start, whichever stage did it: this budget's stages never
-    saw it.  In a curve every search starts from the largest budget, so stages are told apart all the way down.
+    saw it.  A minimal attack's result counts as its stage's at every budget.  In a curve every search starts from
+    the largest budget, so stages are told apart all the way down.
     """
     within = (searches.distance > 0) & (searches.distance <= k)
-    turn = np.where(~curve & (searches.k < k), -1, searches.stage)
+    turn = np.where(~curve & (searches.turn(k, curve) < k), -1, searches.stage)
     first = np.full(len(clean.example), stages)  # the first turn at which each falls
     np.minimum.at(first, searches.at[within], turn[within])
     first[~clean.correct] = -1
@@ -362,13 +390,11 @@ def _after_stage(clean: _Clean, searches: _Searches, k: int, stages: int, curve:
 def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
     # a list goes up: what broke within k at a smaller budget is gone; a larger one may still find a smaller change
     within = (searches.distance > 0) & (searches.distance <= k)
-    gone = ~clean.correct
+    gone, turn = ~clean.correct, searches.turn(k, curve)
     if not curve:
-        gone[searches.at[within & (searches.k < k)]] = True
-    mine = np.flatnonzero(~gone[searches.at] & (curve | (searches.k >= k)))
-    order = mine[
-        np.lexsort((searches.stage[mine], (-1 if curve else 1) * searches.k[mine], searches.at[mine]))
-    ]
+        gone[searches.at[within & (turn < k)]] = True
+    mine = np.flatnonzero(~gone[searches.at] & (curve | (turn >= k)))
+    order = mine[np.lexsort((searches.stage[mine], (-1 if curve else 1) * turn[mine], searches.at[mine]))]
     at = searches.at[order]
     starts = np.searchsorted(at, np.arange(len(clean.example)))
 
@@ -384,7 +410,7 @@ def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
         start=int((~gone).sum()),
         fell=np.sort(spent[hit]),
         iterations=np.sort(running_total(searches.forwards)[hit]),
-        most=int(max(spent[curve | (searches.k[order] == k)].max(initial=0), spent[hit].max(initial=0))),
+        most=int(max(spent[curve | (turn[order] == k)].max(initial=0), spent[hit].max(initial=0))),
     )
 
 

@@ -11,19 +11,18 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from zeronorm.errors import ArgumentError
-from zeronorm.models.checkpoint import SIDECAR, digest_tensors, replace_files
+from zeronorm.files import locked, replace_files
+from zeronorm.models.checkpoint import SIDECAR, digest_tensors
 
 FORMAT = "zeronorm-training/1"
 
@@ -59,23 +58,9 @@ class TrainingFolder:
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.metrics = self.path / "metrics.csv"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder: a second training that wants to write here is refused."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout:
-            raise ArgumentError(
-                f"out: another process is training in {self.path}; wait for it to end"
-            ) from None
-        except OSError as error:
-            raise ArgumentError(f"out: cannot write to {self.path}: {error.strerror}") from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.path, "training in")
 
     def open(self, identity: dict[str, Any], resume: bool) -> State:
         """The state to continue from, or a new one where there is nothing to continue."""
@@ -127,7 +112,10 @@ class TrainingFolder:
             "history": state.history,
         }
         content = safetensors.torch.save(tensors, {"training": json.dumps(header)})
-        replace_files({self.checkpoint: content, self.metrics: _csv(state.history)}, "out")
+        try:
+            replace_files({self.checkpoint: content, self.metrics: _csv(state.history)})
+        except OSError as error:
+            raise ArgumentError(f"out: cannot write {error.filename}: {error.strerror}") from None
 
     def _read(self) -> State:
         try:

@@ -1,0 +1,70 @@
+"""Kernels over the rows of a batch, compiled for the CPU by numba when first called.
+
+For small tensors a chain of torch operations costs more in calls than in arithmetic.  Each kernel does the
+work of such a chain and has a twin in torch, which serves other devices and judges the kernel in the tests.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+_WORTH_A_THREAD = 1 << 17  # entries
+_TYPES = (torch.float32, torch.float64, torch.int64, torch.bool)
+
+
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile `function(start, stop, *arrays_and_numbers)`, which works on the rows start..stop-1 of its arrays.
+
+    A row's result must not depend on the other rows.  Sums may be reassociated, alike in every call.
+    """
+    # what is compiled is the function itself, not the shape checks that the tests wrap around it
+    plain = inspect.unwrap(function)
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "nsz", "contract"}}
+    try:
+        kernel = numba.njit(plain, cache=True, **options)
+    except RuntimeError:  # nowhere to write the compiled code
+        kernel = numba.njit(plain, **options)
+
+    def call(*arguments: Any) -> None:
+        arrays = [a.numpy() if type(a) is Tensor else a for a in arguments]
+        rows = arrays[0].shape[0]
+        threads = min(torch.get_num_threads(), arrays[0].size // _WORTH_A_THREAD + 1, rows)
+        if threads <= 1:
+            kernel(0, rows, *arrays)
+            return
+        borders = [rows * i // threads for i in range(threads + 1)]
+        list(_pool().map(lambda span: kernel(*span, *arrays), itertools.pairwise(borders)))
+
+    return call
+
+
+def helper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a small function callable within kernels."""
+    compiled_helper: Callable[..., Any] = numba.njit(inspect.unwrap(function), inline="always")
+    return compiled_helper
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether kernels can work on these: on the CPU, in one piece, of a type numpy knows, and nothing recorded."""
+    for t in tensors:
+        if (
+            not (t.is_cpu and t.is_contiguous() and t.dtype in _TYPES)
+            or t.requires_grad
+            or type(t) is not Tensor
+        ):
+            return False
+    return True
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="zeronorm")

@@ -1,0 +1,82 @@
+"""The examples of a run: what was given as data, checked, where the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zeronorm import checks
+from zeronorm.data import Dataset
+from zeronorm.data import load as load_data
+from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.records import Row
+
+DataLike = Dataset | Sequence[Tensor] | str  # a sequence is the pair (x, y)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs (n, ...), labels, ids and, where they have them, names."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    names: Sequence[str] | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, device: torch.device) -> Examples:
+        """Those of a data set; `ArgumentError` if they cannot be searched."""
+        x, y, ids = (t.detach().to(device) for t in (checks.examples(dataset.x), dataset.y, dataset.ids))
+        if len(x) == 0:
+            raise ArgumentError("data: expected at least one example, got none")
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ArgumentError(
+                f"data: expected float32 or float64, got {x.dtype}; precision='bfloat16' is for the search's passes"
+            )
+        y, ids = checks.labels(y, x), checks.identifiers(ids, x)
+        if len(ids.unique()) < len(ids):
+            raise ArgumentError("data: expected different example ids, got duplicates")
+        return cls(x, y, ids, dataset.names)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def at(self, places: list[int]) -> Examples:
+        """Some of them."""
+        names = None if self.names is None else [self.names[i] for i in places]
+        return Examples(self.x[places], self.y[places], self.ids[places], names)
+
+    def row(self, i: int, k: int | None, stage: int, attack: str) -> Row:
+        """How a row of the i-th example begins: whose it is, and of which search."""
+        return {
+            "example": int(self.ids[i]),
+            "name": self.names[i] if self.names else None,
+            "label": int(self.y[i]),
+            "k": k,
+            "stage": stage,
+            "attack": attack,
+        }
+
+
+def as_dataset(data: DataLike) -> Dataset:
+    """The data set itself, the one of that name, or one made of (x, y)."""
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str):
+        return load_data(data)
+    if isinstance(data, tuple | list) and len(data) == 2:
+        x = checks.examples(data[0]).detach()
+        y = checks.labels(data[1], x)
+        return Dataset(
+            x=x,
+            y=y.to(torch.int64),
+            ids=torch.arange(len(x)),
+            name="given",
+            split="given",
+            class_names=(),
+            names=None,
+        )
+    raise ArgumentError(f"data: expected a Dataset, a tuple (x, y) or a name, got {type(data).__name__}")

@@ -1,0 +1,55 @@
+"""Files that a crash, a full disk or a second process cannot spoil."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from zeronorm.errors import ArgumentError
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files so that a crash or a full disk leaves each as it was or as it shall be, never half.
+
+    All are written beside their targets before the first takes its place.
+
+    **Raises:** `OSError` that names the file.
+    """
+    temporaries = {target: target.with_name(f".{target.name}.new") for target in contents}
+    target = next(iter(contents))
+    try:
+        for target, content in contents.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporaries[target], "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for target, temporary in temporaries.items():
+            os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from None
+    finally:
+        for temporary in temporaries.values():
+            if temporary.parent.is_dir():
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold the folder `out`, made if need be: a second process that is `doing` something there is refused."""
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise ArgumentError(f"out: another process is {doing} {folder}; wait for it to end") from None
+    except OSError as error:
+        raise ArgumentError(f"out: cannot write to {folder}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
