@@ -157,6 +157,14 @@ def test_lines_against_passes_start_at_the_clean_accuracy(comparisons):
                 assert down[-1] == pytest.approx(1000 * (1 - left), abs=0.06)
 
 
+def test_a_minimal_attack_counts_in_full(comparisons):
+    (model,) = read_comparison(comparisons["one_attack"]).models
+    said = "goes on once an example broke, and counts in full"
+    assert said not in plots.attacks_against_passes(model).note
+    model.entries[0].summary.run["plan"]["attack"]["stages"][0]["kind"] = "minimal"
+    assert said in plots.attacks_against_passes(model).note
+
+
 def test_bars_add_up_to_what_was_broken(comparisons):
     for kind in ("two_models", "curve", "many_attacks"):
         for model in read_comparison(comparisons[kind]).models:

@@ -177,7 +177,7 @@ def attacks_against_passes(model: Model) -> Chart | None:
         lines=[
             Line(colour, _path(_stairs(points, end), scale), label) for colour, label, points, end in curves
         ],
-        note=_undrawn(model),
+        note=" ".join(filter(None, [_minimal_note(model), _undrawn(model)])),
     )
 
 
@@ -230,6 +230,14 @@ def _drawn(model: Model) -> list[tuple[str, Entry]]:
     chosen = [id(entry) for entry in by_strength[:_LINES]]
     shown = [entry for entry in model.entries if id(entry) in chosen]
     return [(f"run{i}", entry) for i, entry in enumerate(shown)]
+
+
+def _minimal_note(model: Model) -> str:
+    """What to know of attacks that do not stop when an example breaks."""
+    stages = [stage for entry in model.entries for stage in entry.summary.run["plan"]["attack"]["stages"]]
+    if all(stage.get("kind") != "minimal" for stage in stages):
+        return ""
+    return "A search for the smallest change goes on once an example broke, and counts in full."
 
 
 def _undrawn(model: Model) -> str:
