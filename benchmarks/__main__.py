@@ -32,33 +32,47 @@ from zeronorm.training import TrainingPlan, train
 ATTACKS: dict[str, dict[str, Any]] = {
     "sparse_pgd (unprojected)": {"attack": "sparse_pgd", "gradient": "unprojected"},
     "sparse_pgd (projected)": {"attack": "sparse_pgd", "gradient": "projected"},
-    "sparse_rs": {"attack": "sparse_rs"},
+} | {
+    name: {"attack": name}
+    for name in zn.attacks.catalogue
+    if name not in ("sparse_pgd", "sparse_autoattack")  # has two ways to go; is made of others
 }
 
 
 class Passes(nn.Module):
-    """Notes the batch size of each pass, and whether a backward pass followed it."""
+    """Notes the batch size of each pass, whether it was differentiable, and the backward passes that followed."""
 
     def __init__(self, model: nn.Module, precision: str, device: torch.device) -> None:
         super().__init__()
-        self.model, self.calls = model, list[tuple[int, bool]]()
+        self.model, self.calls = model, list[tuple[int, bool, list[None]]]()
         self.inner = QueryCounter(model, 1, device, precision=precision)
         self.exact = self.inner.exact
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls.append((len(x), x.requires_grad))
-        return self.inner(x)
+        backward: list[None] = []
+        self.calls.append((len(x), x.requires_grad, backward))
+        z = self.inner(x)
+        if x.requires_grad:
+            z.register_hook(lambda _: backward.append(None))
+        return z
+
+    def rows(self) -> int:
+        """Passes so far, of one example each."""
+        return sum(size * (1 + len(backward)) for size, _, backward in self.calls)
 
 
 def bare_seconds(model: Passes, x: Tensor) -> float:
     """Time of the noted passes alone."""
-    calls, pool = list(model.calls), x.repeat(2, *[1] * (x.dim() - 1))
+    calls = list(model.calls)
+    largest = max(size for size, *_ in calls)
+    pool = x.repeat(-(-largest // len(x)), *[1] * (x.dim() - 1))
     started = _now(x.device)
-    for size, backward in calls:
-        if backward:
+    for size, differentiable, backward in calls:
+        if differentiable:
             leaf = pool[:size].detach().requires_grad_()
             z = model.inner(leaf)
-            torch.autograd.grad(z, leaf, torch.ones_like(z))
+            for _ in backward:
+                torch.autograd.grad(z, leaf, torch.ones_like(z), retain_graph=len(backward) > 1)
         else:
             with torch.no_grad():
                 model.inner(pool[:size])
@@ -85,6 +99,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100, help="updates, and half as many queries as passes")
+    parser.add_argument("--attacks", default=",".join(dict.fromkeys(v["attack"] for v in ATTACKS.values())))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -118,10 +133,12 @@ def main() -> None:
         if options.compile:
             network = torch.compile(network, dynamic=True)  # type: ignore[assignment]
         model = Passes(network, options.precision, device).eval()
-        for title, settings in ATTACKS.items():
+        chosen = [(t, s) for t, s in ATTACKS.items() if s["attack"] in options.attacks.split(",")]
+        for title, settings in chosen:
             attack = getattr(zn.attacks, settings["attack"])
             extra = {n: v for n, v in settings.items() if n != "attack"}
-            length = {"queries": 2 * options.steps} if title == "sparse_rs" else {"steps": options.steps}
+            costs = {"steps": options.steps, "queries": 2 * options.steps}
+            length = {cost: costs[cost] for cost in zn.attacks.catalogue[settings["attack"]].cost}
             bare, total, robust = float("inf"), float("inf"), 0.0
             for _ in range(options.rounds + 1):  # the first round warms up
                 model.calls.clear()
@@ -131,7 +148,7 @@ def main() -> None:
                 bare = min(bare, bare_seconds(model, x))
                 with torch.no_grad():
                     robust = float((network(x_adv).argmax(1) == y).float().mean())
-            rows = sum(size * (1 + backward) for size, backward in model.calls)
+            rows = model.rows()
             table.add_row(architecture, title, f"{rows / len(x):.0f}", f"{rows / total:,.0f}", f"{bare:.3f}",
                           f"{total:.3f}", f"{total / bare - 1:+.0%}", f"{robust:.1%}")  # fmt: skip
     Console().print(table)
