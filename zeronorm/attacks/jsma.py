@@ -55,7 +55,7 @@ def jsma(
         Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already (or of
         the target class already) come back clean, and so do those for which nothing was found.
 
-    In features, saliency is as published; in pixels, derivatives are summed over the channels of a pixel, each
+    In features (flat inputs are), saliency is as published; in pixels, derivatives are summed over the channels of a pixel, each
     times what it moves: the change of F_t that the pixel promises.
 
     Deviations from the paper: positions are chosen one by one (its Algorithm 3 goes through all pairs, whose
@@ -67,7 +67,7 @@ def jsma(
     checks.integer("pass_size", pass_size, 1)
 
     with searching_minimal("jsma", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as minimal:
-        search = minimal.search
+        search, in_pixels = minimal.search, threat.unit == "pixel" and x.dim() > 2
         of, target = torch.arange(len(search.rows), device=search.rows.device), search.goal
         if targeted is None and len(of):
             z = search.logits(search.x)
@@ -97,7 +97,7 @@ def jsma(
 
             low, high = search.box_of(of)
             end = torch.where(d > 0, high, torch.where(d < 0, low, v))
-            move = end - v if threat.unit == "pixel" else (end - v).sign()
+            move = end - v if in_pixels else (end - v).sign()
             saliency, at = (d * move).sum(1).masked_fill(~free, 0.0).max(1)
             moves = ~lost & (saliency > 0) & (changes < search.k)
             everywhere = at[:, None, None].expand(-1, v.shape[1], 1)

@@ -61,7 +61,7 @@ def sparse_fool(
         Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already come back
         clean, and so do those for which nothing was found.
 
-    In features, positions are taken in the order of |n|, as published; in pixels, in the order of what all
+    In features (flat inputs are), positions are taken in the order of |n|, as published; in pixels, in the order of what all
     channels of a pixel can gain together within the box.
 
     Deviations from the authors' code: what is returned is the shortest run of the changes, in the order in
@@ -79,7 +79,7 @@ def sparse_fool(
     checks.real("overshoot", overshoot, 0.0)
 
     with searching_minimal("sparse_fool", model, x, y, threat, targeted=None, seed=seed, ids=ids) as minimal:
-        search = minimal.search
+        search, in_pixels = minimal.search, threat.unit == "pixel" and x.dim() > 2
         v, result = search.x.clone(), search.x.clone()
         beyond = _BEYOND * float(torch.as_tensor(search.width).mean())
         free = torch.ones_like(v[:, 0], dtype=torch.bool)
@@ -93,9 +93,7 @@ def sparse_fool(
                 break
             clean, before, (low, high) = search.x[of], v[of], search.box_of(of)
             r, normal = _deep_fool(search, before, of, free[of], inner_steps, classes, overshoot)
-            after, place = cross(
-                before, normal, before + distance * r, low, high, beyond, by_gain=threat.unit == "pixel"
-            )
+            after, place = cross(before, normal, before + distance * r, low, high, beyond, by_gain=in_pixels)
             stretched = torch.clamp(clean + (1 + overshoot) * (after - clean), low, high)
             z = search.logits(stretched, of)
             first = (after != clean).any(1) & (turn[of] == never)
