@@ -55,8 +55,8 @@ def jsma(
         Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already (or of
         the target class already) come back clean, and so do those for which nothing was found.
 
-    In features (flat inputs are), saliency is as published; in pixels, derivatives are summed over the channels of a pixel, each
-    times what it moves: the change of F_t that the pixel promises.
+    In features (flat inputs are), saliency is as published; in pixels, derivatives are summed over the channels
+    of a pixel, each times what it moves: the change of F_t that the pixel promises.
 
     Deviations from the paper: positions are chosen one by one (its Algorithm 3 goes through all pairs, whose
     table grows with the square of the features); both ends of the box are open to every position (the paper

@@ -61,8 +61,8 @@ def sparse_fool(
         Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already come back
         clean, and so do those for which nothing was found.
 
-    In features (flat inputs are), positions are taken in the order of |n|, as published; in pixels, in the order of what all
-    channels of a pixel can gain together within the box.
+    In features (flat inputs are), positions are taken in the order of |n|, as published; in pixels, in the
+    order of what all channels of a pixel can gain together within the box.
 
     Deviations from the authors' code: what is returned is the shortest run of the changes, in the order in
     which they were made, that still fools the model, found by bisection; where more than k are changed, the
