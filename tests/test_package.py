@@ -113,9 +113,12 @@ def command(*words: str) -> str:
         command("--version"),
         command(),
         command("evaluate", "--help"),
+        command("compare", "--help"),
         command("train", "--help"),
         command("evaluate", "--bogus"),
         command("evaluate", "--k", "x"),
+        command("compare", "--k", "x"),
+        command("compare", "--attack", "a,a"),
         command("verify", "/nowhere"),
     ],
 )
@@ -128,9 +131,11 @@ def test_the_report_is_made_without_torch(tmp_path):
 
     x = zn.data.load("digits", "test", 5)
     zn.evaluate(zn.models.load("digits"), x, zn.L0(1), "sparse_rs", tmp_path / "run", queries=3)
-    code = command("report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html"))
-    assert "torch" not in loaded(code)
-    assert (tmp_path / "page.html").read_text() == (tmp_path / "run/report.html").read_text()
+    zn.compare(zn.models.load("digits"), x, zn.L0(1), "sparse_rs", tmp_path / "compared", queries=3)
+    for folder in ("run", "compared"):
+        code = command("report", str(tmp_path / folder), "--html", str(tmp_path / "page.html"))
+        assert "torch" not in loaded(code)
+        assert (tmp_path / "page.html").read_text() == (tmp_path / folder / "report.html").read_text()
 
 
 # -- names -------------------------------------------------------------------------------------------------
@@ -156,7 +161,8 @@ def test_public_names():
 @pytest.mark.parametrize(
     "name",
     [
-        "L0", "Linf", "L2", "evaluate", "verify", "Evaluation", "ArgumentError", "attacks.catalogue",
+        "L0", "Linf", "L2", "evaluate", "compare", "verify", "verify_comparison", "Evaluation",
+        "Comparison", "ArgumentError", "attacks.catalogue",
         "data.load", "data.Dataset", "data.available", "models.build", "models.load", "models.save",
         "models.BlackBox", "models.from_sklearn", "models.available", "training.train",
         "training.TrainingPlan", "report.render", "report.summarise", "metrics.robust_accuracy",

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from zeronorm import theory as theory
     from zeronorm import training as training
     from zeronorm.errors import ArgumentError as ArgumentError
+    from zeronorm.evaluation.comparison import Comparison as Comparison
+    from zeronorm.evaluation.comparison import compare as compare
+    from zeronorm.evaluation.comparison import verify_comparison as verify_comparison
     from zeronorm.evaluation.result import Evaluation as Evaluation
     from zeronorm.evaluation.runner import evaluate as evaluate
     from zeronorm.evaluation.verify import verify as verify
@@ -53,12 +56,15 @@ _ROOMS = (
 )
 _HOMES = {
     "ArgumentError": "zeronorm.errors",
+    "Comparison": "zeronorm.evaluation.comparison",
     "Evaluation": "zeronorm.evaluation.result",
     "L0": "zeronorm.threat_model",
     "L2": "zeronorm.threat_model",
     "Linf": "zeronorm.threat_model",
+    "compare": "zeronorm.evaluation.comparison",
     "evaluate": "zeronorm.evaluation.runner",
     "verify": "zeronorm.evaluation.verify",
+    "verify_comparison": "zeronorm.evaluation.comparison",
 }
 
 __all__ = ["__version__", *_ROOMS, *_HOMES]

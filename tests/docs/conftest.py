@@ -46,6 +46,7 @@ def reader(monkeypatch):
         "zn": zn,
         "torch": torch,
         "model": zn.models.load("digits"),
+        "another": zn.models.build("lenet_300_100", image_size=8).eval(),
         "x": images.x,
         "y": images.y,
         "images": images,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-from pages import PAGES, ROOT, commands
+from pages import PAGES, ROOT, blocks, commands
 from PIL import Image
 from session import session
 
@@ -22,13 +22,14 @@ README = commands(ROOT / "README.md")
 ZERONORM = [words for page in PAGES for words in commands(page) if words[0] == "zeronorm"]
 SMALL = {
     "evaluate": ["--limit", "8", "--steps", "8", "--queries", "16"],
+    "compare": ["--limit", "8", "--steps", "8", "--queries", "16"],
     "train": ["--epochs", "1", "--limit", "40"],
     "bench": ["--limit", "8", "--steps", "4", "--queries", "4", "--rounds", "1"],
 }
 
 
 def test_there_are_commands():
-    assert len(README) == 14 and len(ZERONORM) == 12
+    assert len(README) == 15 and len(ZERONORM) == 17
     assert {words[1] for words in ZERONORM} == {
         command.name or command.callback.__name__ for command in _verbs()
     }
@@ -79,6 +80,24 @@ def test_a_readers_session(tmp_path):
     checked = [s for s, w in zip(done, words, strict=False) if w[1] == "verify"]
     assert len(checked) == 2 and all("every claim holds" in s.out for s in checked)
     assert refused.status == 2 and "holds another run" in refused.err and len(refused.err.splitlines()) == 1
+
+
+def test_a_comparison_as_its_page_has_it(tmp_path):
+    page = ROOT / "docs/comparing-attacks.md"
+    asked = [[verb, *rest, *SMALL.get(verb, [])] for _, verb, *rest in commands(page)]
+    said = session(asked, tmp_path, PYTHONPATH=str(ROOT))
+    assert not any(s.status for s in said), [s.err for s in said if s.status]
+    compared = next(s.out for s, (verb, *_) in zip(said, asked, strict=True) if verb == "compare")
+    shown, folder = blocks(page, "text")
+    assert [_words(line) for line in compared.splitlines()] == [_words(line) for line in shown.splitlines()]
+    for path in re.findall(r"^\S+", folder, re.MULTILINE):
+        assert (tmp_path / path).exists(), path
+    assert "every claim holds" in next(s.out for s in said if "claim" in s.out)
+
+
+def _words(line):
+    """What stands there beside figures."""
+    return [word for word in line.split() if not re.search(r"\d", word) and word != "over"]
 
 
 def _example():

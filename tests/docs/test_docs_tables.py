@@ -17,7 +17,7 @@ from PIL import Image
 
 import zeronorm as zn
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.records import ROWS
+from zeronorm.evaluation.records import ROWS, TRANSFERS
 from zeronorm.evaluation.replay import predict
 from zeronorm.report import render
 
@@ -66,6 +66,15 @@ def test_keys_of_a_run(tmp_path):
     files = [row[0] for row in table(DOCS / "records.md", "File")]
     there = {file.name for file in tmp_path.iterdir() if not file.name.startswith(".")}
     assert set(files) == there | {"rows.jsonl"} and "rows.jsonl" not in there
+
+
+def test_keys_and_columns_of_a_comparison(tmp_path):
+    data = zn.data.load("digits", "test", 4)
+    zn.compare(zn.models.load("digits"), data, zn.L0(1), "sparse_rs", tmp_path, queries=2)
+    documented = [key for row in table(DOCS / "records.md", "Entry") for key in re.split(r"`?, `?", row[0])]
+    assert sorted(documented) == sorted(json.loads((tmp_path / "comparison.json").read_text()))
+    columns = [(name, kind) for name, kind, _ in table(DOCS / "records.md", "Tried")]
+    assert columns == [(field.name, _kind(field.type)) for field in TRANSFERS]
 
 
 def test_diagnosis_codes():

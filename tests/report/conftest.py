@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from run_folders import KINDS, digits, fit, tabular, write_run
+from run_folders import COMPARISONS, KINDS, digits, fit, tabular, write_comparison, write_run
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +50,22 @@ def folder(runs, request):
     """Each kind of run in turn."""
     assert set(KINDS) == set(runs)
     return runs[request.param]
+
+
+@pytest.fixture(scope="session")
+def comparisons(tmp_path_factory):
+    """Comparisons by kind."""
+    home = tmp_path_factory.mktemp("comparisons")
+    x, y = digits(40)
+    many = [f"attack_number_{i}" for i in range(8)]
+    one = {"models": ["digits"]}
+    written = {
+        "two_models": write_comparison(home / "two", x, y, linf=0.35),
+        "curve": write_comparison(home / "curve", x, y, budgets=[40], curve=True, linf=0.35),
+        "many_attacks": write_comparison(home / "many", x, y, attacks=many, linf=0.35, **one),
+        "one_attack": write_comparison(home / "one", x, y, attacks=["sparse_rs"], **one),
+        "unfinished": write_comparison(home / "unfinished", x, y, begun=4),
+        "nothing_broken": write_comparison(home / "nothing", x, y, linf=1e-3),
+    }
+    assert set(written) == set(COMPARISONS)
+    return written

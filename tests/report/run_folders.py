@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.evaluation.records import ComparisonFolder, RunFolder
 
 STAGES = (
     {"name": "sparse_pgd (unprojected)", "attack": "sparse_pgd", "options": {"steps": 200, "gradient": "unprojected"}},
@@ -42,6 +42,7 @@ KINDS = (
     "minimal_curve",
     "unfinished_minimal_list",
 )
+COMPARISONS = ("two_models", "curve", "many_attacks", "one_attack", "unfinished", "nothing_broken")
 
 
 def digits(n: int, colour: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -191,6 +192,80 @@ def write_run(
         run["rows_digest"] = folder.fold(rows, images)
     folder.write_run(run)
     return folder
+
+
+def write_comparison(
+    path: Path,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    models: Sequence[str] = ("digits", "runs/other-model_of_the_same_digits"),
+    attacks: Sequence[str] = ("sparse_pgd", "sparse_pgd:gradient=projected", "sparse_rs"),
+    begun: int | None = None,
+    **options: Any,
+) -> ComparisonFolder:
+    """A comparison of linear models, each attack with stages of its own luck; `options` as of `write_run`.
+
+    With `begun` it is unfinished: only so many of its runs are there.
+    """
+    complete = begun is None
+    folder, runs, transfers = ComparisonFolder(path), [], []
+    weights = {name: fit(*digits(1797), ridge) for name, ridge in zip(models, (30.0, 3000.0), strict=False)}
+    for model in models:
+        for i, attack in enumerate(attacks):
+            place = f"{len(runs)}-{model.rpartition('/')[2]}/{i}"
+            if begun is not None and len(runs) >= begun:
+                runs.append({"model": model, "attack": attack, "path": place})
+                continue
+            known = [share * (1 - 0.6 * i / len(attacks)) for share in (0.5, 0.8, 1)]
+            run = write_run(path / place, x, y, model=weights[model], seed=i, known=known, **options)
+            record = run.read_run()
+            record["plan"]["model"] |= {"name": model}
+            record["plan"]["attack"] = {"name": attack, "stages": record["plan"]["attack"]["stages"]}
+            run.write_run(record)
+            runs.append(
+                {"model": model, "attack": attack, "path": place, "rows_digest": record["rows_digest"]}
+            )
+            for row in run.read_rows().to_pylist():
+                for target in [name for name in models if name != model and row["outcome"] == "broken"]:
+                    transfers.append(
+                        _tried(row, x[(row["example"] - 3) // 7], *weights[target], place, target)
+                    )
+    tried = (
+        {"rows": len(transfers), "rows_digest": folder.write_transfers(transfers)}
+        if len(models) > 1
+        else None
+    )
+    folder.write(
+        {
+            "format": "zeronorm-comparison/1",
+            "created": "2026-11-20T11:00:00+00:00",
+            "command": "zeronorm compare --model digits --attack sparse_pgd,sparse_rs --out runs/compared",
+            "runs": runs,
+            "status": "complete" if complete else "running",
+            "finished": "2026-11-20T11:02:00+00:00" if complete else None,
+            "transfer": tried if complete else None,
+            "summary": None,
+        }
+    )
+    return folder
+
+
+def _tried(
+    row: dict[str, Any], x: np.ndarray, w: np.ndarray, b: np.ndarray, source: str, target: str
+) -> dict[str, Any]:
+    """One adversarial of a run on another linear model."""
+    adversarial = x.reshape(x.shape[0], -1).copy()
+    adversarial[:, row["positions"]] = np.reshape(row["values"], (-1, x.shape[0])).T
+    logits = w @ adversarial.ravel() + b
+    same = {key: row[key] for key in ("example", "k", "stage", "distance")}
+    return same | {
+        "source": source,
+        "target": target,
+        "outcome": "robust" if int(logits.argmax()) == row["label"] else "broken",
+        "prediction": int(logits.argmax()),
+        "margin": _margin(logits, row["label"]),
+    }
 
 
 def _padded(

@@ -44,11 +44,12 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(runs, tmp_path_factory):
+def pages(runs, comparisons, tmp_path_factory):
     """A page of every kind of run, and one of several."""
     home = tmp_path_factory.mktemp("pages")
     pages = {kind: render(runs[kind].path, home / f"{kind}.html") for kind in KINDS}
     several = [runs[kind].path for kind in ("list", "curve", "unfinished_list", "large_budgets", "tabular")]
+    pages |= {f"compared_{k}": render(c.path, home / f"compared_{k}.html") for k, c in comparisons.items()}
     return pages | {"several": render(several, home / "several.html")}
 
 
@@ -72,30 +73,40 @@ def test_colours_follow_the_scheme(browser, pages, tmp_path, scheme, dark):
     assert corner < 40 if dark else corner > 230
 
 
-def test_text_is_of_a_readable_size(browser, pages):
-    browser.open(pages["list"], 390, 844)
+@pytest.mark.parametrize("page", ["list", "compared_two_models"])
+def test_text_is_of_a_readable_size(browser, pages, page):
+    browser.open(pages[page], 390, 844)
     sizes = """return [...document.querySelectorAll('body *')]
       .filter(e => [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()))
       .map(e => parseFloat(getComputedStyle(e).fontSize))"""
     assert min(browser.run(sizes)) >= 12
 
 
-def test_wide_tables_scroll_in_place(browser, pages):
-    browser.open(pages["several"], 390, 844)
+@pytest.mark.parametrize("page", ["several", "compared_many_attacks"])
+def test_wide_tables_scroll_in_place(browser, pages, page):
+    browser.open(pages[page], 390, 844)
     scrolled = """const box = document.querySelector('.scroll'); box.scrollLeft = 1e6;
-      const head = box.querySelector('tbody th').getBoundingClientRect();
+      const head = box.querySelector('tbody th[scope=row]').getBoundingClientRect();
       return [box.scrollLeft > 0, Math.abs(head.left - box.getBoundingClientRect().left) < 1]"""
     assert browser.run(scrolled) == [True, True]  # the row's name stays in sight
 
 
-def test_every_figure_has_words(browser, pages):
-    browser.open(pages["curve"], 1440, 900)
+@pytest.mark.parametrize("page", ["curve", "compared_two_models", "compared_many_attacks"])
+def test_every_figure_has_words(browser, pages, page):
+    browser.open(pages[page], 1440, 900)
     unnamed = """return [...document.querySelectorAll('img, [role=img], [role=region], progress')]
       .filter(e => !(e.alt || e.getAttribute('aria-label'))).length"""
     assert browser.run(unnamed) == 0
     levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4')].map(e => +e.tagName[1])")
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))  # noqa: RUF007
+
+
+@pytest.mark.parametrize("page", ["compared_two_models", "compared_curve"])
+def test_a_comparison_fits_on_paper(browser, pages, page):
+    browser.open(pages[page], 720, 1000, media="print")
+    tables = "return [...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(browser.run(tables)) <= 0
 
 
 def test_prints_in_black_on_white_even_from_a_dark_screen(browser, pages, tmp_path):

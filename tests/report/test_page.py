@@ -19,7 +19,7 @@ from zeronorm.evaluation.records import RunFolder
 from zeronorm.report import html, render, summarise
 from zeronorm.report.tables import percent
 
-VOID = {"meta", "img", "br", "link", "input"}
+VOID = {"meta", "img", "br", "wbr", "link", "input"}
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;{{ 7*7 }}'
 
 

@@ -3,10 +3,26 @@
 Each is a pure function `attack(model, x, y, threat, *, seed=0, ids=None, **options) -> x_adv`.
 """
 
+from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0 as carlini_wagner_l0
 from zeronorm.attacks.catalogue import catalogue as catalogue
+from zeronorm.attacks.corner_search import corner_search as corner_search
+from zeronorm.attacks.jsma import jsma as jsma
+from zeronorm.attacks.pointwise import pointwise as pointwise
 from zeronorm.attacks.sparse_autoattack import Stage as Stage
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack as sparse_autoattack
+from zeronorm.attacks.sparse_fool import sparse_fool as sparse_fool
 from zeronorm.attacks.sparse_pgd import sparse_pgd as sparse_pgd
 from zeronorm.attacks.sparse_rs import sparse_rs as sparse_rs
 
-__all__ = ["Stage", "catalogue", "sparse_autoattack", "sparse_pgd", "sparse_rs"]
+__all__ = [
+    "Stage",
+    "carlini_wagner_l0",
+    "catalogue",
+    "corner_search",
+    "jsma",
+    "pointwise",
+    "sparse_autoattack",
+    "sparse_fool",
+    "sparse_pgd",
+    "sparse_rs",
+]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from zeronorm.errors import ArgumentError
+from zeronorm.cli import options
 
 
 def evaluate(
@@ -22,46 +20,29 @@ def evaluate(
             help="A built-in model, a checkpoint folder, a Hugging Face Hub id, or package.module:callable."
         ),
     ] = "digits",
-    data: Annotated[
-        str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")
-    ] = "digits",
-    split: Annotated[str, typer.Option(help="Part of the data set.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Use only so many examples.")] = None,
-    k: Annotated[str, typer.Option(help="Budgets: how many pixels may change, such as 1,2,4,8.")] = "1,2,4,8",
-    curve: Annotated[
-        int | None,
-        typer.Option(
-            metavar="K", help="Instead of budgets: the smallest number of changes up to K, for each example."
-        ),
-    ] = None,
-    unit: Annotated[
-        str, typer.Option(help="What a change is: a pixel (all its channels) or a feature.")
-    ] = "pixel",
-    low: Annotated[float, typer.Option(help="Smallest value an input may take.")] = 0.0,
-    high: Annotated[float, typer.Option(help="Largest value an input may take.")] = 1.0,
-    linf: Annotated[float | None, typer.Option(help="Cap on the change of each value.")] = None,
+    data: options.Data = "digits",
+    split: options.Split = "test",
+    limit: options.Limit = None,
+    k: options.Budgets = "1,2,4,8",
+    curve: options.Curve = None,
+    unit: options.Unit = "pixel",
+    low: options.Low = 0.0,
+    high: options.High = 1.0,
+    linf: options.Linf = None,
     attack: Annotated[
         str, typer.Option(help="An attack, or several with commas: a cascade. See zeronorm list.")
     ] = "sparse_autoattack",
-    steps: Annotated[
-        int | None, typer.Option(help="Updates of each white-box stage (default: 10000).")
-    ] = None,
-    queries: Annotated[
-        int | None, typer.Option(help="Queries of each black-box stage (default: 10000).")
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(help="Examples per batch; the result does not depend on it.")
-    ] = 256,
-    seed: Annotated[int, typer.Option(help="Names everything random.")] = 0,
-    precision: Annotated[
-        str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")
-    ] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    steps: options.Steps = None,
+    queries: options.Queries = None,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    precision: options.Precision = "float32",
+    device: options.Device = "auto",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    json_: options.Json = False,
 ) -> None:
     """How often does a model still answer right when an adversary may change a few pixels?
 
@@ -71,46 +52,25 @@ def evaluate(
 
     A run that was stopped goes on when the same command is given again.
     """
-    budgets = [curve] if curve is not None else _budgets(k)
+    adversaries = options.threats(k, curve, unit, low, high, linf)
 
     import zeronorm as zn
-    from zeronorm import checks
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
 
-    if curve is not None:
-        checks.integer("curve", curve, 0)
-    threats = [zn.L0(budget, unit, low, high, linf) for budget in budgets]  # type: ignore[arg-type]
     network = resolve_model(model, resolve_device(device))
     dataset = zn.data.load(data, split, limit)
     if out is None:
-        asked = json.dumps(
-            [
-                model,
-                data,
-                split,
-                limit,
-                budgets,
-                curve,
-                unit,
-                low,
-                high,
-                linf,
-                attack,
-                steps,
-                queries,
-                seed,
-                precision,
-            ]
-        )
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{Path(model).name}-{Path(data).name}").strip("-").lower()
-        out = Path("runs") / f"{slug}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+        budgets = [threat.k for threat in adversaries]
+        search = [attack, steps, queries, seed, precision]
+        asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
+        out = options.default_out([model, data], asked)
     try:
         with Display() as display:
             evaluation = zn.evaluate(
                 network,
                 dataset,
-                threats,
+                adversaries,
                 named_attacks(attack),
                 out,
                 steps=steps,
@@ -137,12 +97,3 @@ def evaluate(
 def named_attacks(text: str) -> str | list[str]:
     """The value of --attack: one name, or several with commas."""
     return [part.strip() for part in text.split(",")] if "," in text else text
-
-
-def _budgets(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ArgumentError(
-            f"k: expected integers with commas between them, such as 1,2,4, got {text!r}"
-        ) from None

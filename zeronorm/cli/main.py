@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from zeronorm.cli.bench import bench
+from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
 from zeronorm.cli.list import list_
 from zeronorm.cli.report import report
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(evaluate)
+app.command()(compare)
 app.command()(train)
 app.command()(report)
 app.command()(verify)

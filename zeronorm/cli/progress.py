@@ -34,7 +34,8 @@ class Display:
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=1, detail="")
-        self._stage: tuple[str, int | None] | None = None
+        self._stage: str | None = None
+        self._run = ""
         self._printed = 0.0
 
     def __enter__(self) -> Display:
@@ -48,14 +49,19 @@ class Display:
         if self._console.is_terminal:
             self._bar.stop()  # where it never started this would print an empty line
 
+    def show_titled(self, run: str, state: State) -> None:
+        """Show where one of several runs is."""
+        self._run = f"{run}  "
+        self.show(state)
+
     def show(self, state: State) -> None:
         """Show where the run is."""
-        title = state.stage if state.k is None else f"k={state.k}  {state.stage}"
+        title = self._run + (state.stage if state.k is None else f"k={state.k}  {state.stage}")
         rate = state.passes / state.seconds if state.seconds > 0 else 0.0
         detail = f"robust {state.robust}/{state.n}" if state.k is not None else f"correct {state.robust}"
         if rate:
             detail += f"  {rate:,.0f} passes/s"
-        started = (state.stage, state.k) != self._stage
+        started = title != self._stage
         if self._console.is_terminal:
             if started:
                 self._bar.reset(self._task, total=state.todo, description=title)
@@ -64,4 +70,4 @@ class Display:
             self._printed = time.monotonic()
             line = f"{title}: {state.done}/{state.todo} done, {detail}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-        self._stage = (state.stage, state.k)
+        self._stage = title

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from zeronorm.errors import ArgumentError
+
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run or comparison.")],
     model: Annotated[str | None, typer.Option(help="The model, if it is now called otherwise.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set, if it is now called otherwise.")] = None,
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
@@ -21,21 +23,32 @@ def verify(
 
     Example: zeronorm verify runs/quickstart
     """
-    from zeronorm.evaluation.records import RunFolder
+    from zeronorm.evaluation.records import ComparisonFolder, RunFolder
     from zeronorm.report.tables import check_run
 
-    record = RunFolder(run).read_run()  # before anything heavy: is this a run at all?
-    check_run(record)
-    plan = record["plan"]
+    # before anything heavy: is this a run at all?
+    comparison = ComparisonFolder(run)
+    runs = [comparison.run(part["path"]) for part in comparison.read()["runs"]] if comparison.exists() else []
+    plans = []
+    for folder in runs or [RunFolder(run)]:
+        record = folder.read_run()
+        check_run(record)
+        plans.append(record["plan"])
+    plan = plans[0]
+    if runs and model is not None:
+        raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
 
-    network = resolve_model(model or plan["model"]["name"], resolve_device(device))
+    where = resolve_device(device)
+    names = dict.fromkeys(model or each["model"]["name"] for each in plans)
+    networks = {name: resolve_model(name, where) for name in names}
     dataset = zn.data.load(
         data or plan["data"]["name"], split or plan["data"].get("split", "test"), plan["data"]["n"]
     )
-    result = zn.verify(run, network, dataset)
+    first = next(iter(networks.values()))
+    result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
     for problem in result.problems[:20]:
         print(f"does not hold: {problem}")
     if len(result.problems) > 20:

@@ -7,6 +7,11 @@
 
 A row with `stage` -1 is the clean prediction of an example.  A killed run loses at most the line being
 written.  No torch here: reports and other tools read records without a model.
+
+A comparison is a folder of such folders:
+
+    comparison.json   what was compared with what, and the figures
+    transfer.parquet  how the adversarials of each run fare on the other models
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from zeronorm.files import locked, replace_files
 Row = dict[str, Any]  # one row, by the names of ROWS
 
 FORMAT = "zeronorm-run/1"
+COMPARISON_FORMAT = "zeronorm-comparison/1"
 _REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
 
 ROWS = pa.schema(
@@ -52,6 +58,20 @@ ROWS = pa.schema(
 )
 
 IMAGES = pa.schema([("example", pa.int64()), ("x", pa.list_(pa.float64()))])  # x in the order of its shape
+
+TRANSFERS = pa.schema(
+    [
+        ("source", pa.string()),  # folder of the run that found the adversarial, within the comparison's
+        ("example", pa.int64()),  # which of its rows: example, budget, stage
+        ("k", pa.int32()),
+        ("stage", pa.int32()),
+        ("distance", pa.int32()),  # changed positions, as there
+        ("target", pa.string()),  # the model it was tried on
+        ("outcome", pa.string()),  # broken | robust
+        ("prediction", pa.int32()),  # of the target, on a fresh pass
+        ("margin", pa.float64()),  # label's logit minus the largest other, same pass
+    ]
+)
 
 
 class RunFolder:
@@ -122,11 +142,7 @@ class RunFolder:
     def read_rows(self) -> pa.Table:
         """All rows, from the table of a complete run or the journal of an unfinished one."""
         if self.table.exists():
-            try:
-                return pq.read_table(self.table, schema=ROWS, page_checksum_verification=True)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                first = str(error).splitlines()[0]
-                raise ArgumentError(f"run: {self.table} is damaged or not a table of rows: {first}") from None
+            return _read_table(self.table, ROWS)
         if not self.journal.exists():
             return ROWS.empty_table()
         content = self.journal.read_bytes()
@@ -139,9 +155,7 @@ class RunFolder:
             (IMAGES, pa.Table.from_pylist(images, schema=IMAGES), self.images),
             (ROWS, table, self.table),
         ):
-            sink = pa.BufferOutputStream()
-            pq.write_table(content.cast(schema), sink, compression="zstd", write_page_checksum=True)
-            replace_files({target: sink.getvalue().to_pybytes()})
+            _write_table(target, content.cast(schema))
         return digest_rows(table)
 
     def drop_journal(self) -> None:
@@ -170,6 +184,76 @@ class RunFolder:
         return rows
 
 
+class ComparisonFolder:
+    """The folder of a comparison: runs in folders of their own, and what ties them together."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.comparison_json = self.path / "comparison.json"
+        self.transfers = self.path / "transfer.parquet"
+
+    def exists(self) -> bool:
+        """Whether a comparison was started here."""
+        return self.comparison_json.exists()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder: a second comparison that wants to write here is refused."""
+        return locked(self.path, "writing to")
+
+    def read(self) -> dict[str, Any]:
+        """The content of comparison.json; `ArgumentError` if it is missing, damaged or of another format."""
+        try:
+            comparison = json.loads(self.comparison_json.read_text())
+        except (ValueError, OSError) as error:
+            raise ArgumentError(f"comparison: {self.comparison_json} cannot be read: {error}") from None
+        found = comparison.get("format") if isinstance(comparison, dict) else type(comparison).__name__
+        if found != COMPARISON_FORMAT:
+            raise ArgumentError(
+                f"comparison: expected format {COMPARISON_FORMAT} in {self.comparison_json}, got {found!r}"
+            )
+        runs = comparison.get("runs")
+        if not (
+            runs and all(isinstance(run, dict) and {"model", "attack", "path"} <= set(run) for run in runs)
+        ):
+            raise ArgumentError(f"comparison: {self.comparison_json} is damaged: it names no runs")
+        return comparison
+
+    def write(self, comparison: dict[str, Any]) -> None:
+        """Replace comparison.json in one step."""
+        replace_files({self.comparison_json: json.dumps(comparison, indent=1, allow_nan=False).encode()})
+
+    def run(self, path: str) -> RunFolder:
+        """One of its runs; a path that leads out of the folder is refused."""
+        place = self.path / path
+        if not place.resolve().is_relative_to(self.path.resolve()):
+            raise ArgumentError(f"comparison: expected the path of a run within {self.path}, got {path!r}")
+        return RunFolder(place)
+
+    def read_transfers(self) -> pa.Table:
+        """How adversarials fared on the models they were not made for; empty if nothing was tried."""
+        return _read_table(self.transfers, TRANSFERS) if self.transfers.exists() else TRANSFERS.empty_table()
+
+    def write_transfers(self, rows: list[dict[str, Any]]) -> str:
+        """Write them as one table; returns the digest of its rows."""
+        table = pa.Table.from_pylist(rows, schema=TRANSFERS)
+        _write_table(self.transfers, table)
+        return digest_rows(table)
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ArgumentError(f"run: {path} is damaged or not a table of rows: {first}") from None
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    replace_files({path: sink.getvalue().to_pybytes()})
+
+
 def finite(number: float) -> float | None:
     """A number as a row holds it: null where it is infinite or none."""
     return number if abs(number) < float("inf") else None
@@ -179,12 +263,12 @@ def digest_rows(table: pa.Table) -> str:
     """SHA-256 of the rows' content, independent of how they are stored."""
     sha = hashlib.sha256()
     for row in table.to_pylist():
-        sha.update(_body(row))
+        sha.update(_body(row, table.schema.names))
     return f"sha256:{sha.hexdigest()}"
 
 
-def _body(row: Row) -> bytes:
-    present = {name: row[name] for name in ROWS.names if row.get(name) is not None}
+def _body(row: Row, names: list[str]) -> bytes:
+    present = {name: row[name] for name in names if row.get(name) is not None}
     return json.dumps(present, separators=(",", ":")).encode()
 
 
@@ -193,5 +277,5 @@ def _checksum(body: bytes) -> bytes:
 
 
 def _line(row: Row) -> bytes:
-    body = _body(row)
+    body = _body(row, ROWS.names)
     return body + b"\t" + _checksum(body) + b"\n"

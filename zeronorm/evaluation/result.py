@@ -36,6 +36,15 @@ class RobustAccuracy(Accuracy):
 
     by_k: dict[int, Accuracy]
 
+    @classmethod
+    def over(cls, shares: Mapping[int, Share]) -> RobustAccuracy:
+        """From a count for each budget."""
+        by_k = {k: Accuracy.of(share) for k, share in shares.items()}
+        largest = by_k[max(by_k)]
+        accuracy = cls(largest)
+        accuracy.interval, accuracy.n, accuracy.by_k = largest.interval, largest.n, by_k
+        return accuracy
+
     def __getitem__(self, k: int) -> Accuracy:
         if k not in self.by_k:
             raise ArgumentError(f"k: expected one of the budgets {', '.join(map(str, self.by_k))}, got {k!r}")
@@ -83,11 +92,7 @@ class Evaluation:
     @property
     def robust_accuracy(self) -> RobustAccuracy:
         """Share of inputs classified correctly whatever was tried within k changes."""
-        by_k = {k: Accuracy.of(share) for k, share in self.summary.robust_accuracy.items()}
-        largest = by_k[max(by_k)]
-        accuracy = RobustAccuracy(largest)
-        accuracy.interval, accuracy.n, accuracy.by_k = largest.interval, largest.n, by_k
-        return accuracy
+        return RobustAccuracy.over(self.summary.robust_accuracy)
 
     @property
     def diagnosis(self) -> list[dict[str, str]]:

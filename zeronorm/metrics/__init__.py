@@ -6,5 +6,26 @@ from zeronorm.metrics.accuracy import interval as interval
 from zeronorm.metrics.accuracy import robust_accuracy as robust_accuracy
 from zeronorm.metrics.adversarial_magnitude import Magnitude as Magnitude
 from zeronorm.metrics.adversarial_magnitude import median_magnitude as median_magnitude
+from zeronorm.metrics.agreement import Difference as Difference
+from zeronorm.metrics.agreement import broken_alone as broken_alone
+from zeronorm.metrics.agreement import broken_by_first_only as broken_by_first_only
+from zeronorm.metrics.agreement import broken_within as broken_within
+from zeronorm.metrics.agreement import paired_difference as paired_difference
+from zeronorm.metrics.agreement import worst_case as worst_case
+from zeronorm.metrics.transfer import Transferred as Transferred
+from zeronorm.metrics.transfer import transferred as transferred
 
-__all__ = ["Magnitude", "interval", "median_magnitude", "robust_accuracy"]
+__all__ = [
+    "Difference",
+    "Magnitude",
+    "Transferred",
+    "broken_alone",
+    "broken_by_first_only",
+    "broken_within",
+    "interval",
+    "median_magnitude",
+    "paired_difference",
+    "robust_accuracy",
+    "transferred",
+    "worst_case",
+]

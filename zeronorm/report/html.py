@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.evaluation.records import ComparisonFolder, RunFolder
 from zeronorm.files import replace_files
 from zeronorm.report import gallery, plots
+from zeronorm.report.comparison import Comparison as Compared
+from zeronorm.report.comparison import Model, read_comparison, short_median
 from zeronorm.report.tables import Summary, count, describe_median, percent, summarise
 
 Folder = str | os.PathLike[str]
+
+_NAMES = 12  # examples named that one attack alone broke
+_CARRIED = 4  # budgets in the table of transfer: as many as fit on paper
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,17 @@ class Section:
 def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     """Write the report of one or several run folders to the file `out`; returns its path.
 
-    Several runs are compared in a table first.  The page depends on the records alone: the same records give
-    the same bytes.
+    Several runs are compared in a table first.  The folder of a comparison gives the page of the comparison;
+    beside others it stands for its runs.  The page depends on the records alone: the same records give the same
+    bytes.
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     if not folders:
         raise ArgumentError("runs: expected at least one run folder, got none")
-    sections = [_section(RunFolder(path), f"run-{i}") for i, path in enumerate(folders, start=1)]
+    if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
+        return _write(comparison_page(ComparisonFolder(folders[0])), Path(out))
+    paths = [path for folder in folders for path in _runs_in(Path(folder))]
+    sections = [_section(RunFolder(path), f"run-{i}") for i, path in enumerate(paths, start=1)]
     if len(sections) > 1:
         sections = _told_apart(sections)
     page = (
@@ -61,7 +73,19 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
             comparison=_comparison(sections) if len(sections) > 1 else None,
         )
     )
-    target = Path(out)
+    return _write(page, Path(out))
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The run itself, or those of a comparison."""
+    comparison = ComparisonFolder(path)
+    if not comparison.exists():
+        return [path]
+    runs = [comparison.run(run["path"]) for run in comparison.read()["runs"]]
+    return [run.path for run in runs if run.exists()]
+
+
+def _write(page: str, target: Path) -> Path:
     try:
         replace_files({target: page.encode()})
     except OSError as error:
@@ -77,8 +101,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "median": describe_median, "duration": duration}
-    environment.globals |= {"count": count, "infinity": math.inf}
+    environment.filters |= {
+        "percent": percent,
+        "median": describe_median,
+        "duration": duration,
+        "signed": signed,
+        "breakable": breakable,
+    }
+    environment.globals |= {"count": count, "infinity": math.inf, "short_median": short_median}
     return environment
 
 
@@ -172,11 +202,7 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
     shape = " × ".join(map(str, data["shape"]))
     seconds = float(sum(session.get("seconds", 0.0) for session in sessions))
     parameters = model.get("parameters")
-    stages = [
-        f"{i}. {stage['name']}: "
-        + ", ".join(f"{k} {_plain(v)}" for k, v in (stage.get("options") or {}).items())
-        for i, stage in enumerate(plan["attack"]["stages"], start=1)
-    ]
+    stages = [f"{i}. {line}" for i, line in enumerate(_stages(plan), start=1)]
     entries: list[tuple[str, list[Any]]] = [
         (
             "Model",
@@ -235,6 +261,14 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
     return [(name, lines) for name, lines in said if lines]
 
 
+def _stages(plan: Mapping[str, Any]) -> list[str]:
+    """Each stage of the attack with its options."""
+    return [
+        f"{stage['name']}: " + ", ".join(f"{k} {_plain(v)}" for k, v in (stage.get("options") or {}).items())
+        for stage in plan["attack"]["stages"]
+    ]
+
+
 def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
@@ -245,6 +279,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def signed(points: float) -> str:
+    """Percentage points, with a minus as long as a digit is wide."""
+    return f"{points:z.1f}".replace("-", "−")
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken where its words end."""
+    return Markup("<wbr>").join(Markup(escape(part)) for part in re.split(r"(?<=[_:=/])", name))
 
 
 # -- several runs ---------------------------------------------------------------------------------------
@@ -278,3 +322,98 @@ def _comparison(sections: list[Section]) -> Comparison:
         if any(s.summary.n for s in sections)
         else None,
     )
+
+
+# -- several attacks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _OfModel:
+    """One model of a comparison, with its charts."""
+
+    model: Model
+    against_k: plots.Chart
+    against_passes: plots.Chart | None
+    iterations: list[plots.Chart]
+
+
+def comparison_page(folder: ComparisonFolder) -> str:
+    """The page of a comparison."""
+    comparison = read_comparison(folder)
+    plan = comparison.first.run["plan"]
+    attacks = list(dict.fromkeys(entry.attack for entry in comparison.entries))
+    names = [model.name for model in comparison.models]
+    return (
+        _environment()
+        .get_template("comparison.html")
+        .render(
+            title=f"{count(len(attacks), 'attack') if len(attacks) > 1 else attacks[0]} on "
+            f"{count(len(names), 'model') if len(names) > 1 else names[0]}",
+            comparison=comparison,
+            adversary=_adversary(plan, comparison.first.unit),
+            data=_data(plan["data"]),
+            models=[
+                _OfModel(
+                    model,
+                    plots.attacks_against_k(model),
+                    plots.attacks_against_passes(model),
+                    plots.iterations_needed(model),
+                )
+                for model in comparison.models
+            ],
+            transfers=[
+                list(group) for _, group in groupby(comparison.transfers, key=lambda t: (t.source, t.target))
+            ],
+            carried=plots.evenly(comparison.first.budgets, _CARRIED),
+            findings=_shared_findings(comparison),
+            provenance=_shared_provenance(comparison, folder.path),
+            shown=_NAMES,
+        )
+    )
+
+
+def _shared_findings(comparison: Compared) -> list[dict[str, Any]]:
+    """Warnings of the runs, those of a kind together."""
+    by_code: dict[str, dict[str, Any]] = {}
+    for entry in comparison.entries:
+        for finding in _findings(entry.summary):
+            if finding.get("level") != "warning":
+                continue
+            same = by_code.setdefault(str(finding.get("code", "records disagree")), {**finding, "runs": []})
+            same["runs"].append((f"{entry.attack} on {entry.model}", finding.get("seen", "")))
+    return [{**finding, "code": code.replace("-", " ")} for code, finding in by_code.items()]
+
+
+def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list[str]]]:
+    """What the runs share, and what tells them apart."""
+    of_run = dict(_provenance(comparison.first.run, path))
+    attacks = {
+        f"{entry.attack} = {line}": None
+        for entry in comparison.entries
+        for line in _stages(entry.summary.run["plan"])
+    }
+    record = comparison.record
+    entries: list[tuple[str, list[Any]]] = [
+        *(
+            (
+                f"Model {i}" if len(comparison.models) > 1 else "Model",
+                dict(_provenance(model.entries[0].summary.run, path))["Model"],
+            )
+            for i, model in enumerate(comparison.models, start=1)
+        ),
+        ("Data", of_run.get("Data", [])),
+        ("Attacks", list(attacks)),
+        *((name, of_run.get(name, [])) for name in ("Seed", "Precision", "Versions", "Machine")),
+        (
+            "Time",
+            [
+                f"started {record['created']}" if record.get("created") else None,
+                f"finished {record['finished']}" if record.get("finished") else None,
+            ],
+        ),
+        ("Command", [record.get("command")]),
+        ("Runs", [entry.path for entry in comparison.entries]),
+        ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
+    ]
+    said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]
+    return [(name, lines) for name, lines in said if lines]

@@ -7,17 +7,20 @@ chart fits a phone and a wide screen with text of the same size, and takes its c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from zeronorm.metrics import interval
-from zeronorm.report.tables import Summary, percent
+from zeronorm.report.comparison import Entry, Model
+from zeronorm.report.tables import Effort, Ints, Summary, percent
 
 Scale = Callable[[float], float]  # from a value to 0..1 along the axis
 Points = Sequence[tuple[float, float]]
+Floats = npt.NDArray[np.float64]
 
 _LINES = 6  # colours of the page
 _GAP = 9.0  # between labels at the lines' ends, in per cent of the height
@@ -34,6 +37,7 @@ class Line:
     lead: str = ""
     band: str = ""
     dots: str = ""
+    bars: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,15 @@ class Chart:
     lines: list[Line]
     mark: tuple[float, str] | None = None  # a vertical line with its label
     note: str = ""
-    yticks: list[int] = field(default_factory=lambda: [0, 25, 50, 75, 100])
+    yticks: list[int] = field(default_factory=lambda: [0, 25, 50, 75, 100])  # the last one is the top
+    small: bool = False
 
 
 def against_k(summary: Summary) -> Chart:
     """Robust accuracy against the number of changed positions, with its interval."""
     last = len(summary.curve) - 1
     scale, ticks = _budget_axis(last, summary.budgets)
-    steps, end = _steps(summary), float(last)
+    steps, end = _steps(summary.curve, summary.n), float(last)
     bounds = [(k, *interval(round(y * summary.n), summary.n)) for k, y in steps]
     lower = _stairs([(k, low) for k, low, _ in bounds], end)
     upper = _stairs([(k, high) for k, _, high in bounds], end)
@@ -85,32 +90,18 @@ def against_k(summary: Summary) -> Chart:
 
 def against_passes(summary: Summary) -> Chart | None:
     """Robust accuracy against the passes spent on an example, for each budget; None if nothing was searched."""
-    most = max((effort.most for effort in summary.effort.values()), default=0)
-    if not most:
+    axis = _log_axis([effort.fell for effort in summary.effort.values()], summary.effort.values())
+    if axis is None:
         return None
-    first = min((int(e.fell[0]) for e in summary.effort.values() if len(e.fell)), default=most)
-    low = math.floor(math.log10(max(first, 1)))
-    high = max(math.ceil(math.log10(most)), low + 1)
-
-    def scale(x: float) -> float:
-        return (math.log10(max(x, 1)) - low) / (high - low)
-
-    budgets = summary.budgets
-    if len(budgets) > _LINES:
-        budgets = [budgets[i] for i in np.linspace(0, len(budgets) - 1, _LINES).round().astype(int)]
-    curves = []
-    for k in budgets:
-        effort = summary.effort[k]
-        if not effort.most:
-            continue
-        # at most a step per pixel: where examples fell, thinned to a fine grid of the axis
-        grid = np.unique(np.searchsorted(effort.fell, np.logspace(low, high, 400), side="right"))
-        points = [(10.0**low, effort.start / summary.n)]
-        points += [(float(effort.fell[i - 1]), (effort.start - int(i)) / summary.n) for i in grid if i]
-        curves.append((f"k = {k}", points, float(effort.most)))
+    scale, ticks, grid = axis
+    budgets = evenly(summary.budgets, _LINES)
+    curves = [
+        (f"k = {k}", _falling(summary.effort[k], summary.n, grid), float(summary.effort[k].most))
+        for k in budgets
+        if summary.effort[k].most
+    ]
     queries = all(stage.backwards == 0 for stage in summary.stages)
     unit = "queries" if queries else "passes"
-    every = 1 if high - low <= 6 else 2
     return Chart(
         title=f"Right answers against {unit}",
         xlabel=f"{'queries' if queries else 'forward + backward passes'} per example",
@@ -119,7 +110,7 @@ def against_passes(summary: Summary) -> Chart | None:
             for label, points, end in curves
         )
         + ".",
-        xticks=[(100 * scale(10.0**p), f"{10**p:,}") for p in range(low, high + 1, every)],
+        xticks=ticks,
         lines=_labelled([(label, _stairs(points, end)) for label, points, end in curves], scale),
         note="A line still falling at its end: a longer search would break more."
         + (
@@ -136,27 +127,177 @@ def compared(summaries: Sequence[tuple[str, Summary]]) -> Chart:
     scale, ticks = _budget_axis(last, sorted({k for _, s in summaries for k in s.budgets}))
     shown = [(label, s) for label, s in summaries if s.n][:_LINES]
     units = " or ".join(sorted({f"{summary.unit}s" for _, summary in shown}))
+    return _several_against_k(
+        units, [(f"run{i}", label, s.curve, s.n) for i, (label, s) in enumerate(shown)], scale, ticks
+    )
+
+
+def attacks_against_k(model: Model) -> Chart:
+    """Robust accuracy against k of every attack on a model, and of all together."""
+    first = model.entries[0].summary
+    scale, ticks = _budget_axis(len(first.curve) - 1, first.budgets)
+    together = [("worst", "all together", model.curve, model.n)] if len(model.entries) > 1 else []
+    lines = [(colour, entry.attack, entry.summary.curve, model.n) for colour, entry in _drawn(model)]
+    return replace(
+        _several_against_k(f"{first.unit}s", [*together, *lines], scale, ticks),
+        note=" ".join(
+            filter(
+                None,
+                [
+                    "" if first.is_curve else "Between the budgets searched a line is only an upper bound.",
+                    _undrawn(model),
+                ],
+            )
+        ),
+    )
+
+
+def attacks_against_passes(model: Model) -> Chart | None:
+    """Robust accuracy at the first budget against the passes spent on an example; None if nothing was searched."""
+    k = model.first_k
+    drawn = [(colour, entry, entry.summary.effort[k]) for colour, entry in _drawn(model)]
+    drawn = [(colour, entry, effort) for colour, entry, effort in drawn if effort.most]
+    axis = _log_axis([effort.fell for *_, effort in drawn], [effort for *_, effort in drawn])
+    if axis is None:
+        return None
+    scale, ticks, grid = axis
+    curves = [
+        (colour, entry.attack, _falling(effort, model.n, grid), float(effort.most))
+        for colour, entry, effort in drawn
+    ]
+    return Chart(
+        title=f"Right answers at k = {k} against passes",
+        xlabel="forward + backward passes per example",
+        description="; ".join(
+            f"{label}: from {percent(points[0][1])} % to {percent(points[-1][1])} % within {end:,.0f} passes"
+            for _, label, points, end in curves
+        )
+        + ".",
+        xticks=ticks,
+        lines=[
+            Line(colour, _path(_stairs(points, end), scale), label) for colour, label, points, end in curves
+        ],
+        note=" ".join(filter(None, [_minimal_note(model), _undrawn(model)])),
+    )
+
+
+def iterations_needed(model: Model) -> list[Chart]:
+    """For every attack a histogram: forward passes until an example broke, on the same axes."""
+    efforts = [entry.summary.effort[model.first_k] for entry in model.entries]
+    axis = _log_axis([effort.iterations for effort in efforts], [])
+    if axis is None:
+        return []
+    scale, ticks, grid = axis
+    low, high = math.log10(grid[0]), math.log10(grid[-1])
+    edges = np.logspace(low, high, 4 * round(high - low) + 1)
+    # as whole numbers, so that a bin that ends at 10 holds 10
+    shares = [
+        100
+        * np.diff(np.searchsorted(effort.iterations, np.r_[0, np.floor(edges[1:] + 1e-9)], side="right"))
+        / model.n
+        for effort in efforts
+    ]
+    top = next(t for t in (10, 20, 40, 60, 80, 100) if t >= max(share.max() for share in shares))
+    charts = []
+    for entry, effort, share in zip(model.entries, efforts, shares, strict=True):
+        bars = "".join(
+            f"M{1000 * scale(a):.1f} 1000V{1000 - 1000 * y / top:.1f}H{1000 * scale(b):.1f}V1000Z"
+            for a, b, y in zip(edges[:-1], edges[1:], share, strict=True)
+            if y
+        )
+        found = f"broke {len(effort.iterations):,} of {model.n:,}"
+        if len(effort.iterations):
+            found += f", half of them within {int(effort.iterations[(len(effort.iterations) - 1) // 2]):,}"
+        charts.append(
+            Chart(
+                title=entry.attack,
+                xlabel="forward passes until broken",
+                description=f"Histogram: {found}.",
+                xticks=ticks,
+                lines=[Line("main", "", bars=bars)],
+                note=f"{found[0].upper()}{found[1:]}.",
+                yticks=[0, top // 2, top],
+                small=True,
+            )
+        )
+    return charts
+
+
+def _drawn(model: Model) -> list[tuple[str, Entry]]:
+    """The attacks that get a line, with its colour: the strongest, in the order of the table."""
+    last = max(model.agreement)
+    by_strength = sorted(model.entries, key=lambda entry: entry.summary.robust_accuracy[last].count)
+    chosen = [id(entry) for entry in by_strength[:_LINES]]
+    shown = [entry for entry in model.entries if id(entry) in chosen]
+    return [(f"run{i}", entry) for i, entry in enumerate(shown)]
+
+
+def _minimal_note(model: Model) -> str:
+    """What to know of attacks that do not stop when an example breaks."""
+    stages = [stage for entry in model.entries for stage in entry.summary.run["plan"]["attack"]["stages"]]
+    if all(stage.get("kind") != "minimal" for stage in stages):
+        return ""
+    return "A search for the smallest change goes on once an example broke, and counts in full."
+
+
+def _undrawn(model: Model) -> str:
+    return f"The {_LINES} strongest of {len(model.entries)} attacks." if len(model.entries) > _LINES else ""
+
+
+def _several_against_k(
+    units: str, curves: Sequence[tuple[str, str, Ints, int]], scale: Scale, ticks: Sequence[int]
+) -> Chart:
+    """Lines of (colour, label, right answers at every k, of n)."""
     return Chart(
         title=f"Right answers against changed {units}",
         xlabel=f"{units} the adversary may change",
         description="; ".join(
-            f"{label}: {percent(s.clean_accuracy.value)} % at 0, {percent(s.curve[-1] / s.n)} % at "
-            f"{len(s.curve) - 1}"
-            for label, s in shown
+            f"{label}: {percent(curve[0] / n)} % at 0, {percent(curve[-1] / n)} % at {len(curve) - 1}"
+            for _, label, curve, n in curves
         )
         + ".",
         xticks=[(100 * scale(k), f"{k:,}") for k in ticks],
         lines=[
-            Line(f"run{i}", _path(_stairs(_steps(s), float(len(s.curve) - 1)), scale), label)
-            for i, (label, s) in enumerate(shown)
+            Line(colour, _path(_stairs(_steps(curve, n), float(len(curve) - 1)), scale), label)
+            for colour, label, curve, n in curves
         ],
     )
 
 
-def _steps(summary: Summary) -> list[tuple[float, float]]:
+def _log_axis(
+    values: Sequence[Ints], efforts: Iterable[Effort]
+) -> tuple[Scale, list[tuple[float, str]], Floats] | None:
+    """Whole decades around all values (ascending) and costs: scale, ticks and a fine grid; None without any."""
+    most = max(
+        [effort.most for effort in efforts] + [int(some[-1]) for some in values if len(some)], default=0
+    )
+    if not most:
+        return None
+    first = min((int(some[0]) for some in values if len(some)), default=most)
+    low = math.floor(math.log10(max(first, 1)))
+    high = max(math.ceil(math.log10(most)), low + 1)
+    every = 1 if high - low <= 6 else 2
+    ticks = [(100 * (p - low) / (high - low), f"{10**p:,}") for p in range(low, high + 1, every)]
+    return lambda x: (math.log10(max(x, 1)) - low) / (high - low), ticks, np.logspace(low, high, 400)
+
+
+def _falling(effort: Effort, n: int, grid: Floats) -> list[tuple[float, float]]:
+    """Who is left after so many passes: at most a step per pixel, where examples fell, thinned to the grid."""
+    kept = np.unique(np.searchsorted(effort.fell, grid, side="right"))
+    points = [(float(grid[0]), effort.start / n)]
+    return points + [(float(effort.fell[i - 1]), (effort.start - int(i)) / n) for i in kept if i]
+
+
+def evenly(budgets: Sequence[int], most: int) -> list[int]:
+    """At most so many of the budgets, the first and the last among them."""
+    if len(budgets) <= most:
+        return list(budgets)
+    return [budgets[i] for i in np.linspace(0, len(budgets) - 1, most).round().astype(int)]
+
+
+def _steps(curve: Ints, n: int) -> list[tuple[float, float]]:
     """Where the curve over k changes, as (k, share)."""
-    changes = np.flatnonzero(np.diff(summary.curve, prepend=-1))
-    return [(float(k), float(summary.curve[k] / summary.n)) for k in changes]
+    return [(float(k), float(curve[k] / n)) for k in np.flatnonzero(np.diff(curve, prepend=-1))]
 
 
 def _budget_axis(last: int, budgets: Sequence[int]) -> tuple[Scale, list[int]]:

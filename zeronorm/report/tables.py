@@ -70,12 +70,14 @@ class Effort:
 
     In a list, what this budget's cascade spent on each example that the smaller budgets had left, a minimal
     attack counted in full: `start` of them, of which those it broke `fell` after so many passes (ascending).  In
-    a curve, what an example had cost altogether when the first adversarial within k was found.  `most` is the
-    largest cost of any example.
+    a curve, what an example had cost altogether when the first adversarial within k was found.  `iterations` are
+    the forward ones of these passes (ascending too): updates of a white-box search, queries of a black-box one.
+    `most` is the largest cost of any example.
     """
 
     start: int
     fell: Ints
+    iterations: Ints
     most: int
 
 
@@ -211,7 +213,11 @@ def text_table(summary: Summary) -> str:
             f"   {stage.name:<{width}}   {stage.searches:>9,}   {stage.broke:>7,}   "
             f"{stage.forwards + stage.backwards:>12,}   {seconds:>8}"
         )
-    # names come from files: no control characters into a terminal
+    return printable(lines)
+
+
+def printable(lines: Sequence[str]) -> str:
+    """Lines as one text; names come from files, so no control characters into a terminal."""
     return "\n".join(
         "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines
     )
@@ -389,14 +395,23 @@ def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
         gone[searches.at[within & (turn < k)]] = True
     mine = np.flatnonzero(~gone[searches.at] & (curve | (turn >= k)))
     order = mine[np.lexsort((searches.stage[mine], (-1 if curve else 1) * turn[mine], searches.at[mine]))]
-    at, passes = searches.at[order], (searches.forwards + searches.backwards)[order]
-    spent = np.cumsum(passes)
+    at = searches.at[order]
     starts = np.searchsorted(at, np.arange(len(clean.example)))
-    spent -= np.concatenate([[0], spent])[starts[at]]  # the running total of each example alone
+
+    def running_total(passes: Ints) -> Ints:
+        """Of each example alone."""
+        total = np.cumsum(passes[order])
+        return total - np.concatenate([[0], total])[starts[at]]
+
+    spent = running_total(searches.forwards + searches.backwards)
     hit = np.flatnonzero(within[order])
-    fell = spent[hit[np.unique(at[hit], return_index=True)[1]]]
-    most = max(spent[curve | (turn[order] == k)].max(initial=0), fell.max(initial=0))
-    return Effort(int((~gone).sum()), np.sort(fell), int(most))
+    hit = hit[np.unique(at[hit], return_index=True)[1]]
+    return Effort(
+        start=int((~gone).sum()),
+        fell=np.sort(spent[hit]),
+        iterations=np.sort(running_total(searches.forwards)[hit]),
+        most=int(max(spent[curve | (turn[order] == k)].max(initial=0), spent[hit].max(initial=0))),
+    )
 
 
 def _classes(

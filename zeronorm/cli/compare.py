@@ -1,0 +1,125 @@
+"""`zeronorm compare`: several attacks, one model or several, one table and one page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zeronorm.cli import options
+from zeronorm.errors import ArgumentError
+
+
+def compare(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="As of evaluate (default: digits); give it again for each further model."),
+    ] = None,
+    data: options.Data = "digits",
+    split: options.Split = "test",
+    limit: options.Limit = None,
+    k: options.Budgets = "1,2,4,8",
+    curve: options.Curve = None,
+    unit: options.Unit = "pixel",
+    low: options.Low = 0.0,
+    high: options.High = 1.0,
+    linf: options.Linf = None,
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="Attacks with commas between them, each with options after colons if need be, such as "
+            "sparse_pgd:gradient=projected. See zeronorm list."
+        ),
+    ] = "sparse_pgd,sparse_pgd:gradient=projected,sparse_rs",
+    steps: options.Steps = None,
+    queries: options.Queries = None,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    precision: options.Precision = "float32",
+    device: options.Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the comparison (default: under runs/). The same command resumes it."),
+    ] = None,
+    json_: options.Json = False,
+) -> None:
+    """Which attack breaks more, at which cost, and which examples does only one of them break?
+
+    Example: zeronorm compare --data digits --limit 100 --attack sparse_pgd,sparse_rs --steps 200 --queries 1000
+
+    Every attack runs alone on the same examples; the worst case counts an example as broken if any attack broke it.
+    With several models, each model's adversarials are tried on the others.
+
+    Each pair of model and attack is a run in a folder of its own, as evaluate makes it.
+    """
+    attacks = _attacks(attack)
+    adversaries = options.threats(k, curve, unit, low, high, linf)
+    models = model or ["digits"]
+    if twice := sorted({name for name in models if models.count(name) > 1}):
+        raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
+
+    import zeronorm as zn
+    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.progress import Display
+
+    where = resolve_device(device)
+    searches = {word: zn.attacks.Stage(*said) if said[1] else said[0] for word, said in attacks.items()}
+    networks = {name: resolve_model(name, where) for name in models}
+    dataset = zn.data.load(data, split, limit)
+    if out is None:
+        budgets = [threat.k for threat in adversaries]
+        search = [list(attacks), steps, queries, seed, precision]
+        asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
+        out = options.default_out(["compare", *models, data], asked)
+    try:
+        with Display() as display:
+            comparison = zn.compare(
+                networks,
+                dataset,
+                adversaries,
+                searches,
+                out,
+                steps=steps,
+                queries=queries,
+                curve=curve is not None,
+                batch_size=batch_size,
+                seed=seed,
+                precision=precision,
+                command=shlex.join(["zeronorm", *sys.argv[1:]]),
+                on_progress=display.show_titled,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
+        raise typer.Exit(130) from None
+    print(comparison.table())
+    print(f"\nreport: {comparison.path / 'report.html'}")
+    if json_:
+        print(json.dumps(comparison.as_json()))
+
+
+def _attacks(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name and options of each attack, by what was typed: `name`, or `name:option=value:option=value`."""
+    words = [part.strip() for part in text.split(",")]
+    if twice := sorted({word for word in words if words.count(word) > 1}):
+        raise ArgumentError(f"attack: expected different attacks, got {twice[0]!r} twice")
+    attacks = {}
+    for word in words:
+        name, *given = word.split(":")
+        attacks[word] = name.replace("-", "_"), dict(_option(word, part) for part in given)
+    return attacks
+
+
+def _option(word: str, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ArgumentError(f"attack: expected name:option=value, got {word!r}")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)

@@ -1,0 +1,68 @@
+"""Options that several verbs share, and the questions they add up to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zeronorm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from zeronorm import L0
+
+Data = Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")]
+Split = Annotated[str, typer.Option(help="Part of the data set.")]
+Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
+Budgets = Annotated[str, typer.Option(help="Budgets: how many pixels may change, such as 1,2,4,8.")]
+Curve = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K", help="Instead of budgets: the smallest number of changes up to K, for each example."
+    ),
+]
+Unit = Annotated[str, typer.Option(help="What a change is: a pixel (all its channels) or a feature.")]
+Low = Annotated[float, typer.Option(help="Smallest value an input may take.")]
+High = Annotated[float, typer.Option(help="Largest value an input may take.")]
+Linf = Annotated[float | None, typer.Option(help="Cap on the change of each value.")]
+Steps = Annotated[int | None, typer.Option(help="Updates of each white-box stage (default: 10000).")]
+Queries = Annotated[int | None, typer.Option(help="Queries of each black-box stage (default: 10000).")]
+BatchSize = Annotated[int, typer.Option(help="Examples per batch; the result does not depend on it.")]
+Seed = Annotated[int, typer.Option(help="Names everything random.")]
+Precision = Annotated[
+    str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def threats(k: str, curve: int | None, unit: str, low: float, high: float, linf: float | None) -> list[L0]:
+    """The threat models asked for; of a curve the largest."""
+    budgets = [curve] if curve is not None else _budgets(k)
+
+    import zeronorm as zn
+    from zeronorm import checks
+
+    if curve is not None:
+        checks.integer("curve", curve, 0)
+    return [zn.L0(budget, unit, low, high, linf) for budget in budgets]  # type: ignore[arg-type]
+
+
+def default_out(names: Sequence[str], asked: Sequence[Any]) -> Path:
+    """A folder under runs/ for each question: called after some of it, told apart by all of it."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(Path(name).name for name in names)).strip("-").lower()
+    return Path("runs") / f"{slug}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
+
+
+def _budgets(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(
+            f"k: expected integers with commas between them, such as 1,2,4, got {text!r}"
+        ) from None

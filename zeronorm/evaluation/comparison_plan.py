@@ -1,0 +1,160 @@
+"""What a comparison is asked to do: models and attacks by name, and whether every pair of them can run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeronorm import checks, models
+from zeronorm.attacks.catalogue import catalogue, get
+from zeronorm.attacks.search import Model
+from zeronorm.attacks.sparse_autoattack import Stage
+from zeronorm.data import Dataset
+from zeronorm.errors import ArgumentError
+from zeronorm.evaluation import diagnosis
+from zeronorm.evaluation.examples import Examples
+from zeronorm.evaluation.plan import AttackLike, resolve_stages
+from zeronorm.evaluation.replay import device_of
+from zeronorm.threat_model import L0
+
+NamedAttacks = Mapping[str, AttackLike | Sequence[AttackLike]]
+Attacks = Sequence[AttackLike] | NamedAttacks
+
+
+def named_models(model: Model | Mapping[str, Model]) -> dict[str, Model]:
+    """Models by name; one without a name goes by its class or function."""
+    if not isinstance(model, Mapping):
+        return {models.describe(checks.model(model))["architecture"]: model}
+    if not model or not all(isinstance(name, str) and name for name in model):
+        raise ArgumentError(f"model: expected at least one model, each by its name, got {list(model)}")
+    return dict(model)
+
+
+def named_attacks(attacks: Attacks) -> dict[str, AttackLike | Sequence[AttackLike]]:
+    """Attacks by name; those of a list go by their own."""
+    if isinstance(attacks, Mapping):
+        named = dict(attacks)
+    else:
+        one = isinstance(attacks, str) or not isinstance(attacks, Sequence)
+        listed: list[Any] = [attacks] if one else list(attacks)
+        names = [_name(attack) for attack in listed]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ArgumentError(
+                f"attacks: expected different attacks, or names for them, got {twice[0]} twice"
+            )
+        named = dict(zip(names, listed, strict=True))
+    if not named or not all(isinstance(name, str) and name for name in named):
+        raise ArgumentError(f"attacks: expected at least one attack, each by its name, got {list(named)}")
+    return named
+
+
+def _name(attack: Any) -> str:
+    if isinstance(attack, str):
+        return attack.replace("-", "_")
+    if isinstance(attack, Stage):
+        return attack.name
+    if callable(attack):
+        return str(getattr(attack, "__name__", type(attack).__name__))
+    raise ArgumentError(f"attacks: expected names, Stages or functions, got {type(attack).__name__}")
+
+
+def check_comparison(
+    named: Mapping[str, Model],
+    dataset: Dataset,
+    threats: Sequence[L0],
+    attacks: NamedAttacks,
+    given: Mapping[str, int],
+) -> dict[str, dict[str, int]]:
+    """Which of the lengths given (steps, queries) each attack takes.
+
+    Raises:
+        ArgumentError: with everything that stands in the way of any run.
+    """
+    for name, low in (("steps", 0), ("queries", 1)):
+        if name in given:
+            checks.integer(name, given[name], low)
+    Examples.of(dataset, torch.device("cpu"))
+    for threat in threats:
+        threat.check_inputs(dataset.x)
+    parts = {name: _catalogued(attack) for name, attack in attacks.items()}
+    possible = [name for name, entry in catalogue.items() if "L0" in entry.norms]
+    if unfit := [name for name in dict.fromkeys(chain(*parts.values())) if name not in possible]:
+        raise ArgumentError(
+            f"attack: expected some of {', '.join(possible)}, got {', '.join(map(repr, unfit))}"
+        )
+
+    costs = {name: {cost for part in mine for cost in catalogue[part].cost} for name, mine in parts.items()}
+    taken = sorted(set(chain(*costs.values())))
+    problems = [
+        f"{length}: none of the attacks asked for takes it, only {', '.join(taken) or 'none'}"
+        for length in given
+        if length not in taken
+    ]
+    lengths = {
+        name: {length: value for length, value in given.items() if length in mine}
+        for name, mine in costs.items()
+    }
+    for model_name, model in named.items():
+        try:
+            differentiable = _fits(model, dataset)
+        except ArgumentError as error:
+            problems.append(f"{model_name}: {error}")
+            continue
+        for name, attack in attacks.items():
+            try:
+                _try(model, dataset, threats[-1], attack, differentiable, lengths[name])
+            except ArgumentError as error:
+                problems.append(f"{name} on {model_name}: {error}")
+    if len(problems) > 1:
+        problems = [f"({number}) {problem}" for number, problem in enumerate(problems, start=1)]
+    if problems:
+        raise ArgumentError("; ".join(problems))
+    return lengths
+
+
+def _catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
+    """The names in the catalogue that an attack or a cascade goes by."""
+    parts = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
+    names = [part.attack if isinstance(part, Stage) else part for part in parts]
+    return [name.replace("-", "_") for name in names if isinstance(name, str)]
+
+
+def _fits(model: Model, dataset: Dataset) -> bool:
+    """Whether the model gives gradients; `ArgumentError` if it cannot be attacked on this data at all."""
+    checks.model(model)
+    if isinstance(model, nn.Module) and model.training:
+        raise ArgumentError(
+            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
+        )
+    examples = Examples.of(dataset, device_of(model))
+    x, y = examples.x, examples.y
+    diagnosis.check_fit(model, x, y, dataset.name, dataset.class_names)
+    differentiable = diagnosis.gives_gradients(model, x)
+    diagnosis.inspect_model(model, x, y, differentiable)
+    return differentiable
+
+
+def _try(
+    model: Model,
+    dataset: Dataset,
+    threat: L0,
+    attack: AttackLike | Sequence[AttackLike],
+    differentiable: bool,
+    lengths: Mapping[str, int],
+) -> None:
+    """A search of one step on one example: whatever the attack refuses, it refuses now."""
+    one = Examples.of(dataset, device_of(model)).at([0])
+    stages = resolve_stages(
+        attack,
+        differentiable=differentiable,
+        steps=lengths.get("steps"),
+        queries=lengths.get("queries"),
+    )
+    for stage in stages:
+        if stage.attack in catalogue and stage.function is get(stage.attack).function:
+            short = {cost: min(1, stage.options[cost]) for cost in get(stage.attack).cost}
+            stage.function(model, one.x, one.y, threat, seed=0, **stage.options | short)
