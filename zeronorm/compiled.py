@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -33,6 +35,7 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
         kernel = numba.njit(plain, cache=True, **options)
     except RuntimeError:  # nowhere to write the compiled code
         kernel = numba.njit(plain, **options)
+    kernel.compile = _uninterrupted(kernel.compile)
 
     def call(*arguments: Any) -> None:
         arrays = [a.numpy() if type(a) is Tensor else a for a in arguments]
@@ -63,6 +66,25 @@ def serves(*tensors: Tensor) -> bool:
         ):
             return False
     return True
+
+
+def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Hold Ctrl-C until the function is done: raised where LLVM calls back into Python, it would be lost."""
+
+    def held(*arguments: Any, **options: Any) -> Any:
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is None or threading.current_thread() is not threading.main_thread():
+            return function(*arguments, **options)
+        pressed = threading.Event()
+        signal.signal(signal.SIGINT, lambda *_: pressed.set())
+        try:
+            return function(*arguments, **options)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            if pressed.is_set():
+                signal.raise_signal(signal.SIGINT)
+
+    return held
 
 
 @cache
