@@ -3,9 +3,8 @@
     python -m benchmarks                                   LeNet-300-100, small CNN, ResNet-20; one thread
     python -m benchmarks --device cuda --models preact_resnet18 --data cifar10 --images 512 --k 20
 
-The limit is measured in the same run: the same passes, forward and backward to the input, at the same batch
-sizes, in the same order, with nothing between them.  Of several rounds the fastest counts, of each.
-MNIST and CIFAR-10 are looked for in $ZERONORM_DATA; without it the models see scikit-learn's digits.
+It is `zeronorm bench` on models trained for it.  MNIST and CIFAR-10 are looked for in $ZERONORM_DATA; without
+them small models see scikit-learn's digits, and ResNets noise of CIFAR-10's shape, untrained, for the time alone.
 """
 
 from __future__ import annotations
@@ -13,67 +12,43 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import time
 from pathlib import Path
-from typing import Any
 
 # before torch starts its threads
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
 
 import zeronorm as zn
-from zeronorm.evaluation.query_counter import QueryCounter
+from zeronorm.cli.bench import cost_table
+from zeronorm.data import Dataset
+from zeronorm.evaluation.cost import measure
 from zeronorm.training import TrainingPlan, train
 
-ATTACKS: dict[str, dict[str, Any]] = {
-    "sparse_pgd (unprojected)": {"attack": "sparse_pgd", "gradient": "unprojected"},
-    "sparse_pgd (projected)": {"attack": "sparse_pgd", "gradient": "projected"},
-    "sparse_rs": {"attack": "sparse_rs"},
-}
+NOISE = "noise"
 
 
-class Passes(nn.Module):
-    """Notes the batch size of each pass, and whether a backward pass followed it."""
-
-    def __init__(self, model: nn.Module, precision: str, device: torch.device) -> None:
-        super().__init__()
-        self.model, self.calls = model, list[tuple[int, bool]]()
-        self.inner = QueryCounter(model, 1, device, precision=precision)
-        self.exact = self.inner.exact
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls.append((len(x), x.requires_grad))
-        return self.inner(x)
-
-
-def bare_seconds(model: Passes, x: Tensor) -> float:
-    """Time of the noted passes alone."""
-    calls, pool = list(model.calls), x.repeat(2, *[1] * (x.dim() - 1))
-    started = _now(x.device)
-    for size, backward in calls:
-        if backward:
-            leaf = pool[:size].detach().requires_grad_()
-            z = model.inner(leaf)
-            torch.autograd.grad(z, leaf, torch.ones_like(z))
-        else:
-            with torch.no_grad():
-                model.inner(pool[:size])
-    return _now(x.device) - started
-
-
-def trained(architecture: str, data: str, device: torch.device) -> nn.Module:
+def trained(architecture: str, data: str) -> zn.models.Classifier:
     """A plainly trained model, made once: the cost of a search depends on how long examples survive it."""
     out = Path(".bench") / f"{architecture}-{data}"
     if not (out / "model.json").exists():
         print(f"training {architecture} on {data} (once, kept in {out})")
         limit = {"mnist": 12_000, "cifar10": 10_000}.get(data)
-        epochs = {"mnist": 3, "cifar10": 5}.get(data, 30)
+        epochs = {"mnist": 3, "cifar10": 3}.get(data, 30)
         train(TrainingPlan(data=data, model=architecture, out=out, limit=limit, epochs=epochs))
-    return zn.models.load(out).to(device)
+    return zn.models.load(out)
+
+
+def noise(model: zn.models.Classifier, images: int) -> Dataset:
+    """Noise in the shape of the model's inputs, labelled as the model answers."""
+    side = model.arguments["image_size"]
+    x = torch.rand(
+        images, model.arguments["in_channels"], side, side, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    return Dataset(x, y, torch.arange(images), NOISE, "", ())
 
 
 def main() -> None:
@@ -81,10 +56,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", default="lenet_300_100,small_cnn,resnet20")
-    parser.add_argument("--data", help="default: mnist, cifar10 for ResNets, digits without $ZERONORM_DATA")
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--data", help=f"a data set, or {NOISE}; default: what the model is for")
+    parser.add_argument("--images", type=int, help="default: 256, for ResNets 64")
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=100, help="updates, and half as many queries as passes")
+    parser.add_argument("--attack", default="sparse_autoattack", help="one, or several with commas")
+    parser.add_argument("--steps", type=int, help="default: 100")
+    parser.add_argument("--queries", type=int, help="default: 200")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -93,63 +70,44 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    name = (
-        torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    )
-    table = Table(title=f"{options.images} images, k={options.k}, {options.precision}"
-                  f"{', compiled' if options.compile else ''}, {options.threads} thread(s), {name}")  # fmt: skip
-    for column in (
-        "model",
-        "attack",
-        "passes/image",
-        "passes/s",
-        "bare s",
-        "attack s",
-        "over bare",
-        "robust",
-    ):
-        table.add_column(column, justify="left" if column in ("model", "attack") else "right")
+    attacks = options.attack.split(",")
 
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    where = f"{options.precision}{', compiled' if options.compile else ''}, {options.threads} thread(s), "
+    where += machine or platform.machine()
     for architecture in options.models.split(","):
         data = options.data or _default_data(architecture)
-        dataset = zn.data.load(data, "test", options.images)
-        x, y = dataset.x.to(device), dataset.y.to(device)
-        network = trained(architecture, data, device)
+        images = options.images or (64 if "resnet" in architecture else 256)
+        if data == NOISE:
+            model = zn.models.build(architecture).eval()
+            dataset = noise(model, images)
+        else:
+            model, dataset = trained(architecture, data), zn.data.load(data, "test", images)
+        network = model.to(device)
         if options.compile:
             network = torch.compile(network, dynamic=True)  # type: ignore[assignment]
-        model = Passes(network, options.precision, device).eval()
-        for title, settings in ATTACKS.items():
-            attack = getattr(zn.attacks, settings["attack"])
-            extra = {n: v for n, v in settings.items() if n != "attack"}
-            length = {"queries": 2 * options.steps} if title == "sparse_rs" else {"steps": options.steps}
-            bare, total, robust = float("inf"), float("inf"), 0.0
-            for _ in range(options.rounds + 1):  # the first round warms up
-                model.calls.clear()
-                started = _now(device)
-                x_adv = attack(model, x, y, zn.L0(options.k), **length, **extra)
-                total = min(total, _now(device) - started)
-                bare = min(bare, bare_seconds(model, x))
-                with torch.no_grad():
-                    robust = float((network(x_adv).argmax(1) == y).float().mean())
-            rows = sum(size * (1 + backward) for size, backward in model.calls)
-            table.add_row(architecture, title, f"{rows / len(x):.0f}", f"{rows / total:,.0f}", f"{bare:.3f}",
-                          f"{total:.3f}", f"{total / bare - 1:+.0%}", f"{robust:.1%}")  # fmt: skip
-    Console().print(table)
-    print("robust: share still classified right after the search, clean errors counted as not.")
+        costs = measure(
+            network,
+            dataset,
+            zn.L0(options.k),
+            attacks,
+            steps=options.steps,
+            queries=options.queries,
+            rounds=options.rounds,
+            precision=options.precision,
+        )
+        on = "noise, untrained: only the time means anything" if data == NOISE else data
+        Console().print(
+            cost_table(f"{architecture} on {on}\nn = {images}, k = {options.k}, {where}", costs), ""
+        )
+    print("overhead: time over that of the passes alone, less 1")
+    print("right: share of all images still classified correctly, clean errors counted as not")
 
 
 def _default_data(architecture: str) -> str:
-    if not os.environ.get("ZERONORM_DATA"):
-        return "digits"
-    return "cifar10" if "resnet" in architecture else "mnist"
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif torch.get_num_threads() == 1:
-        return time.process_time()  # other processes on the machine do not count
-    return time.perf_counter()
+    wanted, instead = ("cifar10", NOISE) if "resnet" in architecture else ("mnist", "digits")
+    home = os.environ.get("ZERONORM_DATA")
+    return wanted if home and (Path(home) / wanted).exists() else instead
 
 
 if __name__ == "__main__":

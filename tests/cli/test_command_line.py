@@ -51,7 +51,7 @@ def run(complete, tmp_path):
 def test_the_verbs(zeronorm):
     said = zeronorm("--help")
     assert said.status == 0 and not said.err
-    for verb in ("evaluate", "train", "report", "verify", "list"):
+    for verb in ("evaluate", "train", "report", "verify", "list", "bench"):
         assert verb in COMMANDS and re.search(rf"\b{verb}\b", said.out)
 
 
@@ -118,6 +118,23 @@ def test_lines_are_not_wrapped_where_there_is_no_terminal(zeronorm, tmp_path, mo
     monkeypatch.setenv("COLUMNS", "30")
     said = zeronorm("evaluate", *SHORT, "--out", tmp_path / "run")
     assert all(line.startswith(("k=", "clean")) for line in said.err.splitlines())
+
+
+def test_what_it_will_cost(zeronorm):
+    words = ("bench", "--limit", 12, "--k", 1, "--steps", 6, "--queries", 9, "--rounds", 1, "--json")
+    said = zeronorm(*words)
+    assert said.status == 0 and "digits on digits (test), n = 12, k = 1" in said.out
+    assert "1,000 examples like these take at most about" in said.out
+    told = json.loads(said.out.splitlines()[-1])
+    names = [f"sparse_pgd ({g})" for g in ("unprojected", "projected")] + ["sparse_rs"]
+    assert [cost["attack"] for cost in told["costs"]] == names and told["n"] == 12
+    for name, cost in zip(names, told["costs"], strict=True):
+        assert re.search(rf"^{re.escape(name)} .* {100 * cost['right']:.1f} %", said.out, re.MULTILINE)
+        assert cost["passes"] > 12 and cost["passes_per_second"] > 0
+    refused = zeronorm("bench", "--attack", "sparse_rs", "--steps", 6)
+    assert refused.status == 2 and "takes no steps" in refused.err
+    none = zeronorm("bench", "--k", 0, "--limit", 4, "--attack", "sparse_rs,sparse_pgd", "--json")
+    assert [cost["overhead"] for cost in json.loads(none.out.splitlines()[-1])["costs"]] == [None, None]
 
 
 def test_a_curve(zeronorm, tmp_path):

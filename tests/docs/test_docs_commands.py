@@ -24,11 +24,12 @@ SMALL = {
     "evaluate": ["--limit", "8", "--steps", "8", "--queries", "16"],
     "compare": ["--limit", "8", "--steps", "8", "--queries", "16"],
     "train": ["--epochs", "1", "--limit", "40"],
+    "bench": ["--limit", "8", "--steps", "4", "--queries", "4", "--rounds", "1"],
 }
 
 
 def test_there_are_commands():
-    assert len(README) == 14 and len(ZERONORM) == 14
+    assert len(README) == 15 and len(ZERONORM) == 17
     assert {words[1] for words in ZERONORM} == {
         command.name or command.callback.__name__ for command in _verbs()
     }

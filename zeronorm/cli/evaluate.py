@@ -71,7 +71,7 @@ def evaluate(
                 network,
                 dataset,
                 adversaries,
-                [part.strip() for part in attack.split(",")] if "," in attack else attack,
+                named_attacks(attack),
                 out,
                 steps=steps,
                 queries=queries,
@@ -92,3 +92,8 @@ def evaluate(
     print(f"\nreport: {evaluation.run / 'report.html'}")
     if json_:
         print(json.dumps(evaluation.as_json()))
+
+
+def named_attacks(text: str) -> str | list[str]:
+    """The value of --attack: one name, or several with commas."""
+    return [part.strip() for part in text.split(",")] if "," in text else text

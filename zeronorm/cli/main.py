@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from zeronorm.cli.bench import bench
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
 from zeronorm.cli.list import list_
@@ -38,6 +39,7 @@ app.command()(train)
 app.command()(report)
 app.command()(verify)
 app.command("list")(list_)
+app.command()(bench)
 
 
 def _version(asked: bool) -> bool:

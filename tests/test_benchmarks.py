@@ -1,0 +1,19 @@
+"""`make bench` runs; what it measures is tested beside `zeronorm.evaluation.cost`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_it_says_where_only_the_time_means_anything():
+    words = "--models lenet_300_100,resnet20 --data noise --images 4 --steps 1 --queries 2 --rounds 1"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resnet20 on noise, untrained: only the time means anything" in done.stdout
+    assert done.stdout.count("sparse_pgd (projected)") == 2
