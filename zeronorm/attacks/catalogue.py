@@ -35,6 +35,7 @@ class Attack:
         factor: on linear classifiers it succeeds at budgets of at least this many times the optimum, in all but
             a few of a thousand cases (budgets up to a third of the positions, 500 updates or queries).
         source: the paper.
+        random: whether it draws random numbers; if not, seed and ids change nothing.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Attack:
     cost: tuple[str, ...]
     factor: float
     source: str
+    random: bool = True
 
     @property
     def options(self) -> dict[str, Any]:
@@ -122,6 +124,7 @@ catalogue: dict[str, Attack] = {
             ("steps",),
             2.5,
             "Modas, Moosavi-Dezfooli & Frossard, CVPR 2019",
+            random=False,
         ),
         Attack(
             "jsma",
@@ -133,6 +136,7 @@ catalogue: dict[str, Attack] = {
             (),
             2.5,
             "Papernot et al., EuroS&P 2016",
+            random=False,
         ),
         Attack(
             "carlini_wagner_l0",
@@ -144,6 +148,7 @@ catalogue: dict[str, Attack] = {
             ("steps",),
             1.5,
             "Carlini & Wagner, S&P 2017",
+            random=False,
         ),
     )
 }
