@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _FINITE = (torch.finfo(torch.float32).min, torch.finfo(torch.float32).max)
+_TINY = 1e-12  # a vector shorter than this has no direction
 
 
 def top_k(scores: Float[Tensor, "b p"], k: int) -> Int[Tensor, "b k"]:
@@ -56,3 +59,71 @@ def _where_largest(scores: Float[Tensor, "b p"], k: int) -> Int[Tensor, "b k"]:
         if not keys[:, -1].isnan().any():
             return bits[:, -k:] & ((1 << 29) - 1)
     return scores.topk(k, dim=1).indices.flip(1)
+
+
+def top_each(scores: Float[Tensor, "b p"], k: Int[Tensor, "b"]) -> Bool[Tensor, "b p"]:
+    """Which scores are among the k largest of their row, a number of its own for each; ties go to the lower index.
+
+    0 <= k <= p.
+    """
+    most = int(k.max()) if len(k) else 0
+    if most == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    values = scores.topk(most, dim=1).values
+    last = values.gather(1, (k - 1).clamp_min_(0)[:, None]).masked_fill_((k == 0)[:, None], math.inf)
+    chosen = scores >= last
+    tied = chosen.sum(1) > k
+    if tied.any():
+        some, above = scores[tied], scores[tied] > last[tied]
+        at = (some == last[tied]).logical_and_(~above)
+        room = (k[tied] - above.sum(1))[:, None]
+        chosen[tied] = above.logical_or_(at & (at.cumsum(1) <= room))
+    return chosen
+
+
+def clipped_gains(
+    v: Float[Tensor, "b g p"],
+    x: Float[Tensor, "b g p"],
+    low: Float[Tensor, "#b #g #p"] | float,
+    high: Float[Tensor, "#b #g #p"] | float,
+) -> tuple[Float[Tensor, "b g p"], Float[Tensor, "b p"]]:
+    """v clipped to the box, and what that saves at every position over putting x back there.
+
+    In squared distance: Σ_channels (v - x)² - (v - clip(v))², at least 0, as x is in the box.
+    """
+    clipped = v.clamp(low, high)  # type: ignore[arg-type]  # two numbers or two tensors
+    # with δ = v - x and c = clip(v) - x this is δ² - (δ - c)² = c (2δ - c), where no large numbers cancel
+    c = clipped - x
+    gains = (v - x).mul_(2.0).sub_(c).mul_(c)
+    return clipped, gains.sum(1) if gains.shape[1] > 1 else gains.squeeze(1)
+
+
+def onto_l0_box(
+    v: Float[Tensor, "b g p"],
+    x: Float[Tensor, "b g p"],
+    low: Float[Tensor, "#b #g #p"] | float,
+    high: Float[Tensor, "#b #g #p"] | float,
+    k: int,
+    allowed: Bool[Tensor, "p"] | None = None,
+) -> tuple[Int[Tensor, "b k"], Float[Tensor, "b g k"]]:
+    """The closest point to v that lies in the box [low, high] and differs from x at no more than k positions.
+
+    Returns:
+        Those positions (allowed ones, if a mask is given), and the values to write there, exactly inside the
+        box; x stays elsewhere.
+    """
+    clipped, gains = clipped_gains(v, x, low, high)
+    if allowed is not None:
+        gains = gains.masked_fill(~allowed, -math.inf)
+    positions = top_k(gains, k)
+    return positions, clipped.gather(2, positions[:, None].expand(-1, v.shape[1], -1))
+
+
+def unit(v: Float[Tensor, "b g p"], norm: float) -> Float[Tensor, "b g p"]:
+    """v of each example scaled to length 1 in the given norm, in place; one that is zero stays zero."""
+    flat = v.flatten(1)
+    if len(flat) == 1:
+        flat = flat.expand(2, -1)  # torch splits a long row's sum among threads where it is the only one
+    # torch's own norm of order infinity takes twenty times as long
+    length = flat.abs().amax(1) if norm == math.inf else torch.linalg.vector_norm(flat, ord=norm, dim=1)
+    return v.div_(length[: len(v)].clamp_min_(_TINY)[:, None, None])

@@ -52,7 +52,6 @@ BAD = {
     "a number": ({"threat": 3}, "threat: .* works on an L0 threat model, got int"),
     "another norm": ({"threat": Linf(0.1)}, "threat: .* works on an L0 threat model, got Linf"),
     "and another": ({"threat": L2(0.1)}, "threat: .* works on an L0 threat model, got L2"),
-    "no budget": ({"threat": L0(None)}, "threat: .* needs a budget, expected an integer k, got None"),
     "k too large": ({"threat": L0(10)}, "k: expected between 0 and 9, the number of pixels .*, got 10"),
     "k above the mask": (
         {"threat": L0(3, allowed=torch.arange(9) < 2)},
@@ -83,6 +82,12 @@ def test_arguments(attack, mistake):
         attack.function(**arguments, **cost)
 
 
+@pytest.mark.parametrize("attack", [p for p in ATTACKS if p.values[0].kind == "budget"])
+def test_a_budget_that_is_none(attack):
+    with pytest.raises(ArgumentError, match=r"^threat: .* needs a budget, expected an integer k, got None"):
+        attack.function(no_model, X, Y, L0(None), **dict.fromkeys(attack.cost, 3))
+
+
 def no_model(x):
     raise AssertionError("asked before its arguments were checked")
 
@@ -109,6 +114,31 @@ OPTIONS = [
     ("sparse_rs", "initial_fraction", 0, r"expected a number in \(0, 1\], got 0"),
     ("sparse_rs", "loss", "hinge", "expected one of cross_entropy, margin, got 'hinge'"),
     ("sparse_rs", "restarts", 0, "expected an integer of at least 1, got 0"),
+    ("pgd0", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("pgd0", "restarts", 0, "expected an integer of at least 1, got 0"),
+    ("saif", "halvings", -1, "expected an integer of at least 0, got -1"),
+    ("sigma_zero", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("sigma_zero", "sigma", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("sigma_zero", "threshold", 1.5, r"expected a number in \[0, 1\], got 1.5"),
+    ("sigma_zero", "threshold_step_size", -0.1, r"expected a number in \[0, inf\), got -0.1"),
+    ("fmn_l0", "step_size", -1.0, r"expected a number in \(0, inf\), got -1.0"),
+    ("fmn_l0", "budget_step_size", 0.0, r"expected a number in \[0.001, 1\], got 0.0"),
+    ("vfga", "samples", 0, "expected an integer of at least 1, got 0"),
+    ("corner_search", "samples", 0, "expected an integer of at least 1, got 0"),
+    ("corner_search", "candidates", 0, "expected an integer between 1 and 40000, got 0"),
+    ("corner_search", "candidates", 40_001, "expected an integer between 1 and 40000, got 40001"),
+    ("corner_search", "pass_size", 0, "expected an integer of at least 1, got 0"),
+    ("pointwise", "restarts", 0, "expected an integer of at least 1, got 0"),
+    ("pointwise", "repetitions", 0, "expected an integer of at least 1, got 0"),
+    ("sparse_fool", "inner_steps", 0, "expected an integer of at least 1, got 0"),
+    ("sparse_fool", "classes", 1, "expected an integer of at least 2, got 1"),
+    ("sparse_fool", "distance", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("sparse_fool", "overshoot", -0.1, r"expected a number in \[0, inf\), got -0.1"),
+    ("carlini_wagner_l0", "inner_steps", 0, "expected an integer of at least 1, got 0"),
+    ("carlini_wagner_l0", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("carlini_wagner_l0", "constant", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("jsma", "classes", 1, "expected an integer of at least 2, got 1"),
+    ("jsma", "pass_size", 0, "expected an integer of at least 1, got 0"),
 ]
 
 
@@ -167,7 +197,7 @@ def test_a_model_that_goes_wrong_on_the_way(attack):
     with pytest.raises(
         ArgumentError, match=r"^model: expected a floating point tensor of logits, got NoneType"
     ):
-        attack.function(tiring, X, torch.zeros(4, dtype=torch.int64), L0(2), **dict.fromkeys(attack.cost, 9))
+        attack.function(tiring, X, torch.zeros(4, dtype=torch.int64), L0(2), **dict.fromkeys(attack.cost, 99))
 
 
 Y_LOGITS = torch.tensor([[1.0, 0.0, 0.0]])

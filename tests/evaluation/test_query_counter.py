@@ -132,6 +132,14 @@ def test_two_backward_passes_of_one_forward():
     assert counter.backwards.sum() == 4 and counter.forwards.sum() == 2
 
 
+def test_several_inputs_of_one_example_in_one_pass():
+    model, x, _ = problem()
+    counter = QueryCounter(model, len(x), x.device)
+    counter.passes_for(torch.tensor([3, 3, 1, 3]))
+    counter(x[[3, 3, 1, 3]].requires_grad_()).sum().backward()
+    assert counter.forwards.tolist() == counter.backwards.tolist() == [0, 1, 0, 3] + [0] * (len(x) - 4)
+
+
 def test_progress_is_told_how_many_were_asked():
     told = []
     model, x, y = problem()

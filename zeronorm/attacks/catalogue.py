@@ -9,9 +9,19 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0
+from zeronorm.attacks.corner_search import corner_search
+from zeronorm.attacks.fmn_l0 import fmn_l0
+from zeronorm.attacks.jsma import jsma
+from zeronorm.attacks.pgd0 import pgd0
+from zeronorm.attacks.pointwise import pointwise
+from zeronorm.attacks.saif import saif
+from zeronorm.attacks.sigma_zero import sigma_zero
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
+from zeronorm.attacks.sparse_fool import sparse_fool
 from zeronorm.attacks.sparse_pgd import sparse_pgd
 from zeronorm.attacks.sparse_rs import sparse_rs
+from zeronorm.attacks.vfga import vfga
 from zeronorm.checks import choice
 from zeronorm.errors import ArgumentError
 
@@ -30,6 +40,7 @@ class Attack:
         factor: on linear classifiers it succeeds at budgets of at least this many times the optimum, in all but
             a few of a thousand cases (budgets up to a third of the positions, 500 updates or queries).
         source: the paper.
+        random: whether it draws random numbers; if not, seed and ids change nothing.
     """
 
     name: str
@@ -41,6 +52,7 @@ class Attack:
     cost: tuple[str, ...]
     factor: float
     source: str
+    random: bool = True
 
     @property
     def options(self) -> dict[str, Any]:
@@ -84,6 +96,121 @@ catalogue: dict[str, Attack] = {
             ("steps", "queries"),
             1.25,
             _ZHONG,
+        ),
+        Attack(
+            "pgd0",
+            pgd0,
+            ("L0",),
+            "budget",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Croce & Hein, ICCV 2019",
+        ),
+        Attack(
+            "saif",
+            saif,
+            ("L0",),
+            "budget",
+            "white",
+            True,
+            ("steps",),
+            1.5,
+            "Imtiaz et al. 2022",
+        ),
+        Attack(
+            "sigma_zero",
+            sigma_zero,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Cinà et al., ICLR 2025",
+            random=False,
+        ),
+        Attack(
+            "fmn_l0",
+            fmn_l0,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Pintor et al., NeurIPS 2021",
+            random=False,
+        ),
+        Attack(
+            "vfga",
+            vfga,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Césaire et al. 2020",
+        ),
+        Attack(
+            "corner_search",
+            corner_search,
+            ("L0",),
+            "minimal",
+            "black",
+            False,
+            ("queries",),
+            1.0,
+            "Croce & Hein, ICCV 2019",
+        ),
+        Attack(
+            "pointwise",
+            pointwise,
+            ("L0",),
+            "minimal",
+            "decision",
+            True,
+            ("queries",),
+            2.0,
+            "Schott et al., ICLR 2019",
+        ),
+        Attack(
+            "sparse_fool",
+            sparse_fool,
+            ("L0",),
+            "minimal",
+            "white",
+            False,
+            ("steps",),
+            2.5,
+            "Modas, Moosavi-Dezfooli & Frossard, CVPR 2019",
+            random=False,
+        ),
+        Attack(
+            "jsma",
+            jsma,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            (),
+            2.5,
+            "Papernot et al., EuroS&P 2016",
+            random=False,
+        ),
+        Attack(
+            "carlini_wagner_l0",
+            carlini_wagner_l0,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            ("steps",),
+            1.5,
+            "Carlini & Wagner, S&P 2017",
+            random=False,
         ),
     )
 }

@@ -67,6 +67,7 @@ class MinimalSearch:
 
     def leave(self, done: Bool[Tensor, "a"]) -> Int[Tensor, "c"] | None:
         """Drop examples that need no further search; returns the rows of the attack's own state that stay."""
+        self._tell(done)
         keep = self.search.drop(done)
         if keep is not None:
             self._at = self._at[keep]
@@ -74,7 +75,14 @@ class MinimalSearch:
 
     def finished(self) -> Tensor:
         """The result: the sparsest adversarials within the budget, the other inputs clean."""
+        self._tell(torch.ones_like(self.search.rows, dtype=torch.bool))
         within = self._fewest <= self.search.k
         result, grid = self.search.result, self.search.clean
         grid[self._start[within]] = self._found[within]
         return result
+
+    def _tell(self, done: Bool[Tensor, "a"]) -> None:
+        """Tell a model that watches itself being searched who of these is broken, and by what."""
+        found = done & (self.fewest <= self.search.k)
+        if found.any() and (tell := getattr(self.search.model, "broken", None)) is not None:
+            tell(self.search.rows[found], self.sparsest[found].view(-1, *self.search.result.shape[1:]))

@@ -310,7 +310,7 @@ class Search:
 
     def box_of(self, of: Int[Tensor, "n"]) -> tuple[Float[Tensor, "#n #g #p"], Float[Tensor, "#n #g #p"]]:
         """Bounds of the entries of these examples, tensors of the inputs' type that broadcast against them."""
-        low, high = (torch.as_tensor(v).to(self.x) for v in (self.low, self.high))
+        low, high = (torch.as_tensor(v, dtype=self.x.dtype, device=of.device) for v in (self.low, self.high))
         return (low[of], high[of]) if low.dim() else (low[None, None, None], high[None, None, None])
 
     def corners(self, bits: Bool[Tensor, "a g s"], positions: Int[Tensor, "a s"]) -> Float[Tensor, "a g s"]:

@@ -141,7 +141,7 @@ def _measured(
     return Cost(
         stage.name,
         len(x),
-        sum(size * (1 + backward) for size, backward in noted.calls),
+        sum(size * (1 + len(backward)) for size, _, backward in noted.calls),
         seconds,
         bare,
         float(right.double().mean()),
@@ -160,29 +160,34 @@ def _of_default(stage: PlannedStage) -> float:
 
 
 class _NotedPasses(nn.Module):
-    """A model that notes the batch size of each pass, and whether a backward pass followed it."""
+    """A model that notes the batch size of each pass, whether it was traced, and the backward passes that followed."""
 
     def __init__(self, model: Model, device: torch.device, precision: str) -> None:
         super().__init__()
-        self.calls: list[tuple[int, bool]] = []
+        self.calls: list[tuple[int, bool, list[None]]] = []
         self._inner = QueryCounter(model, 1, device, precision=precision)
         self.exact, self.differentiable = self._inner.exact, self._inner.differentiable
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls.append((len(x), x.requires_grad))
-        return self._inner(x)
+        backward: list[None] = []
+        self.calls.append((len(x), x.requires_grad, backward))
+        z = self._inner(x)
+        if z.requires_grad:
+            z.register_hook(lambda _: backward.append(None))
+        return z
 
     def repeat(self, x: Tensor) -> None:
         """The noted passes alone, on copies of x."""
-        most = max((size for size, _ in self.calls), default=0)
+        calls = list(self.calls)
+        most = max((size for size, *_ in calls), default=0)
         pool = x.repeat(-(-most // len(x)), *[1] * (x.dim() - 1))
-        for size, backward in self.calls:
-            with torch.set_grad_enabled(backward):
-                leaf = pool[:size].detach().requires_grad_(backward)
+        for size, traced, backward in calls:
+            with torch.set_grad_enabled(traced):
+                leaf = pool[:size].detach().requires_grad_(traced)
                 z = self._inner(leaf)
-                if backward:
-                    torch.autograd.grad(z, leaf, torch.ones_like(z))
+                for _ in backward:
+                    torch.autograd.grad(z, leaf, torch.ones_like(z), retain_graph=len(backward) > 1)
 
 
 def _now(device: torch.device) -> float:

@@ -72,11 +72,12 @@ class QueryCounter(nn.Module):
                 z = self.model(inputs)
             z = z.float()
         if rows is not None:
-            self.forwards[rows] += 1
+            each = torch.ones_like(rows)
+            self.forwards.index_add_(0, rows, each)  # an example may have several inputs in one pass
             if isinstance(z, Tensor) and z.requires_grad:
 
-                def count_backward(_: Tensor, rows: Tensor = rows) -> None:
-                    self.backwards[rows] += 1
+                def count_backward(_: Tensor, rows: Tensor = rows, each: Tensor = each) -> None:
+                    self.backwards.index_add_(0, rows, each)
 
                 z.register_hook(count_backward)
         if self._on_pass is not None:
