@@ -122,6 +122,8 @@ def onto_l0_box(
 def unit(v: Float[Tensor, "b g p"], norm: float) -> Float[Tensor, "b g p"]:
     """v of each example scaled to length 1 in the given norm, in place; one that is zero stays zero."""
     flat = v.flatten(1)
+    if len(flat) == 1:
+        flat = flat.expand(2, -1)  # torch splits a long row's sum among threads where it is the only one
     # torch's own norm of order infinity takes twenty times as long
     length = flat.abs().amax(1) if norm == math.inf else torch.linalg.vector_norm(flat, ord=norm, dim=1)
-    return v.div_(length.clamp_min_(_TINY)[:, None, None])
+    return v.div_(length[: len(v)].clamp_min_(_TINY)[:, None, None])

@@ -11,12 +11,17 @@ from torch import Tensor
 
 from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0
 from zeronorm.attacks.corner_search import corner_search
+from zeronorm.attacks.fmn_l0 import fmn_l0
 from zeronorm.attacks.jsma import jsma
+from zeronorm.attacks.pgd0 import pgd0
 from zeronorm.attacks.pointwise import pointwise
+from zeronorm.attacks.saif import saif
+from zeronorm.attacks.sigma_zero import sigma_zero
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
 from zeronorm.attacks.sparse_fool import sparse_fool
 from zeronorm.attacks.sparse_pgd import sparse_pgd
 from zeronorm.attacks.sparse_rs import sparse_rs
+from zeronorm.attacks.vfga import vfga
 from zeronorm.checks import choice
 from zeronorm.errors import ArgumentError
 
@@ -91,6 +96,63 @@ catalogue: dict[str, Attack] = {
             ("steps", "queries"),
             1.25,
             _ZHONG,
+        ),
+        Attack(
+            "pgd0",
+            pgd0,
+            ("L0",),
+            "budget",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Croce & Hein, ICCV 2019",
+        ),
+        Attack(
+            "saif",
+            saif,
+            ("L0",),
+            "budget",
+            "white",
+            True,
+            ("steps",),
+            1.5,
+            "Imtiaz et al. 2022",
+        ),
+        Attack(
+            "sigma_zero",
+            sigma_zero,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Cinà et al., ICLR 2025",
+            random=False,
+        ),
+        Attack(
+            "fmn_l0",
+            fmn_l0,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Pintor et al., NeurIPS 2021",
+            random=False,
+        ),
+        Attack(
+            "vfga",
+            vfga,
+            ("L0",),
+            "minimal",
+            "white",
+            True,
+            ("steps",),
+            1.25,
+            "Césaire et al. 2020",
         ),
         Attack(
             "corner_search",

@@ -37,10 +37,10 @@ def fmn_l0(
 
     Every example has a budget ε of its own, 1 at the start: after a success it falls to (1 - γ) ε, by at least
     1 and to no more than the fewest changes found; otherwise it rises to (1 + γ) ε, by at least 1.  The change
-    δ then moves by α along the gradient of l2 length 1, keeps its ε largest features and is clipped to the box.
-    α and γ fall on cosines.
+    δ then moves by α along the gradient of l2 length 1, and from there to the nearest point that changes ε features
+    within the box.  α and γ fall on cosines.
 
-    Pixels (`unit="pixel"`; the paper has features only): the ε largest are pixels, by Σ_channels δ².
+    Pixels (`unit="pixel"`; the paper has features only): the nearest point that changes ε pixels.
 
     Args:
         model: from inputs to logits (batch, class), differentiable.
@@ -49,7 +49,8 @@ def fmn_l0(
         threat: unit and box; its budget is the largest ε, k = None bounds nothing.
         steps: updates; each is one forward and one backward pass, and the last iterate is tested too.
         step_size: α at the start, l2 length of a step in widths of the box (of `threat.linf` where that is
-            set).  The published default is 1; on the MNIST and CIFAR-10 networks tried, 10 to 100 broke more.
+            set).  The published default is 1; on the MNIST and CIFAR-10 networks tried, 10 to 100 found fewer
+            changes.
         budget_step_size: γ at the start.
         targeted: classes to reach instead of leaving y, or None.
         seed, ids: accepted as of every attack; this one draws no random numbers.
@@ -58,10 +59,11 @@ def fmn_l0(
         Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already (or of
         the target class already) come back clean, and so do those for which nothing was found.
 
-    Deviations from the authors' code: exactly ε positions are kept (theirs keeps all that tie with the last,
-    common where changes end at the box); the margin's largest other logit is their log-sum-exp; the last
-    iterate is tested; who is broken by one pixel leaves; where the logits are not numbers, the step is taken
-    back and the example's steps are halved from there on.
+    Deviations from the authors' code: the box and the budget are projected onto together (theirs keeps the ε
+    largest before it clips, and so spends budget on features that the box then leaves little of), and no more
+    than ε positions are kept (theirs keeps all that tie with the last); the margin's largest other logit is
+    their log-sum-exp; the last iterate is tested; who is broken by one pixel leaves; where the logits are not
+    numbers, the step is taken back and the example's steps are halved from there on.
     """
     checks.integer("steps", steps, 0)
     checks.real("step_size", step_size, 0.0, open_low=True)
@@ -71,7 +73,7 @@ def fmn_l0(
         search = minimal.search
         v, ε = search.x.clone(), torch.ones_like(search.rows)
         pace = torch.ones_like(v[:, :1, :1])
-        before = v, torch.zeros_like(v)
+        before = [v, torch.zeros_like(v)]  # the iterate and its direction, to step back to
 
         for step in range(steps + 1):
             if len(search.rows) == 0:
@@ -96,15 +98,15 @@ def fmn_l0(
             lost = objective == -math.inf
             ε = torch.where(lost, ε, torch.where(reached, fewer, more)).clamp_(0, search.k)
 
-            G.mul_(search.width)
+            G = G * search.width
             if search.allowed is not None:
                 G.mul_(search.allowed)
-            unit(G, 2)
+            unit(G, 2.0)
             if lost.any():
                 lost = lost[:, None, None]
                 pace = torch.where(lost, pace / 2, pace)
                 v, G = torch.where(lost, before[0], v), torch.where(lost, before[1], G)
-            before = v, G
+            before = [v, G]
 
             moved = torch.addcmul(v, G, pace * (α * search.width))
             clipped, gains = clipped_gains(moved, search.x, search.low, search.high)

@@ -91,7 +91,7 @@ def _ascend(search: Search, steps: int, step_size: float, restart: int) -> None:
             iterate, objective, G, η = (s[keep] for s in (iterate, objective, G, η))
             before = None if before is None else (before[0][keep], before[1][keep])
 
-        unit(G, 1)
+        G = unit(G * search.width, 1.0)
         lost = (objective == -math.inf)[:, None, None]
         if before is not None and lost.any():
             η = torch.where(lost, η / 2, η)

@@ -58,6 +58,9 @@ def pointwise(
         Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already (or of
         the target class already) come back clean, and so do those for which nothing was found.
 
+    Noise is a blind start, and without a start there is no result: on linear models of 20 to 75 positions, where
+    a third of them suffices, 500 queries found none for 6 of a thousand examples.
+
     Deviations from foolbox: a pixel is put back with all its channels, or each feature by itself, as the
     threat model counts; in every second restart the channels of a noisy pixel are drawn each for itself, so
     that its colour is any corner; after a success the walk goes on in its order (foolbox 2 begins anew, at

@@ -73,7 +73,9 @@ def saif(
                 break
             μ = (t.clamp_min(1.0).rsqrt() * 0.5**r)[:, None]
             v_new, s_new = search.clamp_(torch.lerp(v, v_goal, μ[:, None])), torch.lerp(s, s_goal, μ)
-            support = top_k(s_new if search.allowed is None else s_new.masked_fill(~search.allowed, -1.0), search.k)
+            support = top_k(
+                s_new if search.allowed is None else s_new.masked_fill(~search.allowed, -1.0), search.k
+            )
             inside = s_new.gather(1, support)[:, None] > 0
             values = torch.where(inside, search.at(v_new, support), search.at(search.x, support))
             keep = search.record(*search.score(search.inputs(support, values)), support, values)
@@ -92,8 +94,8 @@ def saif(
             loss = objective.masked_fill(~few, -math.inf)
             keep = search.record(loss, reached & few, support, search.at(iterate, support))
             if keep is not None:
-                state = (v, s, v_goal, s_goal, best, r, t, v_new, s_new, objective, G)
-                v, s, v_goal, s_goal, best, r, t, v_new, s_new, objective, G = (q[keep] for q in state)
+                moved = (v, s, v_goal, s_goal, best, r, t, v_new, s_new, objective, G)
+                v, s, v_goal, s_goal, best, r, t, v_new, s_new, objective, G = (q[keep] for q in moved)
 
             taken = objective >= best
             best = torch.where(taken, objective, best)

@@ -64,8 +64,8 @@ def sigma_zero(
         the target class already) come back clean, and so do those for which nothing was found.
 
     Deviations from the authors' code: it is for features and untargeted only, and for the box [0, 1]; the lead
-    is over the log-sum-exp of the other logits instead of their largest, which breaks as many or more; the
-    last iterate is tested; who is broken by one pixel leaves.
+    is over the log-sum-exp of the other logits, as everywhere here, instead of their largest (on the networks
+    tried, neither is always the stronger); the last iterate is tested; who is broken by one pixel leaves.
     """
     checks.integer("steps", steps, 0)
     checks.real("step_size", step_size, 0.0, open_low=True)
@@ -100,7 +100,7 @@ def sigma_zero(
             reached = reached[:, None, None]
 
             slope = δ.mul_(2 * sigma / pixels).div_(size.mul_(channels).add_(sigma).square_())
-            slope.sub_(G.mul_(search.width).masked_fill_(reached, 0.0))
+            slope.sub_((G * search.width).masked_fill_(reached, 0.0))
             if search.allowed is not None:
                 slope.mul_(search.allowed)
             unit(slope, math.inf)

@@ -225,8 +225,8 @@ def iterations_needed(model: Model) -> list[Chart]:
 
 def _drawn(model: Model) -> list[tuple[str, Entry]]:
     """The attacks that get a line, with its colour: the strongest, in the order of the table."""
-    last = max(model.agreement)
-    by_strength = sorted(model.entries, key=lambda entry: entry.summary.robust_accuracy[last].count)
+    down = sorted(model.agreement, reverse=True)  # the largest budget counts first
+    by_strength = sorted(model.entries, key=lambda e: [e.summary.robust_accuracy[k].count for k in down])
     chosen = [id(entry) for entry in by_strength[:_LINES]]
     shown = [entry for entry in model.entries if id(entry) in chosen]
     return [(f"run{i}", entry) for i, entry in enumerate(shown)]
