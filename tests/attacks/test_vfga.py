@@ -129,6 +129,21 @@ def test_votes_worth_nothing_are_left_alone(amounts):
     assert all(not {1, 2} & set(moved) for moved in model.moved()[5:])
 
 
+def test_a_rough_pass_that_errs_ends_no_search(amounts):
+    """In full precision nothing is broken, whatever the faster passes say."""
+
+    class Rough(Linear):
+        def __call__(self, x):
+            return super().__call__(x) + torch.tensor([0.0, 2000.0]) * (x != X).any()
+
+        def exact(self, x):
+            return Linear()(x)
+
+    model = Rough()
+    assert torch.equal(vfga(model, X, Y, L0(None), samples=1), X)
+    assert len(model.seen) == 1 + 4 * (1 + 2), "all the way"
+
+
 def test_amounts_are_folded_gaussians():
     """Of many samples: the median of |N(0, 1)| is 0.674, and the share beyond 1 is 0.317."""
     model = Linear()
