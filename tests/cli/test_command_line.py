@@ -282,7 +282,7 @@ BAD = {
     "--high 0.5": r"x: expected values in \[0, 0\.5\], got \[0, 1\]",
     "--linf 0": "linf: expected a number in",
     "--attack nothing": "attack: expected one of sparse_pgd, .*, got 'nothing'",
-    "--attack sparse_rs,sparse_rs": "attack: expected stages of different names",
+    "--attack sparse_rs,sparse_rs": "attack: expected different attacks, got 'sparse_rs' twice",
     "--attack sparse_rs --steps 5": "steps: the attack asked for takes no steps, only queries",
     "--steps -1": "steps: expected an integer of at least 0, got -1",
     "--queries 0": "queries: expected an integer of at least 1, got 0",

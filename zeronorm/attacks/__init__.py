@@ -7,6 +7,7 @@ from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0 as carlini_wagn
 from zeronorm.attacks.catalogue import catalogue as catalogue
 from zeronorm.attacks.corner_search import corner_search as corner_search
 from zeronorm.attacks.fmn_l0 import fmn_l0 as fmn_l0
+from zeronorm.attacks.guided_exchange import guided_exchange as guided_exchange
 from zeronorm.attacks.jsma import jsma as jsma
 from zeronorm.attacks.pgd0 import pgd0 as pgd0
 from zeronorm.attacks.pointwise import pointwise as pointwise
@@ -25,6 +26,7 @@ __all__ = [
     "catalogue",
     "corner_search",
     "fmn_l0",
+    "guided_exchange",
     "jsma",
     "pgd0",
     "pointwise",

@@ -12,6 +12,7 @@ from torch import Tensor
 from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0
 from zeronorm.attacks.corner_search import corner_search
 from zeronorm.attacks.fmn_l0 import fmn_l0
+from zeronorm.attacks.guided_exchange import guided_exchange
 from zeronorm.attacks.jsma import jsma
 from zeronorm.attacks.pgd0 import pgd0
 from zeronorm.attacks.pointwise import pointwise
@@ -70,150 +71,34 @@ class Attack:
 
 
 _ZHONG = "Zhong, Huang & Liu, ICML 2024"
+_CINA, _PINTOR = "Cinà et al., ICLR 2025", "Pintor et al., NeurIPS 2021"
+_RS = "Croce et al., AAAI 2022"
+_MODAS = "Modas, Moosavi-Dezfooli & Frossard, CVPR 2019"
+_CW = "Carlini & Wagner, S&P 2017"
+
+_BUDGET: tuple[tuple[str, ...], Literal["budget"]] = ("L0",), "budget"
+_MINIMAL: tuple[tuple[str, ...], Literal["minimal"]] = ("L0",), "minimal"
 
 catalogue: dict[str, Attack] = {
     attack.name: attack
     for attack in (
-        Attack("sparse_pgd", sparse_pgd, ("L0",), "budget", "white", True, ("steps",), 1.25, _ZHONG),
-        Attack(
-            "sparse_rs",
-            sparse_rs,
-            ("L0",),
-            "budget",
-            "black",
-            True,
-            ("queries",),
-            1.5,
-            "Croce et al., AAAI 2022",
-        ),
-        Attack(
-            "sparse_autoattack",
-            sparse_autoattack,
-            ("L0",),
-            "budget",
-            "white",
-            False,
-            ("steps", "queries"),
-            1.25,
-            _ZHONG,
-        ),
-        Attack(
-            "pgd0",
-            pgd0,
-            ("L0",),
-            "budget",
-            "white",
-            True,
-            ("steps",),
-            1.25,
-            "Croce & Hein, ICCV 2019",
-        ),
-        Attack(
-            "saif",
-            saif,
-            ("L0",),
-            "budget",
-            "white",
-            True,
-            ("steps",),
-            1.5,
-            "Imtiaz et al. 2022",
-        ),
-        Attack(
-            "sigma_zero",
-            sigma_zero,
-            ("L0",),
-            "minimal",
-            "white",
-            True,
-            ("steps",),
-            1.25,
-            "Cinà et al., ICLR 2025",
-            random=False,
-        ),
-        Attack(
-            "fmn_l0",
-            fmn_l0,
-            ("L0",),
-            "minimal",
-            "white",
-            True,
-            ("steps",),
-            1.25,
-            "Pintor et al., NeurIPS 2021",
-            random=False,
-        ),
-        Attack(
-            "vfga",
-            vfga,
-            ("L0",),
-            "minimal",
-            "white",
-            True,
-            ("steps",),
-            1.25,
-            "Césaire et al. 2020",
-        ),
-        Attack(
-            "corner_search",
-            corner_search,
-            ("L0",),
-            "minimal",
-            "black",
-            False,
-            ("queries",),
-            1.0,
-            "Croce & Hein, ICCV 2019",
-        ),
-        Attack(
-            "pointwise",
-            pointwise,
-            ("L0",),
-            "minimal",
-            "decision",
-            True,
-            ("queries",),
-            2.0,
-            "Schott et al., ICLR 2019",
-        ),
-        Attack(
-            "sparse_fool",
-            sparse_fool,
-            ("L0",),
-            "minimal",
-            "white",
-            False,
-            ("steps",),
-            2.5,
-            "Modas, Moosavi-Dezfooli & Frossard, CVPR 2019",
-            random=False,
-        ),
-        Attack(
-            "jsma",
-            jsma,
-            ("L0",),
-            "minimal",
-            "white",
-            True,
-            (),
-            2.5,
-            "Papernot et al., EuroS&P 2016",
-            random=False,
-        ),
-        Attack(
-            "carlini_wagner_l0",
-            carlini_wagner_l0,
-            ("L0",),
-            "minimal",
-            "white",
-            True,
-            ("steps",),
-            1.5,
-            "Carlini & Wagner, S&P 2017",
-            random=False,
-        ),
+        # name, function, norms and kind, knowledge, targeted, cost, factor, source
+        Attack("sparse_pgd", sparse_pgd, *_BUDGET, "white", True, ("steps",), 1.25, _ZHONG),
+        Attack("sparse_rs", sparse_rs, *_BUDGET, "black", True, ("queries",), 1.5, _RS),
+        Attack("sparse_autoattack", sparse_autoattack, *_BUDGET, "white", False, ("steps", "queries"), 1.25, _ZHONG),
+        Attack("guided_exchange", guided_exchange, *_BUDGET, "white", True, ("steps",), 1.25, "this library"),
+        Attack("pgd0", pgd0, *_BUDGET, "white", True, ("steps",), 1.25, "Croce & Hein, ICCV 2019"),
+        Attack("saif", saif, *_BUDGET, "white", True, ("steps",), 1.5, "Imtiaz et al. 2022"),
+        Attack("sigma_zero", sigma_zero, *_MINIMAL, "white", True, ("steps",), 1.25, _CINA, random=False),
+        Attack("fmn_l0", fmn_l0, *_MINIMAL, "white", True, ("steps",), 1.25, _PINTOR, random=False),
+        Attack("vfga", vfga, *_MINIMAL, "white", True, ("steps",), 1.25, "Césaire et al. 2020"),
+        Attack("corner_search", corner_search, *_MINIMAL, "black", False, ("queries",), 1.0, "Croce & Hein, ICCV 2019"),
+        Attack("pointwise", pointwise, *_MINIMAL, "decision", True, ("queries",), 2.0, "Schott et al., ICLR 2019"),
+        Attack("sparse_fool", sparse_fool, *_MINIMAL, "white", False, ("steps",), 2.5, _MODAS, random=False),
+        Attack("jsma", jsma, *_MINIMAL, "white", True, (), 2.5, "Papernot et al., EuroS&P 2016", random=False),
+        Attack("carlini_wagner_l0", carlini_wagner_l0, *_MINIMAL, "white", True, ("steps",), 1.5, _CW, random=False),
     )
-}
+}  # fmt: skip
 
 
 def get(name: str) -> Attack:

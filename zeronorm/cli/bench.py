@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zeronorm.cli import options
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -54,7 +56,6 @@ def bench(
     from rich.console import Console
 
     import zeronorm as zn
-    from zeronorm.cli.evaluate import named_attacks
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.evaluation.cost import measure
     from zeronorm.report.html import duration
@@ -68,7 +69,7 @@ def bench(
             network,
             dataset,
             threat,
-            named_attacks(attack),
+            list(options.attacks(attack).values()),
             steps=steps,
             queries=queries,
             rounds=rounds,

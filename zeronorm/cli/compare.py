@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -56,7 +56,7 @@ def compare(
 
     Each pair of model and attack is a run in a folder of its own, as evaluate makes it.
     """
-    attacks = _attacks(attack)
+    searches = options.attacks(attack)
     adversaries = options.threats(k, curve, unit, low, high, linf)
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):
@@ -67,12 +67,11 @@ def compare(
     from zeronorm.cli.progress import Display
 
     where = resolve_device(device)
-    searches = {word: zn.attacks.Stage(*said) if said[1] else said[0] for word, said in attacks.items()}
     networks = {name: resolve_model(name, where) for name in models}
     dataset = zn.data.load(data, split, limit)
     if out is None:
         budgets = [threat.k for threat in adversaries]
-        search = [list(attacks), steps, queries, seed, precision]
+        search = [list(searches), steps, queries, seed, precision]
         asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out(["compare", *models, data], asked)
     try:
@@ -99,27 +98,3 @@ def compare(
     print(f"\nreport: {comparison.path / 'report.html'}")
     if json_:
         print(json.dumps(comparison.as_json()))
-
-
-def _attacks(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name and options of each attack, by what was typed: `name`, or `name:option=value:option=value`."""
-    words = [part.strip() for part in text.split(",")]
-    if twice := sorted({word for word in words if words.count(word) > 1}):
-        raise ArgumentError(f"attack: expected different attacks, got {twice[0]!r} twice")
-    attacks = {}
-    for word in words:
-        name, *given = word.split(":")
-        attacks[word] = name.replace("-", "_"), dict(_option(word, part) for part in given)
-    return attacks
-
-
-def _option(word: str, text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise ArgumentError(f"attack: expected name:option=value, got {word!r}")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)

@@ -30,7 +30,11 @@ def evaluate(
     high: options.High = 1.0,
     linf: options.Linf = None,
     attack: Annotated[
-        str, typer.Option(help="An attack, or several with commas: a cascade. See zeronorm list.")
+        str,
+        typer.Option(
+            help="An attack, or several with commas: a cascade; options after colons, such as "
+            "sparse_autoattack:version=plus. See zeronorm list."
+        ),
     ] = "sparse_autoattack",
     steps: options.Steps = None,
     queries: options.Queries = None,
@@ -58,6 +62,7 @@ def evaluate(
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
 
+    searches = list(options.attacks(attack).values())
     network = resolve_model(model, resolve_device(device))
     dataset = zn.data.load(data, split, limit)
     if out is None:
@@ -71,7 +76,7 @@ def evaluate(
                 network,
                 dataset,
                 adversaries,
-                named_attacks(attack),
+                searches if len(searches) > 1 else searches[0],
                 out,
                 steps=steps,
                 queries=queries,
@@ -92,8 +97,3 @@ def evaluate(
     print(f"\nreport: {evaluation.run / 'report.html'}")
     if json_:
         print(json.dumps(evaluation.as_json()))
-
-
-def named_attacks(text: str) -> str | list[str]:
-    """The value of --attack: one name, or several with commas."""
-    return [part.strip() for part in text.split(",")] if "," in text else text

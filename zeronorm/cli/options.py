@@ -15,6 +15,7 @@ from zeronorm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from zeronorm import L0
+    from zeronorm.attacks import Stage
 
 Data = Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
@@ -66,3 +67,30 @@ def _budgets(text: str) -> list[int]:
         raise ArgumentError(
             f"k: expected integers with commas between them, such as 1,2,4, got {text!r}"
         ) from None
+
+
+def attacks(text: str) -> dict[str, str | Stage]:
+    """Each attack by what was typed: `name`, or `name:option=value:option=value`."""
+    from zeronorm.attacks import Stage
+
+    words = [part.strip() for part in text.split(",")]
+    if twice := sorted({word for word in words if words.count(word) > 1}):
+        raise ArgumentError(f"attack: expected different attacks, got {twice[0]!r} twice")
+    said: dict[str, str | Stage] = {}
+    for word in words:
+        name, *given = word.split(":")
+        options = dict(_option(word, part) for part in given)
+        said[word] = Stage(name.replace("-", "_"), options) if options else name
+    return said
+
+
+def _option(word: str, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ArgumentError(f"attack: expected name:option=value, got {word!r}")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)

@@ -84,15 +84,23 @@ def resolve_stages(
     resolved: list[tuple[Stage, AttackFunction]] = []
     used: set[str] = set()
     for one in asked:
-        if isinstance(one, str) and get(one).name == "sparse_autoattack":
-            used |= given.keys() & set(get(one).cost)
-            cascade = [stage for stage in stages() if differentiable or _scores_only(stage.attack)]
-            resolved += [(stage, get(stage.attack).function) for stage in cascade]
-        elif isinstance(one, str):
-            resolved.append((Stage(get(one).name, {}), get(one).function))
-        elif isinstance(one, Stage):
-            get(one.attack).check_options(one.options)
-            resolved.append((one, get(one.attack).function))
+        if (
+            callable(one)
+            and (name := getattr(one, "__name__", "")) in catalogue
+            and get(name).function is one
+        ):
+            one = name
+        if isinstance(one, str | Stage):
+            stage = one if isinstance(one, Stage) else Stage(one, {})
+            entry = get(stage.attack)
+            entry.check_options(stage.options)
+            lengths = {n: v for n, v in given.items() if n in entry.cost}
+            used |= lengths.keys()
+            stage = Stage(entry.name, stage.options | lengths)
+            cascade: Sequence[Stage] = [stage]
+            if entry.name == "sparse_autoattack":
+                cascade = [s for s in stages(**stage.options) if differentiable or _scores_only(s.attack)]
+            resolved += [(s, get(s.attack).function) for s in cascade]
         elif callable(one):
             resolved.append((Stage(getattr(one, "__name__", type(one).__name__), {}), one))
         else:
@@ -109,9 +117,7 @@ def resolve_stages(
                 raise ArgumentError(
                     f"attack: {stage.attack} needs gradients, and this model gives none; expected one of {black}"
                 )
-            options = entry.options | stage.options | {n: v for n, v in given.items() if n in entry.cost}
-            used |= given.keys() & set(entry.cost)
-            stage, minimal = Stage(stage.attack, options), entry.kind == "minimal"
+            stage, minimal = Stage(stage.attack, entry.options | stage.options), entry.kind == "minimal"
         planned.append(PlannedStage(len(planned), stage.name, stage.attack, stage.options, function, minimal))
     for name in given.keys() - used:
         takes = (

@@ -1,0 +1,142 @@
+"""Guided exchange: a local search over sets of pixels, whose moves the gradient proposes and a pass decides."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zeronorm import checks, losses
+from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.projections import top_k
+from zeronorm.threat_model import L0
+
+
+def guided_exchange(
+    model: Model,
+    x: Float[Tensor, "b ..."],
+    y: Int[Tensor, "b"],
+    threat: L0,
+    *,
+    steps: int = 10_000,
+    temperature: float = 1.0,
+    targeted: Int[Tensor, "b"] | None = None,
+    start: Float[Tensor, "b ..."] | None = None,
+    seed: int = 0,
+    ids: Int[Tensor, "b"] | None = None,
+) -> Float[Tensor, "b ..."]:
+    """Change at most k pixels so that the model errs: white box, fixed budget, few passes.
+
+    Source: this library.  It takes from Sparse-RS (Croce et al. 2022) the set of k pixels in corner colours,
+    the exchange of one pixel for another and that only an improvement is kept; and lets the gradient say which
+    exchange to try, as the first-order searches do.
+
+    At the best iterate so far, with gradient G and values v, a pixel that goes to its best corner c promises
+    the gain Σ_channels G (c - v), and one put back to its clean colour costs Σ_channels G (v - x).  Each step
+    tries the pair of largest promise after Gumbel noise is added, so that a pair is drawn by its promise and
+    none is tried for ever.  A step is one forward pass; only an iterate that is kept has its gradient taken, by
+    another forward and backward pass.
+
+    Args:
+        model: from inputs to logits (batch, class), differentiable.
+        x: clean inputs, inside the threat model's box.
+        y: true labels.
+        threat: budget, unit and box.
+        steps: exchanges that are tried.
+        temperature: weight of the noise against the promised gains, which are measured in the standard
+            deviation of the 4k largest (the costs in their own); 0 is greedy.
+        targeted: classes to reach instead of leaving y, or None.
+        start: inputs to begin from, such as adversarials of a larger budget; default: the clean ones.
+        seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
+
+    Returns:
+        Inputs of the shape and dtype of x, within the threat model.  Examples misclassified already (or of
+        the target class already) come back clean; those not broken as the attempt of highest loss.
+    """
+    checks.integer("steps", steps, 0)
+    checks.real("temperature", temperature, 0.0)
+
+    with searching("guided_exchange", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
+        if len(search.rows) == 0:
+            return search.finished()
+        k, pixels = search.k, search.x.shape[2]
+        # S holds k positions, at first such as change nothing; `colours` is what stands there
+        preference = search.streams.uniform(0, pixels, x.dtype)
+        values = search.x
+        if (given := search.start_from(start)) is not None:
+            values, changed = given
+            preference = preference + changed
+        S = top_k(preference, k)
+        colours = search.at(values, S)
+        best, reached, G = search.score_and_gradient_iterate(S, colours)
+        keep = search.record(best, reached, S, colours)
+        if keep is not None:
+            S, colours, best, G = (s.index_select(0, keep) for s in (S, colours, best, G))
+
+        for step in range(1, steps + 1):
+            if len(search.rows) == 0:
+                break
+            S_new, colours_new = _exchange(search, step, S, colours, G, temperature)
+            objective, reached = search.score_iterate(S_new, colours_new)
+            keep = search.record(objective, reached, S_new, colours_new)
+
+            accepted = objective > best
+            best = torch.maximum(best, objective)
+            S = torch.where(accepted[:, None], S_new, S)
+            colours = torch.where(accepted[:, None, None], colours_new, colours)
+            if keep is not None:
+                S, colours, best, G, accepted = (
+                    s.index_select(0, keep) for s in (S, colours, best, G, accepted)
+                )
+            moved = accepted.nonzero().flatten()
+            if len(moved) and step < steps:
+                G = G.index_copy(0, moved, _gradient(search, S, colours, moved))
+        return search.finished()
+
+
+def _exchange(
+    search: Search,
+    step: int,
+    S: Int[Tensor, "a k"],
+    colours: Float[Tensor, "a g k"],
+    G: Float[Tensor, "a g p"],
+    temperature: float,
+) -> tuple[Int[Tensor, "a k"], Float[Tensor, "a g k"]]:
+    """S and its colours with one pixel, of S or not, in its best corner; if not of S, another leaves for it."""
+    k, pixels = S.shape[1], G.shape[2]
+    v = search.inputs(S, colours)
+    gain = torch.maximum(G * (search.high - v), G * (search.low - v)).sum(1)
+    if search.allowed is not None:
+        gain = gain.masked_fill(~search.allowed, -math.inf)
+    relief = (search.at(G, S) * (search.at(search.x, S) - colours)).sum(1)  # minus the cost of putting back
+
+    u = search.streams.uniform(step, pixels + k, gain.dtype)
+    noise = u.clamp_(1e-7, 1 - 1e-7).log_().neg_().log_().neg_().mul_(temperature)  # Gumbel's distribution
+    entering = (gain / _spread(gain.topk(min(4 * k, pixels), dim=1).values)).add_(noise[:, :pixels])
+    entering = entering.argmax(1, keepdim=True)
+    leaving = (relief / _spread(relief)).add_(noise[:, pixels:]).argmax(1, keepdim=True)
+    inside = entering == S
+    slot = torch.where(inside.any(1, keepdim=True), inside.long().argmax(1, keepdim=True), leaving)
+
+    corner = search.corners(search.at(G, entering) > 0, entering)
+    return S.scatter(1, slot, entering), colours.scatter(2, slot[:, None].expand_as(corner), corner)
+
+
+def _spread(promises: Float[Tensor, "a n"]) -> Float[Tensor, "a 1"]:
+    """Their standard deviation, never 0; what may not be chosen does not count."""
+    finite = promises.isfinite()
+    count = finite.sum(1, keepdim=True).clamp_min(1)
+    kept = promises.masked_fill(~finite, 0.0)
+    centred = (kept - kept.sum(1, keepdim=True) / count).masked_fill(~finite, 0.0)
+    return (centred.square().sum(1, keepdim=True) / count).sqrt().clamp_min(1e-12)
+
+
+def _gradient(
+    search: Search, S: Int[Tensor, "a k"], colours: Float[Tensor, "a g k"], of: Int[Tensor, "n"]
+) -> Float[Tensor, "n g p"]:
+    """The objective's gradient at the iterates of these examples."""
+    z, pullback = search.logits_and_pullback(search.inputs(S, colours)[of], of)
+    _, weights = losses.log_odds_and_gradient(z, search.goal[of])
+    return pullback(-weights if search.targeted else weights)
