@@ -52,6 +52,8 @@ def bench(
 
     Nothing is recorded.
     """
+    said = options.attacks(attack)
+
     import torch
     from rich.console import Console
 
@@ -69,7 +71,7 @@ def bench(
             network,
             dataset,
             threat,
-            list(options.attacks(attack).values()),
+            list(options.searches(said).values()),
             steps=steps,
             queries=queries,
             rounds=rounds,

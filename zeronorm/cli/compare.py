@@ -56,7 +56,7 @@ def compare(
 
     Each pair of model and attack is a run in a folder of its own, as evaluate makes it.
     """
-    searches = options.attacks(attack)
+    said = options.attacks(attack)
     adversaries = options.threats(k, curve, unit, low, high, linf)
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):
@@ -66,6 +66,7 @@ def compare(
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
 
+    searches = options.searches(said)
     where = resolve_device(device)
     networks = {name: resolve_model(name, where) for name in models}
     dataset = zn.data.load(data, split, limit)

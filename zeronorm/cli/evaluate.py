@@ -56,13 +56,14 @@ def evaluate(
 
     A run that was stopped goes on when the same command is given again.
     """
+    said = options.attacks(attack)
     adversaries = options.threats(k, curve, unit, low, high, linf)
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
 
-    searches = list(options.attacks(attack).values())
+    searches = list(options.searches(said).values())
     network = resolve_model(model, resolve_device(device))
     dataset = zn.data.load(data, split, limit)
     if out is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,19 +69,23 @@ def _budgets(text: str) -> list[int]:
         ) from None
 
 
-def attacks(text: str) -> dict[str, str | Stage]:
-    """Each attack by what was typed: `name`, or `name:option=value:option=value`."""
-    from zeronorm.attacks import Stage
-
+def attacks(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name and options of each attack, by what was typed: `name`, or `name:option=value:option=value`."""
     words = [part.strip() for part in text.split(",")]
     if twice := sorted({word for word in words if words.count(word) > 1}):
         raise ArgumentError(f"attack: expected different attacks, got {twice[0]!r} twice")
-    said: dict[str, str | Stage] = {}
+    said = {}
     for word in words:
         name, *given = word.split(":")
-        options = dict(_option(word, part) for part in given)
-        said[word] = Stage(name.replace("-", "_"), options) if options else name
+        said[word] = name.replace("-", "_"), dict(_option(word, part) for part in given)
     return said
+
+
+def searches(said: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, str | Stage]:
+    """What `attacks` read, as `zeronorm.evaluate` takes it."""
+    from zeronorm.attacks import Stage
+
+    return {word: Stage(name, given) if given else name for word, (name, given) in said.items()}
 
 
 def _option(word: str, text: str) -> tuple[str, Any]:
