@@ -9,6 +9,7 @@ from small_problems import network, predictions
 from zeronorm import L0
 from zeronorm.attacks import sparse_autoattack, sparse_pgd, sparse_rs
 from zeronorm.attacks.sparse_autoattack import stages
+from zeronorm.evaluation.query_counter import QueryCounter
 
 
 def test_the_published_stages():
@@ -83,3 +84,26 @@ def test_monotone_in_the_budget_and_never_above_clean(problem):
     ]
     assert held[0] == clean == 88
     assert held == sorted(held, reverse=True) and held[1] < clean and held[5] < held[1]
+
+
+def test_plus_asks_less_of_those_that_withstand_it():
+    """Nobody is broken: each stage of either version makes all its passes."""
+    passes = {}
+    x, y = torch.rand(4, 1, 6, 6), torch.zeros(4, dtype=torch.int64)
+    for version in ("published", "plus"):
+        counter = QueryCounter(unbreakable, 4, torch.device("cpu"))
+        sparse_autoattack(counter, x, y, L0(3), steps=80, queries=80, version=version)
+        passes[version] = int((counter.forwards + counter.backwards).max())
+    assert passes["plus"] < passes["published"]
+
+
+def test_plus_is_its_stages():
+    names = [stage.name for stage in stages(100, 60, "plus")]
+    assert len(set(names)) == len(names) == 5
+    lengths = [stage.options.get("steps", stage.options.get("queries")) for stage in stages(100, 60, "plus")]
+    assert lengths == [25, 50, 100, 30, 100]
+
+
+def unbreakable(x):
+    z = x.flatten(1).sum(1)
+    return torch.stack([z.new_full(z.shape, 1e3), z], dim=1)

@@ -147,7 +147,7 @@ def test_a_rough_pass_that_errs_ends_no_search(amounts):
 def test_amounts_are_folded_gaussians():
     """Of many samples: the median of |N(0, 1)| is 0.674, and the share beyond 1 is 0.317."""
     model = Linear()
-    vfga(model, X, Y, L0(None), steps=1, samples=2000)
+    vfga(model, X, Y, L0(None), steps=1, samples=8000)
     shares = torch.tensor([moved[2] / 0.5 for moved in model.moved()[2::2]])
-    assert shares.median() == pytest.approx(0.674, abs=0.04)
-    assert (shares == 1).double().mean() == pytest.approx(math.erfc(1 / math.sqrt(2)), abs=0.04)
+    assert shares.median() == pytest.approx(0.674, abs=0.03)
+    assert (shares == 1).double().mean() == pytest.approx(math.erfc(1 / math.sqrt(2)), abs=0.03)

@@ -114,6 +114,8 @@ OPTIONS = [
     ("sparse_rs", "initial_fraction", 0, r"expected a number in \(0, 1\], got 0"),
     ("sparse_rs", "loss", "hinge", "expected one of cross_entropy, margin, got 'hinge'"),
     ("sparse_rs", "restarts", 0, "expected an integer of at least 1, got 0"),
+    ("sparse_autoattack", "version", "best", "expected one of published, plus, got 'best'"),
+    ("guided_exchange", "temperature", -0.5, r"expected a number in \[0, inf\), got -0.5"),
     ("pgd0", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
     ("pgd0", "restarts", 0, "expected an integer of at least 1, got 0"),
     ("saif", "halvings", -1, "expected an integer of at least 0, got -1"),

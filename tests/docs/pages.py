@@ -17,8 +17,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The lines of console blocks after the prompt, as words."""
-    lines = "".join(blocks(page, "console")).splitlines()
+    """The lines of console blocks after the prompt, as words; a backslash joins lines."""
+    lines = "".join(blocks(page, "console")).replace("\\\n", "").splitlines()
     return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
 
 
