@@ -6,32 +6,12 @@ import math
 
 import pytest
 import torch
+from watched_models import net, watched
 
 from zeronorm import L0
 from zeronorm.attacks import fmn_l0
 
 Y = torch.tensor([0])
-
-
-def watched(model, seen):
-    def called(x):
-        seen.append(x[0].detach().flatten().clone())
-        return model(x)
-
-    return called
-
-
-def net(entries, seed=0, sure=4.0):
-    """Two classes, so that the log-odds are the margin; the first leads at the start."""
-    generator = torch.Generator().manual_seed(seed)
-    hidden = 1.5 * torch.randn(entries, 12, generator=generator, dtype=torch.float64)
-    out = torch.randn(12, generator=generator, dtype=torch.float64)
-
-    def model(x):
-        z = ((x.flatten(1) - 0.5) @ hidden).tanh() @ out - sure
-        return torch.stack([torch.zeros_like(z), z], dim=1)
-
-    return model
 
 
 def published(model, x, steps, step_size, γ_first=0.05):

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from watched_models import CLEAN, G, Linear
 
 from zeronorm import L0
 from zeronorm.attacks import pgd0
 from zeronorm.seeding import Streams
-
-G = torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)  # l1 length 6.5
-CLEAN = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
-
-
-class Linear:
-    """Two classes, of which the other trails far behind: the log-odds are G x - lead.  Notes what it sees."""
-
-    def __init__(self, lead=1000.0):
-        self.lead, self.seen = lead, []
-
-    def __call__(self, x):
-        self.seen.append(x[0].detach().flatten().tolist())
-        z = x.flatten(1) @ G - self.lead
-        return torch.stack([torch.zeros_like(z), z], dim=1)
 
 
 @pytest.fixture

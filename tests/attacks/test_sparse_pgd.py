@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from watched_models import CLEAN, G, Linear
 
 from zeronorm import L0
 from zeronorm.attacks import sparse_pgd
@@ -11,22 +12,8 @@ from zeronorm.attacks import sparse_pgd as module_function
 from zeronorm.seeding import Streams
 
 MODULE = __import__("sys").modules[module_function.__module__]
-G = torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
 P = torch.tensor([0.2, -0.3, 0.4, 0.1], dtype=torch.float64)
 MASK = torch.tensor([1.0, 0.5, -0.5, 0.0], dtype=torch.float64)
-CLEAN = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
-
-
-class Linear:
-    """Two classes, of which the other trails far behind: the log-odds are G x - 1000.  Notes what it sees."""
-
-    def __init__(self, lead=1000.0):
-        self.lead, self.seen = lead, []
-
-    def __call__(self, x):
-        self.seen.append(x[0].detach().flatten().tolist())
-        z = x.flatten(1) @ G - self.lead
-        return torch.stack([torch.zeros_like(z), z], dim=1)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import functools
 
 import jaxtyping
 import pytest
-from small_runs import greedy, registered
+from small_runs import dataset, greedy, network, registered
 
 from zeronorm.report import html
 
@@ -18,6 +18,16 @@ def _templates_are_compiled_once():
     html._environment = functools.cache(compile_them)
     yield
     html._environment = compile_them
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    return dataset(model)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import dataset, network, rows
+from small_runs import network, rows
 from torch import nn
 
 import zeronorm as zn
@@ -17,16 +17,6 @@ from zeronorm.evaluation.cost import Cost, measure
 from zeronorm.models import BlackBox
 
 pytestmark = pytest.mark.usefixtures("minimal_attack")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def data(model):
-    return dataset(model)
 
 
 def test_passes_and_verdicts_are_those_of_a_run(model, data):

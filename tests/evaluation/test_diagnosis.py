@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_runs import CLASSES, codes, dataset, images, network
+from small_runs import CLASSES, codes, dataset, images
 from torch import nn
 
 import zeronorm as zn
@@ -26,11 +26,6 @@ class Through(nn.Module):
 
     def forward(self, x):
         return self.after(self.inner(self.before(x)))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return network()
 
 
 def evaluate(model, k=6, data=None, attack="sparse_autoattack", **options):

@@ -23,16 +23,6 @@ from zeronorm.evaluation.records import ROWS
 from zeronorm.evaluation.replay import rebuild
 
 
-@pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def data(model):
-    return dataset(model)
-
-
 def answers(model, x):
     with torch.no_grad():
         return model(x).argmax(1)

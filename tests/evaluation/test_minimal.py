@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_runs import CLASSES, codes, dataset, greedy, network, registered, rows
+from small_runs import CLASSES, codes, greedy, registered, rows
 
 import zeronorm as zn
 from zeronorm.attacks.catalogue import catalogue
@@ -15,16 +15,6 @@ from zeronorm.evaluation import batch_search
 pytestmark = pytest.mark.usefixtures("minimal_attack")
 
 BUDGETS = [zn.L0(k) for k in (1, 2, 4, 8)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def data(model):
-    return dataset(model)
 
 
 @pytest.fixture(scope="module")

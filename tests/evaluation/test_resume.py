@@ -41,11 +41,6 @@ def model():
     return Fragile(network())
 
 
-@pytest.fixture(scope="module")
-def data(model):
-    return dataset(model)
-
-
 def evaluate(model, data, mode, out, **options):
     return zn.evaluate(model, data, **MODES[mode], **SHORT, out=out, **options)
 

@@ -59,16 +59,6 @@ def test_honest_runs_hold(kind, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def data(model):
-    return dataset(model)
-
-
-@pytest.fixture(scope="module")
 def runs(model, data, tmp_path_factory):
     home = tmp_path_factory.mktemp("runs")
     return {

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zeronorm import checks, losses
+from zeronorm import checks
 from zeronorm.attacks.search import Model, Search, searching
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
@@ -92,7 +92,8 @@ def guided_exchange(
                 )
             moved = accepted.nonzero().flatten()
             if len(moved) and step < steps:
-                G = G.index_copy(0, moved, _gradient(search, S, colours, moved))
+                _, _, there = search.score_and_gradient(search.inputs(S, colours)[moved], moved)
+                G = G.index_copy(0, moved, there)
         return search.finished()
 
 
@@ -131,12 +132,3 @@ def _spread(promises: Float[Tensor, "a n"]) -> Float[Tensor, "a 1"]:
     kept = promises.masked_fill(~finite, 0.0)
     centred = (kept - kept.sum(1, keepdim=True) / count).masked_fill(~finite, 0.0)
     return (centred.square().sum(1, keepdim=True) / count).sqrt().clamp_min(1e-12)
-
-
-def _gradient(
-    search: Search, S: Int[Tensor, "a k"], colours: Float[Tensor, "a g k"], of: Int[Tensor, "n"]
-) -> Float[Tensor, "n g p"]:
-    """The objective's gradient at the iterates of these examples."""
-    z, pullback = search.logits_and_pullback(search.inputs(S, colours)[of], of)
-    _, weights = losses.log_odds_and_gradient(z, search.goal[of])
-    return pullback(-weights if search.targeted else weights)

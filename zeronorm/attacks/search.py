@@ -164,15 +164,15 @@ class Search:
         return self._judged(self._call(written)[: len(values)])
 
     def score_and_gradient(
-        self, inputs: Float[Tensor, "a g p"]
-    ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
+        self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
+    ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"], Float[Tensor, "n g p"]]:
         """As `score`, and the objective's gradient at the inputs: one forward and one backward pass.
 
         The objective is the cross-entropy (minus that of the target), up to a monotone function of it: the
         gradient has its direction, but does not vanish where the model is very sure (`losses.log_odds`).
         """
-        leaf, z = self._traced(inputs, None)
-        return self._judged_with_gradient(leaf, z, inputs.shape)
+        leaf, z = self._traced(inputs, of)
+        return self._judged_with_gradient(leaf, z, inputs.shape, self._goal_of(of))
 
     def score_and_gradient_iterate(
         self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
@@ -184,7 +184,7 @@ class Search:
             written = self._filled + leaf
             self._write(written.detach(), positions, values)
             z = self._differentiable(self._call(written))
-        return self._judged_with_gradient(leaf, z, self.x.shape)
+        return self._judged_with_gradient(leaf, z, self.x.shape, self.goal)
 
     def logits(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
@@ -242,10 +242,10 @@ class Search:
         return z
 
     def _judged_with_gradient(
-        self, leaf: Tensor, z: Tensor, shape: torch.Size
-    ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
+        self, leaf: Tensor, z: Tensor, shape: torch.Size, goal: Int[Tensor, "n"]
+    ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"], Float[Tensor, "n g p"]]:
         judged = z.detach()[: shape[0]]
-        objective, upstream = losses.log_odds_and_gradient(judged, self.goal)
+        objective, upstream = losses.log_odds_and_gradient(judged, goal)
         if self.targeted:
             upstream = -upstream
         if len(z) > len(judged):
@@ -255,7 +255,7 @@ class Search:
             # a NaN would spread to the iterate and end its search
             gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
         gradient = gradient[: len(judged)].reshape(shape)  # to read only: it may be the model's own tensor
-        return self._comparable(objective), self._reached(judged, self.goal), gradient
+        return self._comparable(objective), self._reached(judged, goal), gradient
 
     def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
         """The logits of inputs that the model may write into."""

@@ -18,16 +18,9 @@ if TYPE_CHECKING:
 
 
 def bench(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A built-in model, a checkpoint folder, a Hugging Face Hub id, or package.module:callable."
-        ),
-    ] = "digits",
-    data: Annotated[
-        str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")
-    ] = "digits",
-    split: Annotated[str, typer.Option(help="Part of the data set.")] = "test",
+    model: options.Model = "digits",
+    data: options.Data = "digits",
+    split: options.Split = "test",
     limit: Annotated[int, typer.Option(help="Use only so many examples, in one batch.")] = 64,
     k: Annotated[int, typer.Option(help="Budget: how many pixels may change.")] = 4,
     attack: Annotated[
@@ -41,8 +34,8 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Of which the fastest counts, after one to warm up.")] = 3,
     precision: Annotated[str, typer.Option(help="Of the passes: float32 or bfloat16.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    device: options.Device = "auto",
+    json_: options.Json = False,
 ) -> None:
     """What will it cost on a model? Passes per second, and the overhead of each attack over its passes alone.
 

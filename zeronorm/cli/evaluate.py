@@ -14,12 +14,7 @@ from zeronorm.cli import options
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A built-in model, a checkpoint folder, a Hugging Face Hub id, or package.module:callable."
-        ),
-    ] = "digits",
+    model: options.Model = "digits",
     data: options.Data = "digits",
     split: options.Split = "test",
     limit: options.Limit = None,

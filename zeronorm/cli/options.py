@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from zeronorm import L0
     from zeronorm.attacks import Stage
 
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A built-in model, a checkpoint folder, a Hugging Face Hub id, or package.module:callable."
+    ),
+]
 Data = Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
