@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm.compiled import compiled, serves
@@ -73,10 +73,37 @@ def _log_odds(start: int, stop: int, z: Any, y: Any, value: Any, gradient: Any) 
             gradient[row, y[row]] = -1
 
 
-def is_wrong(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Tensor:
+def is_wrong(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Bool[Tensor, "b"]:
     """Whether the prediction (first largest logit) is not `y`; logits with NaN or +infinity decide nothing."""
+    if serves(z, y):
+        return _decided(z, y, True)
     value, prediction = z.max(1)
     return (prediction != y) & (value < math.inf)  # false where the maximum is NaN
+
+
+def is_class(z: Float[Tensor, "b j"], target: Int[Tensor, "b"]) -> Bool[Tensor, "b"]:
+    """Whether the prediction is `target`; logits with NaN or +infinity decide nothing."""
+    if serves(z, target):
+        return _decided(z, target, False)
+    value, prediction = z.max(1)
+    return (prediction == target) & (value < math.inf)
+
+
+def _decided(z: Tensor, y: Tensor, wrong: bool) -> Tensor:
+    result = y.new_empty(len(y), dtype=torch.bool)
+    _compare(z, y, result, wrong)
+    return result
+
+
+@compiled
+def _compare(start: int, stop: int, z: Any, y: Any, result: Any, wrong: bool) -> None:
+    for row in range(start, stop):
+        first, decides = 0, True
+        for j in range(z.shape[1]):
+            decides = decides and z[row, j] < np.inf  # false for NaN
+            if z[row, j] > z[row, first]:
+                first = j
+        result[row] = decides and (first != y[row]) == wrong
 
 
 def _of(z: Tensor, y: Tensor) -> Tensor:
@@ -86,9 +113,3 @@ def _of(z: Tensor, y: Tensor) -> Tensor:
 def _without(z: Tensor, y: Tensor) -> Tensor:
     # a copy: the model may have returned a view of something it keeps
     return z.scatter(1, y[:, None], -math.inf)
-
-
-def is_class(z: Float[Tensor, "b j"], target: Int[Tensor, "b"]) -> Tensor:
-    """Whether the prediction is `target`; logits with NaN or +infinity decide nothing."""
-    value, prediction = z.max(1)
-    return (prediction == target) & (value < math.inf)
