@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import huggingface_hub
 import pytest
+from huggingface_hub import DatasetInfo
 
 from zeronorm import ArgumentError
 from zeronorm.data import load
@@ -12,21 +13,21 @@ def serve(tmp_path, monkeypatch):
     """Put the files of tmp_path on a Hub of their own; returns the list of what was downloaded."""
     downloaded = []
 
-    def listing(repository, *, repo_type):
-        assert repo_type == "dataset"
+    def information(repository, *, timeout):
         root = tmp_path / repository
-        return [
-            ".gitattributes",
-            "README.md",
-            *(p.relative_to(root).as_posix() for p in root.rglob("*.parquet")),
-        ]
+        tables = (p.relative_to(root).as_posix() for p in root.rglob("*.parquet"))
+        return DatasetInfo(
+            id=repository,
+            author="",
+            siblings=[{"rfilename": name} for name in (".gitattributes", "README.md", *tables)],
+        )
 
     def download(repository, file, *, repo_type):
         assert repo_type == "dataset"
         downloaded.append(file)
         return str(tmp_path / repository / file)
 
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", listing)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", information)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return downloaded
 
@@ -80,7 +81,7 @@ def test_no_network_says_how_to_use_a_local_copy():
         raise ConnectionError("Name or service\nnot known")
 
     with pytest.MonkeyPatch.context() as patch:
-        for function in ("list_repo_files", "snapshot_download"):
+        for function in ("dataset_info", "snapshot_download"):
             patch.setattr(huggingface_hub, function, fail)
         with pytest.raises(
             ArgumentError, match="ConnectionError: Name or service not known; set ZERONORM_DATA"
@@ -112,7 +113,7 @@ def test_what_was_downloaded_once_needs_no_network(tmp_path, greys, write_table,
         return str(tmp_path)
 
     write_table(tmp_path / "mnist/test-00000-of-00001.parquet", greys(2), [0, 1])
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", fail)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", fail)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
     assert len(load("mnist")) == 2
     with pytest.raises(

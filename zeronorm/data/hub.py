@@ -9,6 +9,8 @@ from zeronorm.data import parquet
 from zeronorm.data.dataset import one_line
 from zeronorm.errors import ArgumentError
 
+_PATIENCE = 10  # seconds until the Hub has answered
+
 
 def files(repository: str, split: str, instead: str) -> Iterator[Path]:
     """The files of `split`, each downloaded when it is asked for; `instead` tells a user without network what to do."""
@@ -16,7 +18,9 @@ def files(repository: str, split: str, instead: str) -> Iterator[Path]:
 
     # any error: the Hub's client raises its own, its HTTP library's and the operating system's
     try:
-        names = hub.list_repo_files(repository, repo_type="dataset")
+        # the listing proper (list_repo_files) would retry for half a minute where there is no network
+        siblings = hub.dataset_info(repository, timeout=_PATIENCE).siblings or ()
+        names = [file.rfilename for file in siblings]
     except Exception as error:
         try:
             cached = hub.snapshot_download(repository, repo_type="dataset", local_files_only=True)
