@@ -91,3 +91,26 @@ def test_starts_from_what_is_given():
     model = Linear()
     search(model, steps=0, start=start)
     assert torch.equal(model.seen[1], start[0])
+
+
+def test_what_was_tried_in_vain_waits_until_all_else_was():
+    """Without noise a flat score: each pixel is tried as often as any other."""
+    weight = torch.full((6,), 1.0, dtype=torch.float64)
+
+    class Capped(Linear):
+        """The gradient promises what the score does not keep."""
+
+        def __call__(self, x):
+            z = super().__call__(x)
+            moved = (x.detach() != 0.5).flatten(1).sum(1, keepdim=True)
+            return z - 9.0 * moved * torch.tensor([0.0, 1.0], dtype=z.dtype)
+
+    model = Capped(weight)
+    search(model, k=1, steps=12, temperature=0.0, penalty=10.0)
+    tried = torch.stack([shown != 0.5 for shown in model.seen[2:]]).double()
+    assert tried.sum(1).tolist() == [1.0] * 12
+    assert tried.sum(0).tolist() == [2.0] * 6
+    model = Capped(weight)
+    search(model, k=1, steps=12, temperature=0.0, penalty=0.0)
+    tried = torch.stack([shown != 0.5 for shown in model.seen[2:]])
+    assert tried[:, tried[0]].all(), "and without a penalty the same one for ever"

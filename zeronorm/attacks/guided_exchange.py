@@ -22,6 +22,7 @@ def guided_exchange(
     *,
     steps: int = 10_000,
     temperature: float = 1.0,
+    penalty: float = 1.0,
     targeted: Int[Tensor, "b"] | None = None,
     start: Float[Tensor, "b ..."] | None = None,
     seed: int = 0,
@@ -35,9 +36,10 @@ def guided_exchange(
 
     At the best iterate so far, with gradient G and values v, a pixel that goes to its best corner c promises
     the gain Σ_channels G (c - v), and one put back to its clean colour costs Σ_channels G (v - x).  Each step
-    tries the pair of largest promise after Gumbel noise is added, so that a pair is drawn by its promise and
-    none is tried for ever.  A step is one forward pass; only an iterate that is kept has its gradient taken, by
-    another forward and backward pass.
+    tries the pair of largest promise after Gumbel noise is added, so that a pair is drawn by its promise.  A
+    pixel tried in vain promises less until something else is kept, as in a tabu search: gradients far from a
+    corner mislead, and would name the same few pixels again and again.  A step is one forward pass; only an
+    iterate that is kept has its gradient taken, by another forward and backward pass.
 
     Args:
         model: from inputs to logits (batch, class), differentiable.
@@ -47,6 +49,7 @@ def guided_exchange(
         steps: exchanges that are tried.
         temperature: weight of the noise against the promised gains, which are measured in the standard
             deviation of the 4k largest (the costs in their own); 0 is greedy.
+        penalty: what a pixel's promise loses each time it is tried in vain, in the same unit.
         targeted: classes to reach instead of leaving y, or None.
         start: inputs to begin from, such as adversarials of a larger budget; default: the clean ones.
         seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
@@ -57,6 +60,7 @@ def guided_exchange(
     """
     checks.integer("steps", steps, 0)
     checks.real("temperature", temperature, 0.0)
+    checks.real("penalty", penalty, 0.0)
 
     with searching("guided_exchange", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
         if len(search.rows) == 0:
@@ -70,30 +74,37 @@ def guided_exchange(
             preference = preference + changed
         S = top_k(preference, k)
         colours = search.at(values, S)
+        v = search.inputs(S, colours)
         best, reached, G = search.score_and_gradient_iterate(S, colours)
+        vain = torch.zeros_like(preference)  # how often each pixel was tried since an exchange was kept
         keep = search.record(best, reached, S, colours)
         if keep is not None:
-            S, colours, best, G = (s.index_select(0, keep) for s in (S, colours, best, G))
+            S, colours, v, best, G, vain = (s.index_select(0, keep) for s in (S, colours, v, best, G, vain))
 
         for step in range(1, steps + 1):
             if len(search.rows) == 0:
                 break
-            S_new, colours_new = _exchange(search, step, S, colours, G, temperature)
+            slot, entering, corner = _exchange(search, step, S, colours, v, G, temperature, penalty * vain)
+            S_new = S.scatter(1, slot, entering)
+            colours_new = colours.scatter(2, slot[:, None].expand_as(corner), corner)
             objective, reached = search.score_iterate(S_new, colours_new)
             keep = search.record(objective, reached, S_new, colours_new)
 
+            vain.scatter_add_(1, entering, torch.ones_like(entering, dtype=vain.dtype))
             accepted = objective > best
             best = torch.maximum(best, objective)
             S = torch.where(accepted[:, None], S_new, S)
             colours = torch.where(accepted[:, None, None], colours_new, colours)
             if keep is not None:
-                S, colours, best, G, accepted = (
-                    s.index_select(0, keep) for s in (S, colours, best, G, accepted)
+                S, colours, v, best, G, vain, accepted = (
+                    s.index_select(0, keep) for s in (S, colours, v, best, G, vain, accepted)
                 )
             moved = accepted.nonzero().flatten()
             if len(moved) and step < steps:
-                _, _, there = search.score_and_gradient(search.inputs(S, colours)[moved], moved)
-                G = G.index_copy(0, moved, there)
+                there = search.inputs(S[moved], colours[moved], moved)
+                v.index_copy_(0, moved, there)
+                vain.index_fill_(0, moved, 0.0)
+                G = G.index_copy(0, moved, search.score_and_gradient(there, moved)[2])
         return search.finished()
 
 
@@ -102,12 +113,16 @@ def _exchange(
     step: int,
     S: Int[Tensor, "a k"],
     colours: Float[Tensor, "a g k"],
+    v: Float[Tensor, "a g p"],
     G: Float[Tensor, "a g p"],
     temperature: float,
-) -> tuple[Int[Tensor, "a k"], Float[Tensor, "a g k"]]:
-    """S and its colours with one pixel, of S or not, in its best corner; if not of S, another leaves for it."""
+    demerits: Float[Tensor, "a p"],
+) -> tuple[Int[Tensor, "a 1"], Int[Tensor, "a 1"], Float[Tensor, "a g 1"]]:
+    """The exchange to try: the slot of S it happens in, the pixel that is there then, and its corner.
+
+    The pixel is one of S already, in its own slot, or another, for which one of S leaves.
+    """
     k, pixels = S.shape[1], G.shape[2]
-    v = search.inputs(S, colours)
     gain = torch.maximum(G * (search.high - v), G * (search.low - v)).sum(1)
     if search.allowed is not None:
         gain = gain.masked_fill(~search.allowed, -math.inf)
@@ -116,13 +131,11 @@ def _exchange(
     u = search.streams.uniform(step, pixels + k, gain.dtype)
     noise = u.clamp_(1e-7, 1 - 1e-7).log_().neg_().log_().neg_().mul_(temperature)  # Gumbel's distribution
     entering = (gain / _spread(gain.topk(min(4 * k, pixels), dim=1).values)).add_(noise[:, :pixels])
-    entering = entering.argmax(1, keepdim=True)
+    entering = entering.sub_(demerits).argmax(1, keepdim=True)
     leaving = (relief / _spread(relief)).add_(noise[:, pixels:]).argmax(1, keepdim=True)
     inside = entering == S
     slot = torch.where(inside.any(1, keepdim=True), inside.long().argmax(1, keepdim=True), leaving)
-
-    corner = search.corners(search.at(G, entering) > 0, entering)
-    return S.scatter(1, slot, entering), colours.scatter(2, slot[:, None].expand_as(corner), corner)
+    return slot, entering, search.corners(search.at(G, entering) > 0, entering)
 
 
 def _spread(promises: Float[Tensor, "a n"]) -> Float[Tensor, "a 1"]:

@@ -281,9 +281,15 @@ class Search:
         grid = written.view(len(written), *self.x.shape[1:])[: len(values)]
         grid.scatter_(2, positions[:, None].expand_as(values), values)
 
-    def inputs(self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]) -> Float[Tensor, "a g p"]:
-        """The clean inputs with `values` written at `positions`."""
-        return self.x.clone().scatter_(2, positions[:, None].expand_as(values), values)
+    def inputs(
+        self,
+        positions: Int[Tensor, "n s"],
+        values: Float[Tensor, "n g s"],
+        of: Int[Tensor, "n"] | None = None,
+    ) -> Float[Tensor, "n g p"]:
+        """The clean inputs with `values` written at `positions`; `of` as for `logits`."""
+        x = self.x.clone() if of is None else self.x.index_select(0, of)
+        return x.scatter_(2, positions[:, None].expand_as(values), values)
 
     def at(self, grid: Float[Tensor, "#a g p"] | float, positions: Int[Tensor, "a s"]) -> Any:
         """The entries of `grid` at `positions`, (a, g, s); a number that stands for a grid is everywhere itself."""
