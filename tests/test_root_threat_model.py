@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zeronorm import L0, L2, ArgumentError, Linf
+from zeronorm.attacks import sparse_pgd, sparse_rs
 
 SHAPES = [(1, 3, 3), (3, 2, 4), (2, 5), (7,)]
 
@@ -135,6 +137,19 @@ def test_a_description_tells_threat_models_apart():
     assert L0(3).describe() == L0(4).describe(), "the budget apart: a run has several"
 
 
+def test_a_feature_that_is_the_same_for_everyone_cannot_change():
+    x = torch.tensor([[0.0, 3.0, 1.0], [2.0, 3.0, 5.0]])
+    threat = L0(2, unit="feature", low=x.amin(0), high=x.amax(0))
+    threat.check_inputs(x)
+    assert threat.contains(x, torch.tensor([[2.0, 3.0, 5.0], [2.0, 3.1, 5.0]])).tolist() == [True, False]
+    model = torch.nn.Linear(3, 2)
+    for attack in (sparse_rs, sparse_pgd):
+        x_adv = attack(
+            model, x, torch.tensor([0, 0]), threat, **{"queries" if attack is sparse_rs else "steps": 9}
+        )
+        assert threat.contains(x, x_adv).all()
+
+
 ERRORS = {
     "k below 0": (lambda: L0(-1), "k: expected an integer of at least 0, got -1"),
     "k a fraction": (lambda: L0(2.5), "k: expected an integer of at least 0, got 2.5"),
@@ -143,9 +158,17 @@ ERRORS = {
     "unit": (lambda: L0(1, unit="channel"), "unit: expected one of pixel, feature, got 'channel'"),
     "empty box": (lambda: L0(1, low=1.0), r"high: expected more than low \(1\), got 1"),
     "box upside down": (lambda: L0(1, low=1.0, high=0.0), r"high: expected more than low \(1\), got 0"),
-    "box empty somewhere": (
-        lambda: L0(1, low=torch.tensor([0.0, 1.0])),
-        r"high: expected more than low \(0 to 1\), got 1",
+    "box upside down somewhere": (
+        lambda: L0(1, low=torch.tensor([0.0, 2.0])),
+        r"high: expected more than low \(0 to 2\), got 1 \(1 entries lie below their low\)",
+    ),
+    "box empty everywhere": (
+        lambda: L0(1, low=torch.ones(2)),
+        r"high: expected more than low \(1\), got 1$",
+    ),
+    "box of numpy": (
+        lambda: L0(1, low=np.zeros(2)),
+        "low: expected a number or a torch tensor, got ndarray",
     ),
     "box NaN": (lambda: L0(1, low=float("nan")), "low: expected a number .*, got nan"),
     "box infinite": (lambda: L0(1, high=float("inf")), "high: expected a number .*, got inf"),

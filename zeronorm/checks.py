@@ -104,7 +104,8 @@ def logits(z: Any, batch: int, highest_label: int = 0) -> Tensor:
     """What a model returned: floating point `(batch, classes)`, with a class for each label."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         what = str(z.dtype) if isinstance(z, Tensor) else type(z).__name__
-        raise ArgumentError(f"model: expected a floating point tensor of logits, got {what}")
+        hint = "" if isinstance(z, Tensor) else "; zeronorm.models.BlackBox wraps a function of numpy arrays"
+        raise ArgumentError(f"model: expected a floating point tensor of logits, got {what}{hint}")
     if z.dim() != 2 or z.shape[0] != batch or z.shape[1] < 2:
         raise ArgumentError(
             f"model: expected logits of shape ({batch}, classes) with at least 2 classes, got {tuple(z.shape)}"
@@ -119,7 +120,8 @@ def logits(z: Any, batch: int, highest_label: int = 0) -> Tensor:
 def model(candidate: Any) -> Callable[[Tensor], Tensor]:
     """`candidate` if it can be called."""
     if not callable(candidate):
+        hint = "; zeronorm.models.from_sklearn wraps it" if hasattr(candidate, "predict_proba") else ""
         raise ArgumentError(
-            f"model: expected a callable from inputs to logits, got {type(candidate).__name__}"
+            f"model: expected a callable from inputs to logits, got {type(candidate).__name__}{hint}"
         )
     return candidate

@@ -19,7 +19,10 @@ Bound = float | Tensor
 
 
 class Box:
-    """The values inputs may take: `low <= x <= high`, numbers or tensors that broadcast against one example."""
+    """The values inputs may take: `low <= x <= high`, numbers or tensors that broadcast against one example.
+
+    An entry whose bounds are equal, such as a feature that is the same for everyone, cannot change.
+    """
 
     low: Bound
     high: Bound
@@ -30,17 +33,26 @@ class Box:
             if isinstance(bound, Tensor):
                 if not bool(bound.isfinite().all()):
                     raise ArgumentError(f"{name}: expected finite bounds, got NaN or infinity")
+            elif getattr(bound, "ndim", 0):
+                raise ArgumentError(
+                    f"{name}: expected a number or a torch tensor, got {type(bound).__name__}"
+                )
             else:
                 real(name, bound, -math.inf)
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         try:
-            ordered = bool((low < high).all())
+            # an entry whose bounds are equal cannot change; at least one can
+            ordered = bool((low <= high).all() and (low < high).any())
         except RuntimeError:
             raise ArgumentError(
                 f"low, high: expected shapes that broadcast, got {tuple(low.shape)} and {tuple(high.shape)}"
             ) from None
         if not ordered:
-            raise ArgumentError(f"high: expected more than low ({_show(self.low)}), got {_show(self.high)}")
+            wrong = int((low > high).sum())
+            where = f" ({wrong} entries lie below their low)" if wrong and low.dim() + high.dim() else ""
+            raise ArgumentError(
+                f"high: expected more than low ({_show(self.low)}), got {_show(self.high)}{where}"
+            )
 
     # bounds and masks may be tensors, which `==` compares entry by entry
     def __eq__(self, other: object) -> bool:

@@ -43,7 +43,9 @@ def test_what_was_looked_at_is_in_the_record(model):
     """Each check is either passed or a finding."""
     evaluation = evaluate(model, k=1, attack="sparse_rs", queries=9)
     assert codes(evaluation) == ["search-not-converged"]
-    words = [text for code, text in diagnosis.CHECKS.items() if code != "search-not-converged"]
+    # one kind of search has nothing to be compared with
+    others = {"search-not-converged", "black-box-beats-white-box"}
+    words = [text for code, text in diagnosis.CHECKS.items() if code not in others]
     assert evaluation.summary.run["checks"] == words
 
 
@@ -187,3 +189,31 @@ def test_probabilities_are_refused(model):
     with pytest.raises(zn.ArgumentError, match="model: expected logits, got probabilities"):
         evaluate(probabilities, data=dataset(model))
     assert codes(evaluate(Through(model, after=lambda z: z.log_softmax(1)))) == []
+
+
+def test_only_what_was_looked_at_is_called_checked(model):
+    """A black box has no gradients to be checked, and a single kind of search nothing to be compared with."""
+    data = dataset(model)
+
+    def scores(x):
+        with torch.no_grad():
+            return model(torch.from_numpy(x)).numpy()
+
+    gradients = {"the model gives gradients", "input gradients are not zero"}
+    compared = {"black-box search does not beat white-box search"}
+    said = {
+        "white": zn.evaluate(model, data, zn.L0(2), "sparse_pgd", steps=5),
+        "both": zn.evaluate(model, data, zn.L0(2), steps=5, queries=5),
+        "black": zn.evaluate(BlackBox(scores), data, zn.L0(2), queries=5),
+    }
+    checks = {name: set(one.summary.run["checks"]) | set(codes(one)) for name, one in said.items()}
+    assert gradients <= checks["white"] and not compared & checks["white"]
+    assert gradients <= checks["both"]
+    assert compared <= checks["both"] or "black-box-beats-white-box" in checks["both"]
+    assert not (gradients | compared) & checks["black"]
+
+
+def test_printed_with_its_findings(model):
+    evaluation = evaluate(model, steps=2, queries=4)
+    assert "search-not-converged" in codes(evaluation)
+    assert str(evaluation).startswith(evaluation.table()) and "\n\nwarning: " in str(evaluation)

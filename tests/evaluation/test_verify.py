@@ -309,6 +309,7 @@ def test_an_unfinished_run_is_refused(run, model, data):
         (lambda run: run.run_json.write_text("[]"), "expected format zeronorm-run/1 in .*, got 'list'"),
         (lambda run: run.run_json.write_text('{"format": "other/2"}'), "got 'other/2'"),
         (lambda run: run.run_json.write_text('{"format": "zeronorm-run/1"}'), "it has no status, plan"),
+        (lambda run: run.table.unlink(), "expected rows.parquet of the complete run"),
         (lambda run: run.table.write_bytes(b""), "rows.parquet is damaged"),
         (lambda run: run.table.write_bytes(run.table.read_bytes()[:-20]), "rows.parquet is damaged"),
         (lambda run: run.table.write_bytes(run.table.read_bytes()[:200]), "rows.parquet is damaged"),

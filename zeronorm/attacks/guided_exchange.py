@@ -38,8 +38,9 @@ def guided_exchange(
     the gain Σ_channels G (c - v), and one put back to its clean colour costs Σ_channels G (v - x).  Each step
     tries the pair of largest promise after Gumbel noise is added, so that a pair is drawn by its promise.  A
     pixel tried in vain promises less until something else is kept, as in a tabu search: gradients far from a
-    corner mislead, and would name the same few pixels again and again.  A step is one forward pass; only an
-    iterate that is kept has its gradient taken, by another forward and backward pass.
+    corner mislead, and would name the same few pixels again and again.  After as many tries in vain as there
+    are pairs the search starts anew from other pixels.  A step is one forward pass; only an iterate that is kept
+    or started from has its gradient taken, by another forward and backward pass.
 
     Args:
         model: from inputs to logits (batch, class), differentiable.
@@ -66,6 +67,7 @@ def guided_exchange(
         if len(search.rows) == 0:
             return search.finished()
         k, pixels = search.k, search.x.shape[2]
+        pairs = k * threat.available(x)
         # S holds k positions, at first such as change nothing; `colours` is what stands there
         preference = search.streams.uniform(0, pixels, x.dtype)
         values = search.x
@@ -92,19 +94,25 @@ def guided_exchange(
 
             vain.scatter_add_(1, entering, torch.ones_like(entering, dtype=vain.dtype))
             accepted = objective > best
-            best = torch.maximum(best, objective)
             S = torch.where(accepted[:, None], S_new, S)
             colours = torch.where(accepted[:, None, None], colours_new, colours)
+            stuck = ~accepted & (vain.sum(1) >= pairs)
             if keep is not None:
-                S, colours, v, best, G, vain, accepted = (
-                    s.index_select(0, keep) for s in (S, colours, v, best, G, vain, accepted)
+                S, colours, v, best, G, vain, accepted, stuck = (
+                    s.index_select(0, keep) for s in (S, colours, v, best, G, vain, accepted, stuck)
                 )
-            moved = accepted.nonzero().flatten()
+            if stuck.any():
+                fresh = top_k(search.streams.uniform(2 * step + 1, pixels, x.dtype), k)
+                S = torch.where(stuck[:, None], fresh, S)
+                colours = torch.where(stuck[:, None, None], search.at(search.x, fresh), colours)
+            moved = (accepted | stuck).nonzero().flatten()
             if len(moved) and step < steps:
                 there = search.inputs(S[moved], colours[moved], moved)
+                objective, _, gradient = search.score_and_gradient(there, moved)
                 v.index_copy_(0, moved, there)
+                best.index_copy_(0, moved, objective)
+                G = G.index_copy(0, moved, gradient)
                 vain.index_fill_(0, moved, 0.0)
-                G = G.index_copy(0, moved, search.score_and_gradient(there, moved)[2])
         return search.finished()
 
 
@@ -128,7 +136,7 @@ def _exchange(
         gain = gain.masked_fill(~search.allowed, -math.inf)
     relief = (search.at(G, S) * (search.at(search.x, S) - colours)).sum(1)  # minus the cost of putting back
 
-    u = search.streams.uniform(step, pixels + k, gain.dtype)
+    u = search.streams.uniform(2 * step, pixels + k, gain.dtype)
     noise = u.clamp_(1e-7, 1 - 1e-7).log_().neg_().log_().neg_().mul_(temperature)  # Gumbel's distribution
     entering = (gain / _spread(gain.topk(min(4 * k, pixels), dim=1).values)).add_(noise[:, :pixels])
     entering = entering.sub_(demerits).argmax(1, keepdim=True)

@@ -45,12 +45,10 @@ def stages(steps: int = 10_000, queries: int = 10_000, version: Version = "publi
             Stage("sparse_pgd", {"steps": steps, "gradient": "projected"}),
             Stage("sparse_rs", {"queries": queries}),
         )
-    quarter = -(-steps // 4)
     return (
-        Stage("sparse_pgd", {"steps": quarter, "gradient": "unprojected"}),
+        Stage("sparse_pgd", {"steps": -(-steps // 4), "gradient": "unprojected"}),
         Stage("guided_exchange", {"steps": 3 * steps}),
-        Stage("sparse_pgd", {"steps": quarter, "gradient": "projected"}),
-        Stage("sparse_rs", {"queries": -(-queries // 4)}),
+        Stage("sparse_rs", {"queries": queries}),
     )
 
 
@@ -72,10 +70,9 @@ def sparse_autoattack(
     with the projected gradient, and Sparse-RS (loss cross-entropy, α_init 0.8).  The only parameter of the
     published ensemble is k.
 
-    "plus" is this library's: most passes go to guided exchange, the rest to shorter forms of the published
-    stages, which break what it does not.  It was chosen on one adversarially trained model and measured on
-    others (docs/choosing-an-attack.md); whoever withstands it has been through fewer passes than in the
-    published one.
+    "plus" is this library's: a short sparse-PGD for who breaks at once, then most passes go to guided exchange,
+    and Sparse-RS, which needs no gradients, has the last word.  docs/choosing-an-attack.md says what it was
+    chosen on and measured on; whoever withstands it has been through fewer passes than in the published one.
 
     Args:
         model: from inputs to logits (batch, class), differentiable.
@@ -83,7 +80,7 @@ def sparse_autoattack(
         y: true labels.
         threat: budget, unit and box.
         steps: of each sparse-PGD stage; in "plus" a quarter of it, and three times it of guided exchange.
-        queries: of the Sparse-RS stage; in "plus" a quarter.
+        queries: of the Sparse-RS stage.
         version: "published" or "plus".
         seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
 

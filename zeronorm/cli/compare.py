@@ -22,7 +22,7 @@ def compare(
     data: options.Data = "digits",
     split: options.Split = "test",
     limit: options.Limit = None,
-    k: options.Budgets = "1,2,4,8",
+    k: options.Budgets = None,
     curve: options.Curve = None,
     unit: options.Unit = "pixel",
     low: options.Low = 0.0,

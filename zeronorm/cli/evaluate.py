@@ -18,7 +18,7 @@ def evaluate(
     data: options.Data = "digits",
     split: options.Split = "test",
     limit: options.Limit = None,
-    k: options.Budgets = "1,2,4,8",
+    k: options.Budgets = None,
     curve: options.Curve = None,
     unit: options.Unit = "pixel",
     low: options.Low = 0.0,
@@ -87,9 +87,7 @@ def evaluate(
     except KeyboardInterrupt:
         typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
         raise typer.Exit(130) from None
-    print(evaluation.table())
-    for finding in evaluation.diagnosis:
-        print(f"\n{finding['level']}: {finding['seen']}.\n  {finding['meaning']}.\n  {finding['advice']}.")
+    print(evaluation)
     print(f"\nreport: {evaluation.run / 'report.html'}")
     if json_:
         print(json.dumps(evaluation.as_json()))

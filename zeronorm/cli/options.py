@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from zeronorm import L0
     from zeronorm.attacks import Stage
 
+_BUDGETS = "1,2,4,8"
+
 Model = Annotated[
     str,
     typer.Option(
@@ -26,7 +28,9 @@ Model = Annotated[
 Data = Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
-Budgets = Annotated[str, typer.Option(help="Budgets: how many pixels may change, such as 1,2,4,8.")]
+Budgets = Annotated[
+    str | None, typer.Option(help=f"Budgets: how many pixels may change (default: {_BUDGETS}).")
+]
 Curve = Annotated[
     int | None,
     typer.Option(
@@ -48,15 +52,19 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
-def threats(k: str, curve: int | None, unit: str, low: float, high: float, linf: float | None) -> list[L0]:
+def threats(
+    k: str | None, curve: int | None, unit: str, low: float, high: float, linf: float | None
+) -> list[L0]:
     """The threat models asked for; of a curve the largest."""
-    budgets = [curve] if curve is not None else _budgets(k)
+    if curve is not None and k is not None:
+        raise ArgumentError(f"k: expected budgets or a curve, got --k {k} with --curve {curve}")
+    budgets = [curve] if curve is not None else _budgets(k or _BUDGETS)
 
     import zeronorm as zn
     from zeronorm import checks
 
     if curve is not None:
-        checks.integer("curve", curve, 0)
+        checks.integer("curve", curve, 1)
     return [zn.L0(budget, unit, low, high, linf) for budget in budgets]  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zeronorm import checks, models
-from zeronorm.attacks.catalogue import catalogue, get
+from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.data import Dataset
@@ -146,8 +146,8 @@ def _try(
     differentiable: bool,
     lengths: Mapping[str, int],
 ) -> None:
-    """A search of one step on one example: whatever the attack refuses, it refuses now."""
-    one = Examples.of(dataset, device_of(model)).at([0])
+    """Whatever the attack refuses, it refuses now."""
+    none = Examples.of(dataset, device_of(model)).at([])
     stages = resolve_stages(
         attack,
         differentiable=differentiable,
@@ -155,6 +155,4 @@ def _try(
         queries=lengths.get("queries"),
     )
     for stage in stages:
-        if stage.attack in catalogue and stage.function is get(stage.attack).function:
-            short = {cost: min(1, stage.options[cost]) for cost in get(stage.attack).cost}
-            stage.function(model, one.x, one.y, threat, seed=0, **stage.options | short)
+        stage.check(model, none.x, none.y, threat)

@@ -95,6 +95,8 @@ def measure(
         diagnosis.check_fit(model, examples.x, examples.y, dataset.name, dataset.class_names)
         differentiable = diagnosis.gives_gradients(model, examples.x)
         stages = resolve_stages(attack, differentiable=differentiable, steps=steps, queries=queries)
+        for stage in stages:
+            stage.check(model, examples.x, examples.y, threat)
         short = {name: n for name, n in SHORT.items() if {"steps": steps, "queries": queries}[name] is None}
         costs = []
         for stage in stages:

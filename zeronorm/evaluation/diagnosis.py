@@ -33,10 +33,15 @@ CHECKS = {
 
 
 def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
-    """The checks that found nothing, in words; without the one of convergence where rows cannot show it."""
+    """The checks that were made and found nothing, in words."""
     codes = {finding["code"] for finding in findings}
-    if not all(_length(stage) for stage in run["plan"]["attack"]["stages"]):
+    stages = run["plan"]["attack"]["stages"]
+    if not all(_length(stage) for stage in stages):  # rows cannot show it
         codes.add("search-not-converged")
+    if not run["plan"]["model"]["differentiable"]:
+        codes |= {"no-gradients", "zero-gradient"}
+    if not {"white", "black"} <= {_knowledge(stage["attack"]) for stage in stages}:
+        codes.add("black-box-beats-white-box")
     return [words for code, words in CHECKS.items() if code not in codes]
 
 
@@ -54,8 +59,9 @@ def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequen
         ) from error
     checks.logits(z, min(len(x), 2), int(y.max()))
     if class_names and z.shape[1] != len(class_names):
+        hint = "; a class without images is a class if it has a folder" if data.startswith("folder:") else ""
         raise ArgumentError(
-            f"model: expected {len(class_names)} logits, one per class of {data}, got {z.shape[1]}"
+            f"model: expected {len(class_names)} logits, one per class of {data}, got {z.shape[1]}{hint}"
         )
 
 

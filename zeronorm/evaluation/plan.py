@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.catalogue import catalogue, get
+from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0
@@ -43,6 +44,11 @@ class PlannedStage:
         kind = "minimal" if self.minimal else "budget"
         return {"name": self.name, "attack": self.attack, "kind": kind, "options": self.options}
 
+    def check(self, model: Model, x: Tensor, y: Tensor, threat: L0) -> None:
+        """Whatever the attack refuses, it refuses here, on no examples; a function of one's own is not asked."""
+        if self.attack in catalogue and self.function is get(self.attack).function:
+            self.function(model, x[:0], y[:0], threat, seed=0, **self.options)
+
 
 def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:
     """The threat models of a run, by ascending budget: equal but for k."""
@@ -70,8 +76,8 @@ def resolve_stages(
 ) -> list[PlannedStage]:
     """The searches of a run, in order.
 
-    `steps` and `queries` go to every stage that takes them.  For a model without gradients a named ensemble
-    keeps its black-box stages; a single white-box attack is an error.
+    `steps` and `queries` go to every stage that takes them and has none of its own.  For a model without
+    gradients a named ensemble keeps its black-box stages; a single white-box attack is an error.
     """
     given = {
         name: checks.integer(name, value, low)
@@ -94,9 +100,9 @@ def resolve_stages(
             stage = one if isinstance(one, Stage) else Stage(one, {})
             entry = get(stage.attack)
             entry.check_options(stage.options)
-            lengths = {n: v for n, v in given.items() if n in entry.cost}
+            lengths = {n: v for n, v in given.items() if n in entry.cost and n not in stage.options}
             used |= lengths.keys()
-            stage = Stage(entry.name, stage.options | lengths)
+            stage = Stage(entry.name, lengths | stage.options)
             cascade: Sequence[Stage] = [stage]
             if entry.name == "sparse_autoattack":
                 cascade = [s for s in stages(**stage.options) if differentiable or _scores_only(s.attack)]
@@ -125,6 +131,10 @@ def resolve_stages(
             if all(stage.attack in catalogue for stage in planned)
             else ["none"]
         )
+        if name in takes:
+            raise ArgumentError(
+                f"{name}: each attack that takes {name} was given its own; leave one of both out"
+            )
         raise ArgumentError(f"{name}: the attack asked for takes no {name}, only {', '.join(takes)}")
     names = [stage.name for stage in planned]
     if len(set(names)) < len(names):

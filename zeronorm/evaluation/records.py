@@ -143,6 +143,10 @@ class RunFolder:
         """All rows, from the table of a complete run or the journal of an unfinished one."""
         if self.table.exists():
             return _read_table(self.table, ROWS)
+        if self.run_json.exists() and self.read_run()["status"] == "complete":
+            raise ArgumentError(
+                f"run: expected {self.table.name} of the complete run in {self.path}, found none"
+            )
         if not self.journal.exists():
             return ROWS.empty_table()
         content = self.journal.read_bytes()

@@ -124,4 +124,8 @@ class Evaluation:
         }
 
     def __repr__(self) -> str:
-        return self.table()
+        findings = (
+            f"{finding['level']}: {finding['seen']}.\n  {finding['meaning']}.\n  {finding['advice']}."
+            for finding in self.diagnosis
+        )
+        return "\n\n".join([self.table(), *findings])

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,8 @@ def evaluate(
     diagnosis.check_fit(model, x, y, dataset.name, dataset.class_names)
     differentiable = diagnosis.gives_gradients(model, x)
     stages = resolve_stages(attack, differentiable=differentiable, steps=steps, queries=queries)
+    for stage, one in product(stages, threats):
+        stage.check(model, x, y, one)
     findings = diagnosis.inspect_model(model, x, y, differentiable)
     if not differentiable and getattr(model, "differentiable", True):
         findings.append(diagnosis.NO_GRADIENTS)
