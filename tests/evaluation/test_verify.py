@@ -277,7 +277,8 @@ def test_other_data(run, model, data):
     assert any("example 11: label is" in problem for problem in problems)
     fewer = Dataset(data.x[:9], data.y[:9], data.ids[:9], data.name, data.split, data.class_names)
     problems = zn.verify(run.path, model, fewer).problems
-    assert any("rows are of examples that the data does not have" in problem for problem in problems)
+    absent = data.ids[9:].tolist()
+    assert any(re.fullmatch(rf"rows: the data lacks 11 examples, such as {absent[0]}", p) for p in problems)
     wider = dataclasses.replace(data, x=images(20, side=6))
     assert (
         "data: inputs are of shape (1, 6, 6), the run's of (1, 5, 5)"

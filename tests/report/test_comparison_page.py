@@ -150,12 +150,12 @@ def test_lines_against_passes_start_at_the_clean_accuracy(comparisons):
     for kind in ("two_models", "curve"):
         for model in read_comparison(comparisons[kind]).models:
             chart = plots.attacks_against_passes(model)
-            assert f"at k = {model.first_k} " in chart.title
+            assert f"at k = {model.half_k} " in chart.title
             for line, entry in zip(chart.lines, model.entries, strict=True):
                 down = [y for _, y in corners(line.path)]
                 assert down == sorted(down)
                 assert down[0] == pytest.approx(1000 * (1 - model.clean_accuracy.value), abs=0.06)
-                left = entry.summary.robust_accuracy[model.first_k].value
+                left = entry.summary.robust_accuracy[model.half_k].value
                 assert down[-1] == pytest.approx(1000 * (1 - left), abs=0.06)
 
 
@@ -173,7 +173,7 @@ def test_bars_add_up_to_what_was_broken(comparisons):
             charts = plots.iterations_needed(model)
             assert [chart.title for chart in charts] == [entry.attack for entry in model.entries]
             assert len({tuple(chart.yticks) for chart in charts}) == 1
-            for chart, broke in zip(charts, model.agreement[model.first_k].broke, strict=True):
+            for chart, broke in zip(charts, model.agreement[model.half_k].broke, strict=True):
                 heights = [1000 - float(y) for y in re.findall(r"V([\d.]+)H", chart.lines[0].bars)]
                 share = sum(heights) / 1000 * chart.yticks[-1]
                 assert share == pytest.approx(100 * broke / model.n, abs=0.1 * len(heights))
