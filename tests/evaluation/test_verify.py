@@ -270,7 +270,7 @@ def test_other_data(run, model, data):
     x = data.x.clone()
     x[2, 0, 0, 0] += 1e-6
     problems = zn.verify(run.path, model, dataclasses.replace(data, x=x)).problems
-    assert problems[0].startswith("data: digest is sha256:")
+    assert problems[0].startswith("data: digest of its 20 examples is sha256:")
     y = data.y.clone()
     y[2] = (y[2] + 1) % CLASSES
     problems = zn.verify(run.path, model, dataclasses.replace(data, y=y)).problems

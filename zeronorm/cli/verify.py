@@ -64,7 +64,12 @@ def verify(
         )
     if json_:
         checked = {"predictions": result.predictions, "adversarials": result.adversarials}
-        print(json.dumps({"ok": result.ok, "problems": result.problems, "notes": result.notes, "run": str(run)} | checked))
+        print(
+            json.dumps(
+                {"ok": result.ok, "problems": result.problems, "notes": result.notes, "run": str(run)}
+                | checked
+            )
+        )
     if not result.ok:
         raise typer.Exit(1)
 

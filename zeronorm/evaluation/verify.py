@@ -256,7 +256,9 @@ def _check_margin(row: Row, found: float, result: Verification) -> None:
 
 
 def _who(row: Row) -> str:
-    return f"example {row['name'] or row['example']}" + ("" if row["k"] is None else f" (k={row['k']}, {row['attack']})")
+    return f"example {row['name'] or row['example']}" + (
+        "" if row["k"] is None else f" (k={row['k']}, {row['attack']})"
+    )
 
 
 def _check_adversarials(

@@ -332,7 +332,9 @@ def short_median(magnitude: Magnitude, summary: Summary) -> str:
 def comparison_table(comparison: Comparison) -> str:
     """The comparison for a terminal: a block for each model, then the transfer."""
     first = comparison.first
-    lines = [f"{data_title(first.run['plan']['data'])}, n = {first.n}, L0 in {first.unit}s; right answers in per cent"]
+    lines = [
+        f"{data_title(first.run['plan']['data'])}, n = {first.n}, L0 in {first.unit}s; right answers in per cent"
+    ]
     if not comparison.complete:
         lines.append("unfinished: runs are missing, or their figures can still fall")
     width = max(len("95 % interval"), *(len(entry.attack) for entry in comparison.entries))

@@ -116,7 +116,12 @@ def _environment() -> jinja2.Environment:
         "signed": signed,
         "breakable": breakable,
     }
-    environment.globals |= {"count": count, "infinity": math.inf, "short_median": short_median, "half_note": plots.half_note}
+    environment.globals |= {
+        "count": count,
+        "infinity": math.inf,
+        "short_median": short_median,
+        "half_note": plots.half_note,
+    }
     return environment
 
 
@@ -221,7 +226,9 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
         (
             "Data",
             [
-                f"{data_title(data)}, {data['n']:,} examples of {shape}, {data.get('dtype', '')}".rstrip(", "),
+                f"{data_title(data)}, {data['n']:,} examples of {shape}, {data.get('dtype', '')}".rstrip(
+                    ", "
+                ),
                 data.get("note"),
                 data.get("digest"),
             ],
