@@ -1,4 +1,7 @@
-"""The error of input that cannot be used, and whose fault another is.  Apart from `checks`, so that reading records needs no torch."""
+"""The error of input that cannot be used, and whose fault another is.
+
+Apart from `checks`, so that reading records needs no torch.
+"""
 
 from __future__ import annotations
 

@@ -314,7 +314,7 @@ BAD = {
     "--model module_of_mine:nothing": "model: 'module_of_mine' has no 'nothing'",
     "--model module_of_mine:failing": r"model: module_of_mine:failing\(\) failed: KeyError: 'weights.bin'",
     "--model module_of_mine:Needy": r"model: module_of_mine:Needy\(\) failed: TypeError: .*width",
-    "--model module_of_mine:of_width": r"model: expected logits, got another model \(Net\): a function with an argument",
+    "--model module_of_mine:of_width": r"model: expected logits, got another model \(Net\): a function",
     "--model module_of_mine:number": "model: expected 'module_of_mine:number' to be or to return a callable, got int",
     "--model module_of_mine:box --attack sparse_pgd": "attack: sparse_pgd needs gradients, and this model gives none",
 }
