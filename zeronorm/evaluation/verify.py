@@ -159,7 +159,8 @@ def _check_completeness(
         found[key] = row
     due = {key for example in names for key in _due(example, found, plan)}
     if missing := due - found.keys():
-        of = {key[0]: names[key[0]] for key in sorted(missing, key=str)}
+        lacking = {example for example, *_ in missing}
+        of = {example: name for example, name in names.items() if example in lacking}
         result.problems.append(f"rows: {len(missing)} are missing, of {_some(of)}")
     if surplus := len(found.keys() - due):
         result.problems.append(f"rows: {surplus} are of searches that the plan does not ask for")
