@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from PIL import Image
 
 from zeronorm import data, models
 from zeronorm.attacks import catalogue
@@ -207,6 +208,9 @@ MODULE = """
         def __init__(self, width):
             super().__init__()
 
+    def of_width(width):
+        return Net()
+
     def number():
         return 3
 
@@ -283,6 +287,7 @@ BAD = {
     "--low 2": r"high: expected more than low \(2\), got 1",
     "--high 0.5": r"x: expected values in \[0, 0\.5\], got \[0, 1\]",
     "--linf 0": "linf: expected a number in",
+    "--attack ,": "attack: expected attacks with commas between them, got ','",
     "--attack nothing": "attack: expected one of sparse_pgd, .*, got 'nothing'",
     "--attack sparse_rs,sparse_rs": "attack: expected different attacks, got 'sparse_rs' twice",
     "--attack sparse_rs:queries=x": "queries: expected an integer of at least 1, got 'x'",
@@ -298,7 +303,7 @@ BAD = {
     "--precision half": "precision: expected one of float32, bfloat16, got 'half'",
     "--device tpu": "device: expected auto, cpu or cuda, got 'tpu'",
     "--device meta": "device: expected auto, cpu or cuda, got 'meta'",
-    "--device cuda:99": "device: expected one of this machine, .*, got 'cuda:99'",
+    "--device cuda:99": "device: expected a device that torch .* can use, got 'cuda:99': it sees .*; choose ",
     "--out /proc/zeronorm": "out: cannot write to /proc/zeronorm: No such file",
     "--out /dev/null": "out: cannot write to /dev/null: File exists",
     "--out file/run": "out: cannot write to file/run: Not a directory",
@@ -316,6 +321,7 @@ BAD = {
     "--model module_of_mine:nothing": "model: 'module_of_mine' has no 'nothing'",
     "--model module_of_mine:failing": r"model: module_of_mine:failing\(\) failed: KeyError: 'weights.bin'",
     "--model module_of_mine:Needy": r"model: module_of_mine:Needy\(\) failed: TypeError: .*width",
+    "--model module_of_mine:of_width": r"model: expected logits, got another model \(Net\): a function",
     "--model module_of_mine:number": "model: expected 'module_of_mine:number' to be or to return a callable, got int",
     "--model module_of_mine:box --attack sparse_pgd": "attack: sparse_pgd needs gradients, and this model gives none",
 }
@@ -373,7 +379,7 @@ def test_a_model_that_fails_on_the_way(zeronorm, mine):
     )
     assert said.status == 1
     assert said.err.splitlines()[-1] == (
-        "zeronorm: MemoryError: of this machine (ZERONORM_TRACEBACK=1 shows where)"
+        "zeronorm: model: MemoryError: of this machine (ZERONORM_TRACEBACK=1 shows where)"
     )
     kept = RunFolder("run").read_rows().num_rows
     assert kept >= 12
@@ -406,6 +412,36 @@ def test_verify_fails_loudly(zeronorm, run):
     told = json.loads(said.out.splitlines()[-1])
     assert told["ok"] is False and len(told["problems"]) >= 2
     assert any(problem.startswith(f"example {broken['example']} ") for problem in told["problems"])
+
+
+def test_verify_without_the_pictures(zeronorm, run):
+    """No figure needs them: said, and no failure."""
+    (run / "images.parquet").unlink()
+    said = zeronorm("verify", run, "--json")
+    assert said.status == 0
+    assert re.match(r"note: images\.parquet lacks 12 of 12 pictures", said.out), said.out
+    assert json.loads(said.out.splitlines()[-1])["notes"]
+
+
+def test_verify_of_a_folder_that_changed(zeronorm, tmp_path):
+    """Examples by their names; the digests of the command that made the run, of as many examples."""
+    for digit in range(10):
+        (tmp_path / "images" / str(digit)).mkdir(parents=True)
+    digits = data.load("digits", "test", 6)
+    for i, (x, y) in enumerate(zip(digits.x, digits.y, strict=True)):
+        Image.fromarray((255 * x[0]).byte().numpy()).save(tmp_path / f"images/{y}/{i}.png")
+    words = ("evaluate", "--data", f"folder:{tmp_path / 'images'}", *SHORT[2:], "--out", tmp_path / "run")
+    assert zeronorm(*words).status == 0
+    old = f"{digits.y[3]}/3.png"
+    (tmp_path / "images" / old).rename((tmp_path / "images" / old).with_name("new.png"))
+    said = zeronorm("verify", tmp_path / "run")
+    assert said.status == 1
+    lines = said.out.splitlines()
+    assert f"does not hold: rows: the data lacks 1 example, such as {old}" in lines
+    new = rf"does not hold: rows: \d+ are missing, of 1 example, such as {digits.y[3]}/new\.png"
+    assert any(re.fullmatch(new, line) for line in lines)
+    digest = re.search(r"digest of its 6 examples is (sha256:\w{12})", said.out)[1]
+    assert digest in zeronorm(*words).err
 
 
 def test_verify_of_another_model(zeronorm, run, mine):
@@ -443,8 +479,13 @@ def test_verify_of_a_run_made_in_python(zeronorm, tmp_path):
 
     digits = data.load("digits", "test", 5)
     zn.evaluate(models.load("digits"), (digits.x, digits.y), zn.L0(0), out=tmp_path / "run")
-    said = zeronorm("verify", tmp_path / "run", "--model", "digits")
-    assert said.status == 2 and said.err.startswith("zeronorm: data: expected one of digits")
+    for words, what in (((), "model"), (("--model", "digits"), "data")):
+        said = zeronorm("verify", tmp_path / "run", *words)
+        (line,) = said.err.splitlines()
+        assert said.status == 2 and line.startswith(f"zeronorm: {what}: the run was made in Python"), line
+        assert f"--{what}" in line and "zeronorm.verify(run, model, data)" in line
+    said = zeronorm("verify", tmp_path / "run", "--model", "nothing")
+    assert said.err.startswith("zeronorm: model: expected a built-in model")
     said = zeronorm("verify", tmp_path / "run", "--model", "digits", "--data", "digits", "--split", "test")
     assert said.status == 0, said.out
 

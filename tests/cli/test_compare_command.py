@@ -130,7 +130,7 @@ def test_a_folder_of_its_own_for_every_question(zeronorm, tmp_path, monkeypatch)
     [
         (("--attack", "strong,sparse_rs,weak"), r"attack: expected some of sparse_pgd, .*, got 'strong', 'weak'"),
         (("--attack", "sparse_rs,sparse_rs"), "attack: expected different attacks, got 'sparse_rs' twice"),
-        (("--attack", "sparse_rs,"), "attacks: expected at least one attack, each by its name, .*"),
+        (("--attack", "sparse_rs,"), "attack: expected attacks with commas between them, got 'sparse_rs,'"),
         (("--attack", "sparse_rs:loss"), "attack: expected name:option=value, got 'sparse_rs:loss'"),
         (("--attack", "sparse_rs:slope=1"), "sparse_rs:slope=1 on digits: slope: sparse_rs has no such option.*"),
         (("--attack", "sparse_rs:loss=none"), "sparse_rs:loss=none on digits: loss: expected one of .*"),

@@ -55,17 +55,33 @@ def assert_same(folder: RunFolder, told: dict, expected: tuple) -> None:
 def killed_and_resumed(mode, kills, seed, uninterrupted, home):
     draw = random.Random(seed)
     words = (*MODES[mode], "--out", home / "run")
-    rows = []
+    rows, begun = [], 0
     for _ in range(kills):
         killed = Command(home, *words).kill_after(draw.uniform(0.05, uninterrupted[mode][1]))
         if not killed:
             break
-        rows.append(RunFolder(home / "run").read_rows().num_rows)
+        folder = RunFolder(home / "run")
+        rows.append(folder.read_rows().num_rows)
+        begun += folder.exists() and len(folder.read_run()["sessions"]) > begun
     assert rows == sorted(rows), "what was finished is never lost"
     command = Command(home, *words)
     assert command.wait() == 0, command.stderr
     assert_same(RunFolder(home / "run"), json.loads(command.stdout.splitlines()[-1]), uninterrupted[mode])
+    sessions = RunFolder(home / "run").read_run()["sessions"]
+    assert len(sessions) == begun + 1, "a killed session is one too"
+    assert_paid_for(RunFolder(home / "run"), sessions)
     return rows
+
+
+def assert_paid_for(folder: RunFolder, sessions: list[dict]) -> None:
+    """The sessions account for every row, those of the killed ones included."""
+    searches = [row for row in folder.read_rows().to_pylist() if row["stage"] >= 0]
+    for name in {row["attack"] for row in searches}:
+        clocks = [session["stages"][name] for session in sessions if name in session["stages"]]
+        assert sum(clock["seconds"] for clock in clocks) > 0
+        passes = sum(row["forwards"] for row in searches if row["attack"] == name)
+        assert sum(clock["forwards"] for clock in clocks) >= passes
+    assert all(s["seconds"] >= sum(c["seconds"] for c in s["stages"].values()) - 0.01 for s in sessions)
 
 
 @pytest.mark.parametrize("mode", MODES)

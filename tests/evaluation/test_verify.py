@@ -270,14 +270,15 @@ def test_other_data(run, model, data):
     x = data.x.clone()
     x[2, 0, 0, 0] += 1e-6
     problems = zn.verify(run.path, model, dataclasses.replace(data, x=x)).problems
-    assert problems[0].startswith("data: digest is sha256:")
+    assert problems[0].startswith("data: digest of its 20 examples is sha256:")
     y = data.y.clone()
     y[2] = (y[2] + 1) % CLASSES
     problems = zn.verify(run.path, model, dataclasses.replace(data, y=y)).problems
     assert any("example 11: label is" in problem for problem in problems)
     fewer = Dataset(data.x[:9], data.y[:9], data.ids[:9], data.name, data.split, data.class_names)
     problems = zn.verify(run.path, model, fewer).problems
-    assert any("rows are of examples that the data does not have" in problem for problem in problems)
+    absent = data.ids[9:].tolist()
+    assert any(re.fullmatch(rf"rows: the data lacks 11 examples, such as {absent[0]}", p) for p in problems)
     wider = dataclasses.replace(data, x=images(20, side=6))
     assert (
         "data: inputs are of shape (1, 6, 6), the run's of (1, 5, 5)"

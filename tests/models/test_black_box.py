@@ -81,9 +81,14 @@ class TestFunction:
             (
                 "probabilities",
                 np.array([[0.5, 0.5], [2.0, 3.0]]),
-                r"summing to 1\), got \[2. 3.\]; say scores='logits'",
+                r"summing to 1\), got a row \[2, 3\] that sums to 5; say scores='logits'",
             ),
             ("probabilities", np.array([[0.5, 0.5], [-1.0, 2.0]]), "expected probabilities"),
+            (
+                "probabilities",
+                np.full((2, 40), 1 / 3),
+                r"got a row \[0\.333, 0\.333, 0\.333, 0\.333, \.\.\.\] that sums to 13\.33; say scores='logits'",
+            ),
         ],
     )
     def test_bad_scores_get_one_line(self, scores, output, match):

@@ -150,13 +150,25 @@ def test_lines_against_passes_start_at_the_clean_accuracy(comparisons):
     for kind in ("two_models", "curve"):
         for model in read_comparison(comparisons[kind]).models:
             chart = plots.attacks_against_passes(model)
-            assert f"at k = {model.first_k} " in chart.title
+            assert f"at k = {model.half_k} " in chart.title
             for line, entry in zip(chart.lines, model.entries, strict=True):
                 down = [y for _, y in corners(line.path)]
                 assert down == sorted(down)
                 assert down[0] == pytest.approx(1000 * (1 - model.clean_accuracy.value), abs=0.06)
-                left = entry.summary.robust_accuracy[model.first_k].value
+                left = entry.summary.robust_accuracy[model.half_k].value
                 assert down[-1] == pytest.approx(1000 * (1 - left), abs=0.06)
+
+
+def test_passes_are_compared_where_half_is_left(comparisons, tmp_path):
+    """Not at the smallest budget, where almost nothing breaks."""
+    for kind in ("two_models", "curve"):
+        for model in read_comparison(comparisons[kind]).models:
+            half = model.clean_accuracy.count / 2
+            away = {k: abs(model.robust_accuracy[k].count - half) for k in model.agreement}
+            assert away[model.half_k] == min(away.values()) < away[1]
+            note = plots.attacks_against_passes(model).note
+            assert note.startswith(f"k = {model.half_k}: where")
+            assert ("smaller budgets" in note) == (kind == "two_models")
 
 
 def test_a_minimal_attack_counts_in_full(comparisons):
@@ -173,7 +185,7 @@ def test_bars_add_up_to_what_was_broken(comparisons):
             charts = plots.iterations_needed(model)
             assert [chart.title for chart in charts] == [entry.attack for entry in model.entries]
             assert len({tuple(chart.yticks) for chart in charts}) == 1
-            for chart, broke in zip(charts, model.agreement[model.first_k].broke, strict=True):
+            for chart, broke in zip(charts, model.agreement[model.half_k].broke, strict=True):
                 heights = [1000 - float(y) for y in re.findall(r"V([\d.]+)H", chart.lines[0].bars)]
                 share = sum(heights) / 1000 * chart.yticks[-1]
                 assert share == pytest.approx(100 * broke / model.n, abs=0.1 * len(heights))
@@ -185,8 +197,8 @@ def test_bars_by_hand(comparisons):
     """Four bars to a decade: up to 1, 3, 5 and 10 passes, then 17, 31, 56 and 100."""
     (model,) = read_comparison(comparisons["one_attack"]).models
     (entry,) = model.entries
-    effort = replace(entry.summary.effort[1], iterations=np.array([1, 2, 3, 10, 11, 100]))
-    entry = replace(entry, summary=replace(entry.summary, effort={1: effort}))
+    effort = replace(entry.summary.reach[1], iterations=np.array([1, 2, 3, 10, 11, 100]))
+    entry = replace(entry, summary=replace(entry.summary, reach={model.half_k: effort}))
     (chart,) = plots.iterations_needed(replace(model, entries=[entry]))
     assert [label for _, label in chart.xticks] == ["1", "10", "100"] and chart.yticks == [0, 5, 10]
     bars = re.findall(r"M([\d.]+) 1000V([\d.]+)H([\d.]+)V1000Z", chart.lines[0].bars)

@@ -257,6 +257,40 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
         assert text.count(title) == 3  # the table, the legend and its section
 
 
+@pytest.mark.parametrize(
+    ("name", "architecture", "title"),
+    [
+        ("sklearn.ensemble._forest.RandomForestClassifier", None, "RandomForestClassifier"),
+        ("../runs/robust/", "lenet5", "robust"),
+        ("package.module:load", "package.module.Net", "package.module:load"),
+        ("digits", "small_cnn", "digits"),
+    ],
+)
+def test_titles_are_short(tmp_path, name, architecture, title):
+    """The whole name is in the provenance; data that were given as tensors are said once."""
+    folder = write_run(tmp_path / "run", *digits(5), budgets=[1])
+    run = folder.read_run()
+    run["plan"]["model"] |= {"name": name, "architecture": architecture or name}
+    run["plan"]["data"] |= {"name": "given", "split": "given"}
+    folder.write_run(run)
+    page = Page(render(folder.path, tmp_path / "report.html"))
+    assert f"<title>{title} on given · zeronorm report</title>" in page.source
+    assert f"<h1>{title}</h1>" in page.source and f"<p>{name}</p>" in page.source
+    assert "given (given)" not in page.text
+
+
+def test_what_a_class_is_read_as(runs, tmp_path):
+    """A class, and how many of the broken ones were read so."""
+    folder = runs["list"]
+    text = Page(render(folder.path, tmp_path / "report.html")).text
+    assert "broken within k = 8: most often read as" in text and "×" not in text.partition("Examples")[0]
+    for one in summarise(folder.read_run(), folder.read_rows()).classes:
+        if one.mistaken_for is not None:
+            read_as, times = one.mistaken_for
+            broken = one.clean.count - one.robust[8].count
+            assert times <= broken and f" {read_as} in {times} of {broken}" in text
+
+
 def test_allowed_positions_and_caps_are_told(tmp_path):
     threat = {"allowed": [1, 2, 3], "linf": 0.25}
     folder = write_run(tmp_path / "run", *digits(5), budgets=[1], threat=threat)

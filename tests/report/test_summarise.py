@@ -66,6 +66,9 @@ def check_against_the_twin(run, rows: pa.Table) -> None:
         )
     broken = sum(0 < d < math.inf for d in slow.smallest.values())
     assert sum(stage.kept for stage in fast.stages) == broken
+    for k, reach in fast.reach.items():
+        assert reach.start == fast.clean_accuracy.count
+        assert len(reach.fell) == reach.start - fast.robust_accuracy[k].count
     assert fast.median == (median_magnitude(list(slow.smallest.values())) if slow.clean else None)
 
 
@@ -202,6 +205,9 @@ def test_a_minimal_attack_answers_at_every_budget():
     assert summary.effort[1].fell.tolist() == [17], "after the first stage"
     assert summary.effort[2].fell.tolist() == [5, 7, 7], "at any budget the passes of the one search"
     assert (summary.effort[2].start, summary.effort[2].most) == (4, 20)
+    assert summary.reach[1].fell.tolist() == [17]
+    assert summary.reach[2].fell.tolist() == [17, 17, 25], "the passes of the smaller budgets too"
+    assert (summary.reach[2].start, summary.reach[2].most) == (4, 33)
     # without the last turn only those are settled that it has nothing to do for
     unfinished = run | {"status": "running"}
     for turn, settled in ((1, 2), (2, 3), (4, 4)):

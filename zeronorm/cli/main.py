@@ -20,7 +20,7 @@ from zeronorm.cli.list import list_
 from zeronorm.cli.report import report
 from zeronorm.cli.train import train
 from zeronorm.cli.verify import verify
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import BY_MODEL, ArgumentError
 
 # A Hub that cannot be reached is one line of ours, not a page of retries.
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -87,11 +87,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _fail(getattr(error, "exit_code", 2), said) if said else 2
         if os.environ.get("ZERONORM_TRACEBACK"):
             raise
+        model = "model: " if BY_MODEL in getattr(error, "__notes__", ()) else ""
         if isinstance(error, OSError) and error.strerror:
             kept = "what was finished is kept, the same command goes on from there"
-            return _fail(1, f"{error.strerror}: {error.filename or 'while writing'}; {kept}")
+            return _fail(1, f"{model}{error.strerror}: {error.filename or 'while writing'}; {kept}")
         said = " ".join(str(error).split())[:500]
-        return _fail(1, f"{type(error).__name__}: {said} (ZERONORM_TRACEBACK=1 shows where)")
+        return _fail(1, f"{model}{type(error).__name__}: {said} (ZERONORM_TRACEBACK=1 shows where)")
 
 
 def _fail(status: int, message: str) -> int:

@@ -25,8 +25,12 @@ def resolve_device(name: str) -> torch.device:
         raise ArgumentError(f"device: expected auto, cpu or cuda, got {name!r}")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count() or "no"
-        raise ArgumentError(f"device: expected one of this machine, which has {count} GPUs, got {name!r}")
+        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        why = f"it sees {', '.join(there)}" if there else "it sees no GPU"
+        raise ArgumentError(
+            f"device: expected a device that torch {torch.__version__} can use, got {name!r}: {why}; choose "
+            f"{'one of these' if there else 'cpu, or install torch with CUDA on a machine with a GPU'}"
+        )
     return device
 
 

@@ -86,6 +86,8 @@ def _budgets(text: str) -> list[int]:
 def attacks(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Name and options of each attack, by what was typed: `name`, or `name:option=value:option=value`."""
     words = [part.strip() for part in text.split(",")]
+    if not all(words):
+        raise ArgumentError(f"attack: expected attacks with commas between them, got {text!r}")
     if twice := sorted({word for word in words if words.count(word) > 1}):
         raise ArgumentError(f"attack: expected different attacks, got {twice[0]!r} twice")
     said = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -29,12 +31,10 @@ def verify(
     # before anything heavy: is this a run at all?
     comparison = ComparisonFolder(run)
     runs = [comparison.run(part["path"]) for part in comparison.read()["runs"]] if comparison.exists() else []
-    plans = []
-    for folder in runs or [RunFolder(run)]:
-        record = folder.read_run()
+    records = [folder.read_run() for folder in runs or [RunFolder(run)]]
+    for record in records:
         check_run(record)
-        plans.append(record["plan"])
-    plan = plans[0]
+    plan = records[0]["plan"]
     if runs and model is not None:
         raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
@@ -42,17 +42,21 @@ def verify(
     from zeronorm.cli.model import resolve_device, resolve_model
 
     where = resolve_device(device)
-    names = dict.fromkeys(model or each["model"]["name"] for each in plans)
-    networks = {name: resolve_model(name, where) for name in names}
-    dataset = zn.data.load(
-        data or plan["data"]["name"], split or plan["data"].get("split", "test"), plan["data"]["n"]
-    )
+    names = dict.fromkeys(model or record["plan"]["model"]["name"] for record in records)
+    given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
+    with _named("model", next(iter(names)), given and model is None):
+        networks = {name: resolve_model(name, where) for name in names}
+    called = data or plan["data"]["name"]
+    with _named("data", called, given and data is None):
+        dataset = zn.data.load(called, split or plan["data"].get("split", "test"), plan["data"]["n"])
     first = next(iter(networks.values()))
     result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
     for problem in result.problems[:20]:
         print(f"does not hold: {problem}")
     if len(result.problems) > 20:
         print(f"... and {len(result.problems) - 20} more")
+    for note in result.notes:
+        print(f"note: {note}")
     if result.ok:
         print(
             f"every claim holds: {result.predictions} clean predictions and {result.adversarials} adversarials "
@@ -60,6 +64,25 @@ def verify(
         )
     if json_:
         checked = {"predictions": result.predictions, "adversarials": result.adversarials}
-        print(json.dumps({"ok": result.ok, "problems": result.problems, "run": str(run)} | checked))
+        print(
+            json.dumps(
+                {"ok": result.ok, "problems": result.problems, "notes": result.notes, "run": str(run)}
+                | checked
+            )
+        )
     if not result.ok:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _named(what: str, name: str, given: bool) -> Iterator[None]:
+    """What a run that was made in Python calls its model or data need not be a name to load them by."""
+    try:
+        yield
+    except ArgumentError as error:
+        if not given:
+            raise
+        raise ArgumentError(
+            f"{what}: the run was made in Python, and what it calls {name!r} cannot be loaded by that name; "
+            f"say what to load with --{what}, or verify from Python: zeronorm.verify(run, model, data)"
+        ) from error

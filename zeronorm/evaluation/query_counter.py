@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeronorm.errors import blaming_model
+
 
 class QueryCounter(nn.Module):
     """Wraps a model for one call of one attack on a batch of n examples.
@@ -65,12 +67,13 @@ class QueryCounter(nn.Module):
         rows, self._rows = self._rows, None
         if rows is None and len(inputs) == len(self._all):
             rows = self._all
-        if self.exact is None:
-            z = self.model(inputs)
-        else:
-            with torch.autocast(inputs.device.type, torch.bfloat16):
+        with blaming_model():
+            if self.exact is None:
                 z = self.model(inputs)
-            z = z.float()
+            else:
+                with torch.autocast(inputs.device.type, torch.bfloat16):
+                    z = self.model(inputs)
+                z = z.float()
         if rows is not None:
             each = torch.ones_like(rows)
             self.forwards.index_add_(0, rows, each)  # an example may have several inputs in one pass

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zeronorm import losses
 from zeronorm.attacks.search import Model, evaluation_mode, filled_up
+from zeronorm.errors import ArgumentError, blaming_model
 from zeronorm.threat_model import L0
 
 
@@ -35,8 +36,14 @@ def verdict(z: Tensor, y: Tensor) -> Verdict:
 
 def predict(model: Model, x: Tensor) -> Tensor:
     """Logits on a fresh pass, in full precision, the batch filled up so that they do not depend on it."""
-    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model):
-        return model(filled_up(model, x.clone()))[: len(x)]  # a copy: the model may write into its input
+    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), blaming_model():
+        z = model(filled_up(model, x.clone()))  # a copy: the model may write into its input
+    if isinstance(z, nn.Module):
+        raise ArgumentError(
+            f"model: expected logits, got another model ({type(z).__name__}): a function with an argument is "
+            "taken for the model itself; one that makes the model takes none"
+        )
+    return z[: len(x)]
 
 
 def rebuild(x: Tensor, row: Mapping[str, Any], threat: L0) -> Tensor:

@@ -147,16 +147,22 @@ def evaluate(
                     "threads": torch.get_num_threads(),
                     "batch_size": batch_size,
                 }
-                folder.write_run(run)
                 ledger, session = Ledger(examples, folder, rows), Session(len(x), on_progress)
+                earlier = run["sessions"]
+
+                def note() -> None:
+                    """With the rows, not at the end: a kill leaves no time to say what was spent."""
+                    run["sessions"] = [*earlier, session.record()]
+                    folder.write_run(run)
+
+                note()
                 runner = _Runner(
-                    model, examples, threats, stages, ledger, session, batch_size, seed, precision
+                    model, examples, threats, stages, ledger, session, note, batch_size, seed, precision
                 )
                 try:
                     runner.run(curve)
                 finally:
-                    run["sessions"].append(session.record())
-                    folder.write_run(run)
+                    note()
                 findings += diagnosis.inspect_rows(run, ledger.rows)
                 _finish(folder, run, ledger, x, findings)
             elif folder.journal.exists() or not (folder.path / _REPORT).exists():
@@ -175,12 +181,13 @@ class _Runner:
         stages: list[PlannedStage],
         ledger: Ledger,
         session: Session,
+        note: Callable[[], None],
         batch_size: int,
         seed: int,
         precision: str,
     ) -> None:
         self.model, self.examples, self.threats, self.stages = model, examples, threats, stages
-        self.ledger, self.session = ledger, session
+        self.ledger, self.session, self.note = ledger, session, note
         self.batch_size, self.seed, self.precision = batch_size, seed, precision
 
     def run(self, curve: bool) -> None:
@@ -266,6 +273,15 @@ class _Runner:
             if self.session.is_due():
                 self._show(stage.name, threat.k, done + int(search.share() * len(batch)), todo)
 
+        def took() -> None:
+            forwards, backwards = search.counter.forwards, search.counter.backwards
+            seconds = time.perf_counter() - started
+            self.session.spent(stage.name, seconds, int(forwards.sum()), int(backwards.sum()))
+
+        def written(rows: list[Row]) -> None:
+            took()
+            self._write(rows)
+
         search = BatchSearch(
             self.model,
             self.examples.at(batch),
@@ -276,25 +292,23 @@ class _Runner:
             sparser=sparser,
             start=self.ledger.start_for(batch, threat) if sparser else None,
             written={j for j, i in enumerate(batch) if self.ledger.has(i, threat.k, stage.index)},
-            on_rows=self._write,
+            on_rows=written,
             on_pass=passed,
         )
         started = time.perf_counter()
-        search.run()
-        counter, session = search.counter, self.session
-        session.spent(
-            stage.name,
-            time.perf_counter() - started,
-            int(counter.forwards.sum()),
-            int(counter.backwards.sum()),
-        )
-        session.doubts["unconfirmed"] += search.unconfirmed
-        session.doubts["outside"] += search.outside
+        self.session.begins(stage.name)
+        try:
+            search.run()
+        finally:
+            took()
+        self.session.doubts["unconfirmed"] += search.unconfirmed
+        self.session.doubts["outside"] += search.outside
         self._show(stage.name, threat.k, done + len(batch), todo)
 
     def _write(self, rows: list[Row]) -> None:
-        self.ledger.write(rows)
         self.session.rows += len(rows)
+        self.note()  # first: a kill in between leaves time without rows, never rows that took none
+        self.ledger.write(rows)
 
     def _show(self, stage: str, k: int | None, done: int, todo: int) -> None:
         if self.session.is_watched:
@@ -307,7 +321,7 @@ def _finish(
     """Fold the rows in the order of the examples, whatever order they came in, and close the run."""
     order = ledger.order
     rows = sorted(ledger.rows, key=lambda r: (order[r["example"]], r["stage"] >= 0, r["k"] or 0, r["stage"]))
-    images = [{"example": e, "x": x[order[e]].double().flatten().tolist()} for e in _pictured(rows)]
+    images = [{"example": e, "x": x[order[e]].double().flatten().tolist()} for e in pictured(rows)]
     run["rows_digest"] = folder.fold(rows, images)
     run["diagnosis"], run["checks"] = findings, diagnosis.passed(run, findings)
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -323,7 +337,7 @@ def _tidy_up(folder: RunFolder) -> None:
     report.render([folder.path], folder.path / _REPORT)
 
 
-def _pictured(rows: list[Row]) -> list[int]:
+def pictured(rows: list[Row]) -> list[int]:
     """Examples for the report's gallery: the easiest and the hardest to break, some never broken, some wrong."""
     fewest: dict[int, float] = {}
     for row in rows:

@@ -42,6 +42,7 @@ class Session:
         self._started, self._stamp = time.perf_counter(), datetime.now(UTC)
         self._shown = 0.0
         self._effort: dict[str, dict[str, float]] = {}
+        self._before: dict[str, dict[str, float]] = {}  # what a stage had taken before the batch it is at
 
     @property
     def is_watched(self) -> bool:
@@ -59,15 +60,21 @@ class Session:
             seconds = now - self._started
             self._on_progress(Progress(stage, k, done, todo, robust, self._n, self.passes, seconds))
 
+    def begins(self, stage: str) -> None:
+        """A stage is given a batch."""
+        self._before[stage] = self._effort.get(stage, {"seconds": 0.0, "forwards": 0, "backwards": 0})
+
     def spent(self, stage: str, seconds: float, forwards: int, backwards: int) -> None:
-        """Note what a stage took for a batch."""
-        effort = self._effort.setdefault(stage, {"seconds": 0.0, "forwards": 0, "backwards": 0})
-        effort["seconds"] = round(effort["seconds"] + seconds, 3)
-        effort["forwards"] += forwards
-        effort["backwards"] += backwards
+        """Note what a stage has taken for its batch so far."""
+        before = self._before[stage]
+        self._effort[stage] = {
+            "seconds": round(before["seconds"] + seconds, 3),
+            "forwards": before["forwards"] + forwards,
+            "backwards": before["backwards"] + backwards,
+        }
 
     def record(self) -> dict[str, Any]:
-        """What this sitting did, complete or not, as run.json keeps it."""
+        """What this sitting has done so far, as run.json keeps it."""
         return {
             "started": self._stamp.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._started, 3),

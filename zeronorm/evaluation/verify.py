@@ -19,6 +19,7 @@ from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import RunFolder, digest_rows
 from zeronorm.evaluation.replay import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.result import summary_of
+from zeronorm.evaluation.runner import pictured
 from zeronorm.threat_model import L0
 
 Row = Mapping[str, Any]
@@ -29,11 +30,12 @@ _BATCH = 256
 
 @dataclass
 class Verification:
-    """What was checked, and what did not hold.  True if everything held."""
+    """What was checked, and what did not hold.  True if everything held; `notes` are of what claims nothing."""
 
     predictions: int = 0
     adversarials: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -51,7 +53,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     every broken row: that the stored values make an input within the budget, the box and the allowed
     positions, at the distance claimed, which the model misclassifies as claimed.  Of the rows together: that
     none is missing, doubled or changed since the run ended, and that they give the figures in the summary.
-    Of the pictures: that they are the data's.
+    Of the pictures: that they are the data's; one that is missing is noted, since no figure needs it.
 
     That an example was *not* broken cannot be checked without searching again: the run is repeatable, so the
     same command in another folder does that.
@@ -90,7 +92,8 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
         return result
     if dataset.digest != plan["data"]["digest"]:
         result.problems.append(
-            f"data: digest is {dataset.digest[:19]}..., the run used {plan['data']['digest'][:19]}..."
+            f"data: digest of its {len(dataset)} examples is {dataset.digest[:19]}..., of the "
+            f"{plan['data']['n']} that the run used {plan['data']['digest'][:19]}..."
         )
     model_digest = models.describe(model).get("digest")
     if model_digest != plan["model"].get("digest"):
@@ -100,16 +103,15 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
 
     position = {int(id_): i for i, id_ in enumerate(dataset.ids.tolist())}
     known = [row for row in rows if row["example"] in position]
-    if len(known) < len(rows):
-        result.problems.append(
-            f"rows: {len(rows) - len(known)} rows are of examples that the data does not have"
-        )
+    absent = {row["example"]: row["name"] for row in rows if row["example"] not in position}
+    if absent:
+        result.problems.append(f"rows: the data lacks {_some(absent)}")
     device = device_of(model)
     x, y = dataset.x.to(device), dataset.y.to(device)
     threat = _threat(plan["threat"], x)
 
-    _check_completeness(known, plan, position, result)
     labels, names = dataset.y.tolist(), dataset.names or (None,) * len(dataset)
+    _check_completeness(known, plan, dict(zip(position, names, strict=True)), result)
     for row in known:
         i = position[row["example"]]
         _check_names(row, labels[i], names[i], plan, result)
@@ -123,7 +125,8 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
         at = [position[row["example"]] for row in some]
         _check_adversarials(some, model, x[at], y[at], threat, result)
         result.adversarials += len(some)
-    _check_pictures(folder.read_images(), x, position, result)
+    pictures = folder.read_images()
+    _check_pictures(pictures, x, position, result)
     try:
         claimed, found = record.get("summary"), summary_of(record, table)
     except (LookupError, ValueError, TypeError) as error:
@@ -131,24 +134,34 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     else:
         if claimed != found:
             result.problems.append(f"summary: run.json says {claimed}, its rows say {found}")
+    if result.ok and (missing := len((due := set(pictured(rows))) - pictures.keys())):
+        result.notes.append(
+            f"images.parquet lacks {missing} of {len(due)} pictures: a report made now cannot show them"
+        )
     return result
 
 
+def _some(examples: Mapping[Any, str | None]) -> str:
+    """Examples by how many they are and the name of one: "3 examples, such as cat/7.png"."""
+    id_, name = next(iter(examples.items()))
+    return f"{len(examples)} example{'' if len(examples) == 1 else 's'}, such as {name or id_}"
+
+
 def _check_completeness(
-    rows: list[Row], plan: Mapping[str, Any], position: Mapping[int, int], result: Verification
+    rows: list[Row], plan: Mapping[str, Any], names: Mapping[int, str | None], result: Verification
 ) -> None:
     """Exactly the rows that the plan asks for, given what they say was found."""
     found: dict[Key, Row] = {}
     for row in rows:
         key = (row["example"], row["k"], row["stage"])
         if key in found:
-            result.problems.append(
-                f"example {row['example']}: stage {row['stage']} at k={row['k']} has two rows"
-            )
+            result.problems.append(f"{_who(row)}: stage {row['stage']} at k={row['k']} has two rows")
         found[key] = row
-    due = {key for example in position for key in _due(example, found, plan)}
-    if missing := len(due - found.keys()):
-        result.problems.append(f"rows: {missing} are missing")
+    due = {key for example in names for key in _due(example, found, plan)}
+    if missing := due - found.keys():
+        lacking = {example for example, *_ in missing}
+        of = {example: name for example, name in names.items() if example in lacking}
+        result.problems.append(f"rows: {len(missing)} are missing, of {_some(of)}")
     if surplus := len(found.keys() - due):
         result.problems.append(f"rows: {surplus} are of searches that the plan does not ask for")
 
@@ -244,7 +257,9 @@ def _check_margin(row: Row, found: float, result: Verification) -> None:
 
 
 def _who(row: Row) -> str:
-    return f"example {row['example']}" + ("" if row["k"] is None else f" (k={row['k']}, {row['attack']})")
+    return f"example {row['name'] or row['example']}" + (
+        "" if row["k"] is None else f" (k={row['k']}, {row['attack']})"
+    )
 
 
 def _check_adversarials(

@@ -134,9 +134,10 @@ def _log_probabilities(p: Any) -> Any:
     # a sum off by more than rounding means that these are some other scores
     if (p < 0).any() or (np.abs(p.sum(1) - 1) > 1e-3).any():
         row = int(np.argmax((p < 0).any(1) | (np.abs(p.sum(1) - 1) > 1e-3)))
+        seen = ", ".join(f"{value:.3g}" for value in p[row, :4]) + (", ..." if p.shape[1] > 4 else "")
         raise ArgumentError(
-            f"function: expected probabilities (0 to 1, summing to 1), got {np.array2string(p[row], threshold=6)}"
-            "; say scores='logits' for other scores"
+            f"function: expected probabilities (0 to 1, summing to 1), got a row [{seen}] that sums to "
+            f"{p[row].sum():.4g}; say scores='logits' for other scores"
         )
     p = p.astype(np.result_type(p.dtype, np.float32))
     return np.log(np.maximum(p, np.finfo(p.dtype).tiny))

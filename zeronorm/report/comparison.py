@@ -30,7 +30,7 @@ from zeronorm.metrics import (
     transferred,
     worst_case,
 )
-from zeronorm.report.tables import Ints, Share, Summary, percent, printable, summarise
+from zeronorm.report.tables import Ints, Share, Summary, data_title, percent, printable, summarise
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,9 +79,10 @@ class Model:
     differ_at: int  # the budget at which the attacks disagree about most examples
 
     @property
-    def first_k(self) -> int:
-        """The budget that every attack began with, on all examples: at this one their passes can be compared."""
-        return max(self.agreement) if self.entries[0].summary.is_curve else min(self.agreement)
+    def half_k(self) -> int:
+        """The budget at which all attacks together leave nearest to half of what was right: there they can differ."""
+        half = self.clean_accuracy.count / 2
+        return min(self.agreement, key=lambda k: abs(self.robust_accuracy[k].count - half))
 
 
 @dataclass(frozen=True)
@@ -331,9 +332,9 @@ def short_median(magnitude: Magnitude, summary: Summary) -> str:
 def comparison_table(comparison: Comparison) -> str:
     """The comparison for a terminal: a block for each model, then the transfer."""
     first = comparison.first
-    data = first.run["plan"]["data"]
-    split = f" ({data['split']})" if data.get("split") else ""
-    lines = [f"{data['name']}{split}, n = {first.n}, L0 in {first.unit}s; right answers in per cent"]
+    lines = [
+        f"{data_title(first.run['plan']['data'])}, n = {first.n}, L0 in {first.unit}s; right answers in per cent"
+    ]
     if not comparison.complete:
         lines.append("unfinished: runs are missing, or their figures can still fall")
     width = max(len("95 % interval"), *(len(entry.attack) for entry in comparison.entries))
@@ -375,7 +376,7 @@ def _transfer_lines(comparison: Comparison) -> list[str]:
     k = max(comparison.first.budgets)
     between = [f"{t.source}, {t.attack or 'all attacks'}, on {t.target}" for t in comparison.transfers]
     width = max(len(words) for words in between)
-    lines = [f"adversarials of at most {k} changes, tried on another model"]
+    lines = [f"adversarials of at most {k} changes, tried where the other model reads the clean input right"]
     for words, t in zip(between, comparison.transfers, strict=True):
         right, success = t.by_k[k].right, t.by_k[k].success
         lines.append(

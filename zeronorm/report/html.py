@@ -22,7 +22,15 @@ from zeronorm.files import replace_files
 from zeronorm.report import gallery, plots
 from zeronorm.report.comparison import Comparison as Compared
 from zeronorm.report.comparison import Model, read_comparison, short_median
-from zeronorm.report.tables import Summary, count, describe_median, percent, summarise
+from zeronorm.report.tables import (
+    Summary,
+    count,
+    data_title,
+    describe_median,
+    model_title,
+    percent,
+    summarise,
+)
 
 Folder = str | os.PathLike[str]
 
@@ -108,7 +116,12 @@ def _environment() -> jinja2.Environment:
         "signed": signed,
         "breakable": breakable,
     }
-    environment.globals |= {"count": count, "infinity": math.inf, "short_median": short_median}
+    environment.globals |= {
+        "count": count,
+        "infinity": math.inf,
+        "short_median": short_median,
+        "half_note": plots.half_note,
+    }
     return environment
 
 
@@ -119,9 +132,9 @@ def _section(folder: RunFolder, id_: str) -> Section:
     groups = gallery.groups(summary, rows, folder.read_images())
     return Section(
         id=id_,
-        title=str(run["plan"]["model"]["name"]),
+        title=model_title(run["plan"]["model"]),
         path=folder.path,
-        data=_data(run["plan"]["data"]),
+        data=data_title(run["plan"]["data"]),
         summary=summary,
         adversary=_adversary(run["plan"], summary.unit),
         findings=_findings(summary),
@@ -139,7 +152,7 @@ def _section(folder: RunFolder, id_: str) -> Section:
 def _told_apart(sections: list[Section]) -> list[Section]:
     """The sections under titles that differ: the model's name, with the folder's where needed, or its path."""
     for place in (lambda s: s.path.name, lambda s: str(s.path)):
-        titles = [section.summary.run["plan"]["model"]["name"] for section in sections]
+        titles = [model_title(section.summary.run["plan"]["model"]) for section in sections]
         again = {
             section.title for section in sections if [s.title for s in sections].count(section.title) > 1
         }
@@ -162,10 +175,6 @@ def _adversary(plan: Mapping[str, Any], unit: str) -> str:
     if threat.get("allowed") is not None:
         text += f", and only among {len(threat['allowed']):,} of them"
     return text
-
-
-def _data(data: Mapping[str, Any]) -> str:
-    return f"{data['name']} ({data['split']})" if data.get("split") else str(data["name"])
 
 
 def _findings(summary: Summary) -> list[Mapping[str, Any]]:
@@ -217,7 +226,9 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
         (
             "Data",
             [
-                f"{_data(data)}, {data['n']:,} examples of {shape}, {data.get('dtype', '')}".rstrip(", "),
+                f"{data_title(data)}, {data['n']:,} examples of {shape}, {data.get('dtype', '')}".rstrip(
+                    ", "
+                ),
                 data.get("note"),
                 data.get("digest"),
             ],
@@ -351,7 +362,7 @@ def comparison_page(folder: ComparisonFolder) -> str:
             f"{count(len(names), 'model') if len(names) > 1 else names[0]}",
             comparison=comparison,
             adversary=_adversary(plan, comparison.first.unit),
-            data=_data(plan["data"]),
+            data=data_title(plan["data"]),
             models=[
                 _OfModel(
                     model,

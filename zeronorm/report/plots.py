@@ -153,9 +153,9 @@ def attacks_against_k(model: Model) -> Chart:
 
 
 def attacks_against_passes(model: Model) -> Chart | None:
-    """Robust accuracy at the first budget against the passes spent on an example; None if nothing was searched."""
-    k = model.first_k
-    drawn = [(colour, entry, entry.summary.effort[k]) for colour, entry in _drawn(model)]
+    """Robust accuracy at one budget against the passes spent on an example; None if nothing was searched."""
+    k = model.half_k
+    drawn = [(colour, entry, entry.summary.reach[k]) for colour, entry in _drawn(model)]
     drawn = [(colour, entry, effort) for colour, entry, effort in drawn if effort.most]
     axis = _log_axis([effort.fell for *_, effort in drawn], [effort for *_, effort in drawn])
     if axis is None:
@@ -177,13 +177,13 @@ def attacks_against_passes(model: Model) -> Chart | None:
         lines=[
             Line(colour, _path(_stairs(points, end), scale), label) for colour, label, points, end in curves
         ],
-        note=" ".join(filter(None, [_minimal_note(model), _undrawn(model)])),
+        note=" ".join(filter(None, [half_note(model), _minimal_note(model), _undrawn(model)])),
     )
 
 
 def iterations_needed(model: Model) -> list[Chart]:
     """For every attack a histogram: forward passes until an example broke, on the same axes."""
-    efforts = [entry.summary.effort[model.first_k] for entry in model.entries]
+    efforts = [entry.summary.reach[model.half_k] for entry in model.entries]
     axis = _log_axis([effort.iterations for effort in efforts], [])
     if axis is None:
         return []
@@ -230,6 +230,13 @@ def _drawn(model: Model) -> list[tuple[str, Entry]]:
     chosen = [id(entry) for entry in by_strength[:_LINES]]
     shown = [entry for entry in model.entries if id(entry) in chosen]
     return [(f"run{i}", entry) for i, entry in enumerate(shown)]
+
+
+def half_note(model: Model) -> str:
+    """Why this budget, and what its passes are."""
+    why = f"k = {model.half_k}: where the attacks together leave nearest to half of what was right unchanged."
+    smaller = not model.entries[0].summary.is_curve and model.half_k > min(model.agreement)
+    return why + (" What the smaller budgets took counts too." if smaller else "")
 
 
 def _minimal_note(model: Model) -> str:

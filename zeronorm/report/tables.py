@@ -126,6 +126,7 @@ class Summary:
     after_stage: dict[int, list[Share]]
     curve: Ints
     effort: dict[int, Effort]
+    reach: dict[int, Effort]  # with the searches of the smaller budgets counted in, on all that were right
     median: Magnitude | None  # None before the first example
     classes: list[Class]
     stages: list[Stage]
@@ -175,6 +176,7 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
         after_stage={k: _after_stage(clean, searches, k, len(names), curve) for k in shown},
         curve=left,
         effort={k: _effort(clean, searches, k, curve) for k in shown},
+        reach={k: _effort(clean, searches, k, curve, since=asked[0]) for k in shown},
         median=median_magnitude(smallest) if n else None,
         classes=_classes(clean, searches, own, smallest, shown, plan["data"].get("class_names")),
         stages=_stages(searches, own, names, run.get("sessions") or []),
@@ -188,9 +190,8 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
 def text_table(summary: Summary) -> str:
     """The summary for a terminal: one line per budget, one line per stage."""
     plan = summary.run["plan"]
-    split = f" ({plan['data']['split']})" if plan["data"].get("split") else ""
     lines = [
-        f"{plan['model']['name']} on {plan['data']['name']}{split}, n = {summary.n}, {plan['attack']['name']}, "
+        f"{plan['model']['name']} on {data_title(plan['data'])}, n = {summary.n}, {plan['attack']['name']}, "
         f"L0 in {summary.unit}s"
     ]
     if not summary.complete:
@@ -250,6 +251,20 @@ def percent(share: float) -> str:
 def count(number: int, thing: str) -> str:
     """A number of things: "1 pixel", "20 pixels"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def data_title(data: Mapping[str, Any]) -> str:
+    """The data by name and split: "mnist (test)"; data that were given as tensors have neither."""
+    split = data.get("split")
+    return f"{data['name']} ({split})" if split and split != data["name"] else f"{data['name']}"
+
+
+def model_title(model: Mapping[str, Any]) -> str:
+    """The model as a heading: of the path of a checkpoint its folder, of the path of a class its name."""
+    name = str(model["name"])
+    if name == model.get("architecture"):
+        return name.rpartition(".")[2] or name
+    return name if ":" in name else name.rstrip("/").rpartition("/")[2] or name
 
 
 def class_name(names: Sequence[str] | None, label: int) -> str:
@@ -387,13 +402,14 @@ def _after_stage(clean: _Clean, searches: _Searches, k: int, stages: int, curve:
     return [Share(int((first > turn).sum()), len(first)) for turn in range(-1, stages)]
 
 
-def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
+def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool, since: int | None = None) -> Effort:
+    """Of this budget's turn; of a list, of all turns from that of the budget `since`."""
     # a list goes up: what broke within k at a smaller budget is gone; a larger one may still find a smaller change
     within = (searches.distance > 0) & (searches.distance <= k)
-    gone, turn = ~clean.correct, searches.turn(k, curve)
-    if not curve:
+    gone, turn = ~clean.correct, searches.turn(k if since is None else since, curve)
+    if not curve and since is None:
         gone[searches.at[within & (turn < k)]] = True
-    mine = np.flatnonzero(~gone[searches.at] & (curve | (turn >= k)))
+    mine = np.flatnonzero(~gone[searches.at] & (curve | (turn >= (k if since is None else since))))
     order = mine[np.lexsort((searches.stage[mine], (-1 if curve else 1) * turn[mine], searches.at[mine]))]
     at = searches.at[order]
     starts = np.searchsorted(at, np.arange(len(clean.example)))
@@ -410,7 +426,7 @@ def _effort(clean: _Clean, searches: _Searches, k: int, curve: bool) -> Effort:
         start=int((~gone).sum()),
         fell=np.sort(spent[hit]),
         iterations=np.sort(running_total(searches.forwards)[hit]),
-        most=int(max(spent[curve | (turn[order] == k)].max(initial=0), spent[hit].max(initial=0))),
+        most=int(max(spent[curve | (turn[order] <= k)].max(initial=0), spent[hit].max(initial=0))),
     )
 
 
