@@ -62,12 +62,42 @@ def test_options_reach_the_plan(tmp_path):
         seed=9,
         precision="bfloat16",
     )
-    words = shlex.split(plan.command().replace("DIR", str(tmp_path / "out")))
-    assert words[:2] == ["zeronorm", "train"]
-    run(*words[2:])
-    sidecar = models.load(tmp_path / "out").facts
+    sidecar = trained_as(plan)
     assert sidecar["training"]["plan"] == plan.identity()
     assert "mean" not in sidecar["arguments"]
+
+
+def test_options_of_robust_training_reach_the_plan(tmp_path):
+    plan = TrainingPlan(
+        out=tmp_path / "out",
+        model_arguments={"width": 0.1},
+        method="fast_ls",
+        k=2,
+        multi_k=1.5,
+        attack={"sparse_pgd": {"step_size": 0.5}, "sparse_rs": {"loss": "margin"}},
+        steps=2,
+        gradient="alternate",
+        tolerance=4,
+        beta=1.5,
+        noise=0.5,
+        label_momentum=0.8,
+        label_warm_up=0.5,
+        average=0.9,
+        epochs=2,
+        limit=50,
+        validation_limit=3,
+        validation_steps=4,
+        validation_queries=5,
+    )
+    assert trained_as(plan)["training"]["plan"] == plan.identity()
+
+
+def trained_as(plan):
+    """The sidecar of what the plan's command line trains."""
+    words = shlex.split(plan.command().replace("DIR", str(plan.out)))
+    assert words[:2] == ["zeronorm", "train"]
+    run(*words[2:])
+    return models.load(plan.out).facts
 
 
 def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
@@ -76,7 +106,9 @@ def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
     for option in fields(TrainingPlan):
         name = {"model_arguments": "set_"}.get(option.name, option.name)
         assert name in options
-        if name not in ("out", "set_"):
+        if name == "attack":
+            assert {options[name]: {}} == option.default_factory()
+        elif name not in ("out", "set_"):
             assert options[name] == option.default
 
 

@@ -63,6 +63,7 @@ def test_files_of_a_training(plan):
         "metrics.csv",
         "model.json",
         "model.safetensors",
+        "report.html",
     ]
     with open(result.out / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
@@ -148,7 +149,28 @@ class TestBadInput:
         ("changes", "match"),
         [
             ({"model": "vgg"}, "model: expected one of lenet_300_100, .*, got 'vgg'"),
-            ({"method": "sat"}, "method: expected one of standard, got 'sat'"),
+            ({"method": "at"}, "method: expected one of standard, sat, strades, fast_ls, got 'at'"),
+            ({"method": "sat"}, "k: expected the number of pixels that sat shall withstand, got None"),
+            ({"k": 0}, "k: expected an integer of at least 1, got 0"),
+            ({"multi_k": 0.0}, r"multi_k: expected a number in \(0, inf\), got 0"),
+            ({"attack": {}}, "attack: expected the name of an attack at least, got none"),
+            ({"attack": {"sparse": {}}}, "attack: expected one of sparse_pgd, .*, got 'sparse'"),
+            ({"attack": {"jsma": {}}}, "attack: expected one that searches within a budget, got jsma"),
+            (
+                {"attack": {"sparse_rs": {"tolerance": 3}}},
+                "tolerance: sparse_rs has no such option; it has queries",
+            ),
+            ({"steps": 0}, "steps: expected an integer of at least 1, got 0"),
+            ({"gradient": "both"}, "gradient: expected one of random, projected, .*, got 'both'"),
+            ({"tolerance": 0}, "tolerance: expected an integer of at least 1, got 0"),
+            ({"beta": -1.0}, r"beta: expected a number in \[0, inf\), got -1"),
+            ({"noise": -0.5}, r"noise: expected a number in \[0, inf\), got -0.5"),
+            ({"label_momentum": 1.5}, r"label_momentum: expected a number in \[0, 1\], got 1.5"),
+            ({"label_warm_up": 2.0}, r"label_warm_up: expected a number in \[0, 1\], got 2"),
+            ({"average": -0.1}, r"average: expected a number in \[0, 1\], got -0.1"),
+            ({"validation_limit": 0}, "validation_limit: expected an integer of at least 1, got 0"),
+            ({"validation_steps": 0}, "validation_steps: expected an integer of at least 1, got 0"),
+            ({"validation_queries": 0}, "validation_queries: expected an integer of at least 1, got 0"),
             ({"epochs": 0}, "epochs: expected an integer of at least 1, got 0"),
             ({"batch_size": -3}, "batch_size: expected an integer of at least 1, got -3"),
             ({"lr": 0.0}, r"lr: expected a number in \(0, inf\), got 0"),
@@ -270,15 +292,15 @@ class TestBadInput:
 
         steps = 0
 
-        def failing(model, x, y, ids, epoch):
+        def failing(model, batch):
             nonlocal steps
             steps += 1
-            loss, logits = standard.cross_entropy(model, x, y, ids, epoch)
+            loss, logits = standard.cross_entropy(model, batch)
             return (loss * float("nan") if steps == 5 else loss), logits
 
         from zeronorm.training import methods
 
-        monkeypatch.setitem(methods.METHODS, "standard", lambda plan: failing)
+        monkeypatch.setitem(methods.METHODS, "standard", lambda setting: failing)
         # 270 examples are 3 steps an epoch
         self.refused(
             plan(), r"got nan at step 2 of epoch 2 with lr 0.05; .*out keeps the checkpoint of epoch 1$"

@@ -3,6 +3,7 @@
 checkpoint.safetensors   after each epoch and when stopped: weights, their average, momentum, what the method
                          remembers, best weights; plan and history in its header
 metrics.csv              one line per epoch
+report.html              once complete: the curves
 model.safetensors, model.json   once complete: the trained model (`zeronorm.models.save`)
 """
 
@@ -83,6 +84,7 @@ class TrainingFolder:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.metrics = self.path / "metrics.csv"
+        self.page = self.path / "report.html"
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder: a second training that wants to write here is refused."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeronorm import data
+from zeronorm import data, report
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.models.checkpoint import save
@@ -118,7 +118,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
             for now in run.learn(objective, examples, order, epoch, state):
                 if now.step < now.steps:
-                    progress(replace(now, **state.validated()))
+                    progress(_after_the_last_epoch(now, state))
                     if (number := signalled()) is not None:
                         run.keep(state, time.perf_counter() - began)
                         folder.write(state)
@@ -135,7 +135,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             run.keep(state)
             state.finish(row, _merit)
             folder.write(state)
-            progress(replace(now, **state.validated()))
+            progress(_after_the_last_epoch(now, state))
             if (number := signalled()) is not None and epoch < plan.epochs:
                 raise Stopped(number)
 
@@ -159,7 +159,17 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             seconds=sum(row["seconds"] for row in state.history),
         )
         _save(result, plan, source, run.fabric.device.type)
+        report.render(folder.path, folder.page)
         return result
+
+
+def _after_the_last_epoch(now: Progress, state: State) -> Progress:
+    validated = state.validated()
+    return replace(
+        now,
+        validation_accuracy=validated["validation_accuracy"],
+        robust_accuracy=validated["robust_accuracy"],
+    )
 
 
 def _validate(

@@ -20,6 +20,20 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls t
 
 # where and when a training runs, as opposed to what it computes
 _CIRCUMSTANCES = ("out", "device", "resume")
+# what only robust methods use, what only held-out examples under attack need, and values that turn a field off
+_ROBUST = (
+    "multi_k",
+    "attack",
+    "steps",
+    "gradient",
+    "tolerance",
+    "beta",
+    "noise",
+    "label_momentum",
+    "label_warm_up",
+)
+_ATTACKED = ("validation_limit", "validation_steps", "validation_queries")
+_OFF = {"k": None, "average": 0.0}
 # arguments of `build` that a plan decides otherwise
 _FROM_DATA = ("in_channels", "image_size", "classes", "mean", "std", "seed")
 
@@ -172,8 +186,11 @@ class TrainingPlan:
         return self.steps or (1 if self.method == "fast_ls" else 20)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trained weights: every field but where and when."""
-        return {name: value for name, value in asdict(self).items() if name not in _CIRCUMSTANCES}
+        """What decides the trained weights: every field but where and when, and what this method does not use."""
+        unused = [name for name, off in _OFF.items() if getattr(self, name) == off]
+        unused += () if self.method != "standard" else _ROBUST
+        unused += () if self.k is not None else _ATTACKED
+        return {name: value for name, value in asdict(self).items() if name not in (*_CIRCUMSTANCES, *unused)}
 
     def command(self) -> str:
         """The command line of this plan; options at their default are left out."""
