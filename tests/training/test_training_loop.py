@@ -98,8 +98,18 @@ def test_same_seed_same_weights_other_seed_others_and_no_global_state_moves(plan
         {"model": "resnet20", "model_arguments": {}, "limit": 100, "crop": 1, "flip": True},
         {"momentum": 0.0, "validation": 0.0, "schedule": "step"},
         {"precision": "bfloat16"},
+        {"method": "sat", "k": 2, "precision": "bfloat16", "steps": 3},
+        {"method": "strades", "k": 2, "average": 0.9, "steps": 3},
+        {"method": "fast_ls", "k": 2, "average": 0.9, "validation": 0.0},
     ],
-    ids=["batch norm and augmentation", "no momentum, no validation", "bfloat16"],
+    ids=[
+        "batch norm and augmentation",
+        "no momentum, no validation",
+        "bfloat16",
+        "sAT in bfloat16",
+        "sTRADES and the average of weights",
+        "Fast-LS",
+    ],
 )
 def test_resumed_to_bitwise_the_same_weights(plan, tmp_path, changes):
     whole = train(plan(**changes, batch_size=32))
@@ -114,8 +124,11 @@ def test_resumed_to_bitwise_the_same_weights(plan, tmp_path, changes):
     assert weights(train(halves)) == weights(whole)
 
 
-def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path):
-    settings = {"epochs": 40, "limit": None, "batch_size": 32}
+@pytest.mark.parametrize("method", ["standard", "fast_ls"])
+def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path, method):
+    settings = {"epochs": 40, "limit": None, "batch_size": 32} if method == "standard" else {
+        "epochs": 25, "limit": 400, "method": method, "k": 2, "multi_k": 2.0, "average": 0.9, "steps": 2,
+    }  # fmt: skip
     whole = train(plan(**settings))
     killed = tmp_path / "killed"
     arguments = {"out": str(killed), "model_arguments": {"width": 0.1}, "resume": True} | settings
@@ -133,10 +146,48 @@ def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert after < epochs() < 40, "it was to be killed half way"
+        assert after < epochs() < settings["epochs"], "it was to be killed half way"
         after = epochs()
     resumed = train(TrainingPlan(**arguments))
     assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("method", ["standard", "fast_ls"])
+def test_stopped_within_an_epoch_and_resumed_to_bitwise_the_same_weights(plan, tmp_path, number, method):
+    settings = {"batch_size": 32, "method": method, "k": 2, "steps": 2, "average": 0.9}
+    whole = train(plan(**settings))
+    halves = plan(**settings, out=tmp_path / "halves", resume=True)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def signalled(epoch, step):
+        def progress(now):
+            assert (now.epoch, now.step) <= (epoch, step), "it was to stop after this step"
+            if (now.epoch, now.step) == (epoch, step):
+                signal.raise_signal(number)
+
+        return progress
+
+    for epoch, step in ((1, 3), (1, 7), (2, 1), (2, 9)):  # 9 steps are an epoch
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            train(halves, signalled(epoch, step))
+        assert stopped.value.number == number
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    resumed = train(halves)
+    assert weights(resumed) == weights(whole)
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+    assert [row["accuracy"] for row in resumed.history] == [row["accuracy"] for row in whole.history]
+
+
+def test_a_second_signal_is_heeded_at_once(plan):
+    def impatient(now):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise _Crash
+
+    with pytest.raises(_Crash):
+        train(plan(), impatient)
 
 
 class TestBadInput:
