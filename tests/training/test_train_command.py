@@ -108,6 +108,8 @@ def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
         assert name in options
         if name == "attack":
             assert {options[name]: {}} == option.default_factory()
+        elif name == "track":
+            assert (options[name], option.default) == ("", ())
         elif name not in ("out", "set_"):
             assert options[name] == option.default
 

@@ -234,6 +234,7 @@ class TestBadInput:
             ({"limit": 0}, "limit: expected an integer of at least 1"),
             ({"seed": -1}, "seed: expected an integer"),
             ({"precision": "float16"}, "precision: expected one of float32, bfloat16, got 'float16'"),
+            ({"track": ("wandb",)}, "track: expected one of tensorboard, mlflow, got 'wandb'"),
             ({"device": "tpu"}, "device: expected one of auto, cpu, cuda, got 'tpu'"),
             ({"model_arguments": {"classes": 3}}, "set: expected none of in_channels, .*, got classes"),
         ],

@@ -98,6 +98,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Names everything random.")] = TrainingPlan.seed,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = TrainingPlan.precision,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = TrainingPlan.device,
+    track: Annotated[
+        str, typer.Option(help="Programs that get the metrics too: tensorboard, mlflow, or both.")
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the training in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
@@ -147,6 +150,7 @@ def train(
         seed=seed,
         precision=precision,
         device=device,
+        track=tuple(name.strip() for name in track.split(",") if name.strip()),
         resume=resume,
     )
     try:

@@ -51,7 +51,9 @@ class Chart:
     lines: list[Line]
     mark: tuple[float, str] | None = None  # a vertical line with its label
     note: str = ""
-    yticks: list[int] | list[float] = field(default_factory=lambda: [0, 25, 50, 75, 100])  # the last one is the top
+    yticks: list[int] | list[float] = field(
+        default_factory=lambda: [0, 25, 50, 75, 100]
+    )  # the last one is the top
     unit: str = " %"  # behind the numbers of the axis
     small: bool = False
 

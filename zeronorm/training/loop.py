@@ -32,6 +32,7 @@ from zeronorm.training.checkpoint import State, TrainingFolder
 from zeronorm.training.interrupt import Stopped, heeded
 from zeronorm.training.methods import METHODS, Batch, Objective, Setting
 from zeronorm.training.plan import PRECISIONS, TrainingPlan
+from zeronorm.training.tracking import tracking
 
 _EVALUATION_BATCH = 512
 # the loss is read from a GPU only so often: each reading waits for it
@@ -94,7 +95,11 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
     and a loss that is not finite; the checkpoint of the last good epoch stays.
     """
     folder = TrainingFolder(plan.out)
-    with folder.locked(), heeded() as signalled:
+    with (
+        folder.locked(),
+        heeded() as signalled,
+        tracking(plan.track, folder.path, plan.identity()) as track,
+    ):
         state = folder.open(plan.identity(), plan.resume)
         fabric = _fabric(plan)
         source, test = data.load(plan.data, "train", plan.limit), data.load(plan.data, "test")
@@ -135,6 +140,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             run.keep(state)
             state.finish(row, _merit)
             folder.write(state)
+            track(row)
             progress(_after_the_last_epoch(now, state))
             if (number := signalled()) is not None and epoch < plan.epochs:
                 raise Stopped(number)

@@ -19,7 +19,7 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls t
 }
 
 # where and when a training runs, as opposed to what it computes
-_CIRCUMSTANCES = ("out", "device", "resume")
+_CIRCUMSTANCES = ("out", "device", "resume", "track")
 # what only robust methods use, what only held-out examples under attack need, and values that turn a field off
 _ROBUST = (
     "multi_k",
@@ -115,6 +115,8 @@ class TrainingPlan:
     """Arithmetic of the passes: "float32", or "bfloat16" with weights kept in float32."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": a CUDA device if there is one."""
+    track: tuple[str, ...] = ()
+    """Programs that get the metrics as well: "tensorboard", "mlflow"."""
     resume: bool = False
     """Continue the training in `out`, if there is one."""
 
@@ -123,6 +125,7 @@ class TrainingPlan:
         from zeronorm import checks
         from zeronorm.models.classifier import ARCHITECTURES
         from zeronorm.training.methods import METHODS
+        from zeronorm.training.tracking import TRACKERS
 
         if taken := sorted(set(self.model_arguments) & set(_FROM_DATA)):
             raise ArgumentError(f"set: expected none of {', '.join(_FROM_DATA)}, got {taken[0]}")
@@ -155,6 +158,7 @@ class TrainingPlan:
             "seed": checks.integer("seed", self.seed, 0, 2**63 - 1),
             "precision": checks.choice("precision", self.precision, PRECISIONS),
             "device": checks.choice("device", self.device, DEVICES),
+            "track": tuple(checks.choice("track", name, TRACKERS) for name in self.track),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numpy's numbers have become Python's
