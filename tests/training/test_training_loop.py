@@ -268,6 +268,10 @@ class TestBadInput:
             plan(resume=True, epochs=4, lr=0.1),
             r"out: expected a training of this plan in .*, got one with epochs 3 \(asked: 4\), lr 0.05 \(asked: 0.1\)$",
         )
+        self.refused(
+            plan(resume=True, model="lenet_300_100", model_arguments={}),
+            r"out: expected a training of this plan .* got one with model 'small_cnn' \(asked: 'lenet_300_100'\)",
+        )
         (finished.out / "checkpoint.safetensors").unlink()
         self.refused(plan(resume=True), "out: expected a folder without a model, found model.json")
 
@@ -338,6 +342,11 @@ class TestBadInput:
             r"lr: expected a finite loss, got (nan|inf) at step \d+ of epoch 1 .*; nothing is kept",
         )
         assert not (plan().out / "checkpoint.safetensors").exists()
+        # an attack meets the ruined model before the loss does
+        self.refused(
+            plan(lr=1e30, method="sat", k=2),
+            r"lr: expected a finite loss, got .* at step \d+ of epoch 1 .*; nothing is kept",
+        )
 
     def test_loss_that_ceases_to_be_finite(self, plan, monkeypatch):
         from zeronorm.training import standard

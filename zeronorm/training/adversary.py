@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zeronorm.attacks.catalogue import Attack, get
+from zeronorm.attacks.search import evaluation_mode
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
 from zeronorm.seeding import Streams, below
 from zeronorm.threat_model import L0
@@ -63,7 +64,7 @@ class Adversary:
             self._model, x, y, L0(plan.k), steps=plan.validation_steps, queries=plan.validation_queries,
             seed=plan.seed, ids=ids,
         )  # fmt: skip
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluation_mode(self._model):
             return int((self._model(attacked).argmax(1) == y).sum())
 
     def _options(self, attack: Attack, epoch: int, step: int) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _validate(
         return dict.fromkeys(("validation_loss", "validation_accuracy", "robust_accuracy"))
     loss, right = run.evaluate(examples, held_out)
     robust = None
-    if run.plan.k is not None:
+    if run.plan.k is not None and math.isfinite(loss):
         some = examples[held_out[: run.plan.validation_limit]]
         robust = adversary.withstood(some.x, some.y, some.ids) / len(some.ids)
     return {"validation_loss": loss, "validation_accuracy": right / len(held_out), "robust_accuracy": robust}
@@ -279,7 +279,11 @@ class _Run:
             batch = examples[rows]
             x = crop_and_flip(batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch)
             rows = rows.to(batch.ids.device)
-            loss, logits = objective(self.wrapped, Batch(x, batch.y, batch.ids, rows, epoch, step))
+            try:
+                loss, logits = objective(self.wrapped, Batch(x, batch.y, batch.ids, rows, epoch, step))
+            except ArgumentError:  # of the attack, perhaps because the model is ruined
+                self._check_logits(x, f"at step {step + 1} of epoch {epoch}", epoch)
+                raise
             self.stepper.zero_grad()
             self.fabric.backward(loss)
             self.stepper.step()
@@ -344,6 +348,13 @@ class _Run:
             # there is none without momentum
             if self.optimizer.state[parameter].get("momentum_buffer") is not None
         }
+
+    @torch.inference_mode()
+    def _check_logits(self, x: Tensor, when: str, epoch: int) -> None:
+        """End the training if the model's answers are not finite any more."""
+        self.wrapped.eval()
+        if not bool(torch.isfinite(self.wrapped(x)).all()):
+            self._diverged(f"logits that are not finite {when}", epoch)
 
     def _on_cpu(self) -> bool:
         return bool(self.fabric.device.type == "cpu")
