@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -124,14 +125,14 @@ def test_resumed_to_bitwise_the_same_weights(plan, tmp_path, changes):
     assert weights(train(halves)) == weights(whole)
 
 
-@pytest.mark.parametrize("method", ["standard", "fast_ls"])
+@pytest.mark.parametrize("method", ["standard", pytest.param("fast_ls", marks=pytest.mark.slow)])
 def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path, method):
     settings = {"epochs": 40, "limit": None, "batch_size": 32} if method == "standard" else {
         "epochs": 25, "limit": 400, "method": method, "k": 2, "multi_k": 2.0, "average": 0.9, "steps": 2,
     }  # fmt: skip
     whole = train(plan(**settings))
     killed = tmp_path / "killed"
-    arguments = {"out": str(killed), "model_arguments": {"width": 0.1}, "resume": True} | settings
+    arguments = asdict(plan(**settings)) | {"out": str(killed), "resume": True}
     code = f"from zeronorm.training import TrainingPlan, train; train(TrainingPlan(**{arguments!r}))"
     metrics = killed / "metrics.csv"
 
