@@ -82,9 +82,10 @@ class TrainingResult:
 def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now: None) -> TrainingResult:
     """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
 
-    The weights kept are those of the epoch with the best accuracy on the held-out examples (of equals, the one
-    with the smaller loss); `accuracy` is theirs on the test split.  Where the data has no test split of its
-    own, the held-out examples are counted instead, and `split` says "validation".
+    The weights kept are those of the epoch that does best on the held-out examples: by what withstands an attack
+    where the plan has a `k`, by accuracy, then by the smaller loss; `accuracy` is theirs on the test split.
+    Where the data has no test split of its own, the held-out examples are counted instead, and `split` says
+    "validation".  The folder gets a page with the curves.
 
     **Arguments:**
 
@@ -92,14 +93,11 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
     - `progress`: called after every step (on a GPU: every few); after the last of an epoch once all is stored.
 
     **Raises:** `ArgumentError` for data or a folder that cannot be used, another plan's training in the folder,
-    and a loss that is not finite; the checkpoint of the last good epoch stays.
+    and a loss that is not finite; the checkpoint of the last good epoch stays.  `Stopped`, a `KeyboardInterrupt`,
+    at SIGTERM or SIGINT, after a checkpoint between two steps.
     """
     folder = TrainingFolder(plan.out)
-    with (
-        folder.locked(),
-        heeded() as signalled,
-        tracking(plan.track, folder.path, plan.identity()) as track,
-    ):
+    with folder.locked(), heeded() as signalled:
         state = folder.open(plan.identity(), plan.resume)
         fabric = _fabric(plan)
         source, test = data.load(plan.data, "train", plan.limit), data.load(plan.data, "test")
@@ -118,32 +116,33 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
         objective = METHODS[plan.method](
             Setting(plan, adversary, examples.y, len(source.class_names), state.memory)
         )
-        for epoch in range(len(state.history) + 1, plan.epochs + 1):
-            began = time.perf_counter() - state.seconds
-            order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
-            for now in run.learn(objective, examples, order, epoch, state):
-                if now.step < now.steps:
-                    progress(_after_the_last_epoch(now, state))
-                    if (number := signalled()) is not None:
-                        run.keep(state, time.perf_counter() - began)
-                        folder.write(state)
-                        raise Stopped(number)
-            with run.averaged(state):
-                row = {
-                    "epoch": epoch,
-                    "lr": run.optimizer.param_groups[0]["lr"],
-                    "loss": now.loss,
-                    "accuracy": now.accuracy,
-                    **_validate(run, adversary, examples, held_out),
-                    "seconds": round(time.perf_counter() - began, 3),
-                }
-            run.keep(state)
-            state.finish(row, _merit)
-            folder.write(state)
-            track(row)
-            progress(_after_the_last_epoch(now, state))
-            if (number := signalled()) is not None and epoch < plan.epochs:
-                raise Stopped(number)
+        with tracking(plan.track, folder.path, plan.identity()) as track:
+            for epoch in range(len(state.history) + 1, plan.epochs + 1):
+                began = time.perf_counter() - state.seconds
+                order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
+                for now in run.learn(objective, examples, order, epoch, state):
+                    if now.step < now.steps:
+                        progress(_after_the_last_epoch(now, state))
+                        if (number := signalled()) is not None:
+                            run.keep(state, time.perf_counter() - began)
+                            folder.write(state)
+                            raise Stopped(number)
+                with run.averaged(state):
+                    row = {
+                        "epoch": epoch,
+                        "lr": run.optimizer.param_groups[0]["lr"],
+                        "loss": now.loss,
+                        "accuracy": now.accuracy,
+                        **_validate(run, adversary, examples, held_out),
+                        "seconds": round(time.perf_counter() - began, 3),
+                    }
+                run.keep(state)
+                state.finish(row, _merit)
+                folder.write(state)
+                track(row)
+                progress(_after_the_last_epoch(now, state))
+                if (number := signalled()) is not None and epoch < plan.epochs:
+                    raise Stopped(number)
 
         run.model.network.load_state_dict(state.best)
         rows, split = held_out, "validation"
