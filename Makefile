@@ -18,9 +18,12 @@ help:  ## list the verbs
 
 install: .venv/installed  ## make .venv and install zeronorm with its development tools
 
-quickstart: .venv/installed  ## attack the digits model that ships with zeronorm and write the report
+quickstart: .venv/installed  ## attack the digits models that ship with zeronorm, plain and robust, and write the reports
 	$(BIN)/zeronorm evaluate --model digits --data digits --limit 200 --k 1,2,4,8 \
 	  --steps 200 --queries 1000 --out runs/quickstart
+	$(BIN)/zeronorm evaluate --model digits-robust --data digits --limit 200 --k 1,2,4,8 \
+	  --steps 200 --queries 1000 --out runs/quickstart-robust
+	$(BIN)/zeronorm report runs/quickstart runs/quickstart-robust --html runs/quickstart.html
 
 test: .venv/installed  ## lint, types and the tests that take seconds each
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

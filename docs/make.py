@@ -47,19 +47,24 @@ def attack_table() -> str:
     return "\n".join(lines)
 
 
-def quickstart_command() -> list[str]:
-    """The command of `make quickstart`, without the program and the folder."""
+def quickstart_commands() -> dict[str, list[str]]:
+    """The evaluations of `make quickstart` without the program, by the folder each writes."""
     lines = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    found = re.search(r"^\t\$\(BIN\)/zeronorm (evaluate .*) --out", lines, re.MULTILINE)
-    assert found is not None, "the Makefile has no quickstart any more"
-    return found[1].split()
+    found = re.findall(r"^\t\$\(BIN\)/zeronorm (evaluate .*) --out (runs/quickstart\S*)", lines, re.MULTILINE)
+    assert found, "the Makefile has no quickstart any more"
+    return {folder: words.split() for words, folder in found}
 
 
-def quickstart(where: Path) -> str:
-    """Run the quickstart in a folder of its own; what it prints."""
-    command = [sys.executable, "-m", "zeronorm.cli.main", *quickstart_command(), "--out", "runs/quickstart"]
+def quickstart(where: Path, folder: str = "runs/quickstart") -> str:
+    """Run that evaluation of the quickstart in a place of its own; what it prints."""
+    command = [sys.executable, "-m", "zeronorm.cli.main", *quickstart_commands()[folder], "--out", folder]
     done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
     return done.stdout
+
+
+def figures(output: str) -> str:
+    """Of an evaluation's output, what was asked and the table of right answers."""
+    return "\n\n".join(output.rstrip().split("\n\n")[:2])
 
 
 def shown(output: str) -> str:
@@ -114,6 +119,8 @@ def main() -> None:
     if not options.parse_args().tables:
         with tempfile.TemporaryDirectory() as folder:
             text = put(text, "quickstart", f"```text\n{shown(quickstart(Path(folder)))}\n```")
+            robust = figures(quickstart(Path(folder), "runs/quickstart-robust"))
+            text = put(text, "quickstart-robust", f"```text\n{robust}\n```")
             picture(Path(folder) / "runs/quickstart/report.html", ROOT / "docs/images")
     README.write_text(text)
 

@@ -17,3 +17,17 @@ def test_it_says_where_only_the_time_means_anything():
     assert done.returncode == 0, done.stderr
     assert "resnet20 on noise, untrained: only the time means anything" in done.stdout
     assert done.stdout.count("sparse_pgd (projected)") == 2
+
+
+def test_a_training_step_against_its_bare_passes():
+    words = "--data noise --width 0.05 --rounds 2 --batch-size 8 --k 3"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["sat", "strades", "fast_ls"]
+    assert all("ms of bare passes: " in line and line.endswith(" images/s") for line in lines)

@@ -25,7 +25,7 @@ ARROWS = {
     "certification": {"defenses", "models"},
     "theory": set(),
     "metrics": set(),
-    "training": {"data", "models", "defenses", "attacks"},
+    "training": {"data", "models", "defenses", "attacks", "report"},
     "evaluation": {
         "data", "models", "defenses", "attacks", "certification", "theory", "metrics", "report",
     },

@@ -47,6 +47,16 @@ def test_the_quickstart_prints_what_the_readme_shows(tmp_path):
     assert pq.read_table(tmp_path / "runs/quickstart/rows.parquet").num_rows > 200
 
 
+def test_the_robust_model_of_the_quickstart_resists_more(tmp_path):
+    output = make.figures(make.quickstart(tmp_path, "runs/quickstart-robust"))
+    text = make.README.read_text()
+    there = make.block(text, "quickstart-robust").removeprefix("```text\n").removesuffix("\n```")
+    assert _words(output) == _words(there)
+    assert _accuracy(output) == pytest.approx(_accuracy(there), abs=5)
+    plain = _accuracy(make.block(text, "quickstart"))
+    assert _accuracy(output)["2"] > plain["2"] + 25
+
+
 def test_the_output_is_trimmed_to_what_matters():
     long = "table\n\n  stage  1\n\nwarning: one.\n  two.\n  three.\n\nnote: four.\n  five.\n\nreport: here\n"
     assert (

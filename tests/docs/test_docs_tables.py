@@ -129,6 +129,7 @@ def test_versions_and_papers_agree():
     first = [(paper["authors"][0]["family-names"], paper["year"]) for paper in citation["references"]]
     assert first == [
         ("Zhong", 2024),
+        ("Zhong", 2025),
         ("Beliaev", 2022),
         ("Levine", 2020),
         ("Gopalakrishnan", 2020),

@@ -13,6 +13,7 @@ def plan(tmp_path):
 
     def make(**changes):
         small = {"out": tmp_path / "out", "model_arguments": {"width": 0.1}, "limit": 300, "epochs": 3}
-        return TrainingPlan(**(small | changes))
+        short = {"validation_limit": 20, "validation_steps": 3, "validation_queries": 10}
+        return TrainingPlan(**(small | short | changes))
 
     return make

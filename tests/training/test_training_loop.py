@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -63,6 +64,7 @@ def test_files_of_a_training(plan):
         "metrics.csv",
         "model.json",
         "model.safetensors",
+        "report.html",
     ]
     with open(result.out / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
@@ -97,8 +99,18 @@ def test_same_seed_same_weights_other_seed_others_and_no_global_state_moves(plan
         {"model": "resnet20", "model_arguments": {}, "limit": 100, "crop": 1, "flip": True},
         {"momentum": 0.0, "validation": 0.0, "schedule": "step"},
         {"precision": "bfloat16"},
+        {"method": "sat", "k": 2, "precision": "bfloat16", "steps": 3},
+        {"method": "strades", "k": 2, "average": 0.9, "steps": 3},
+        {"method": "fast_ls", "k": 2, "average": 0.9, "validation": 0.0},
     ],
-    ids=["batch norm and augmentation", "no momentum, no validation", "bfloat16"],
+    ids=[
+        "batch norm and augmentation",
+        "no momentum, no validation",
+        "bfloat16",
+        "sAT in bfloat16",
+        "sTRADES and the average of weights",
+        "Fast-LS",
+    ],
 )
 def test_resumed_to_bitwise_the_same_weights(plan, tmp_path, changes):
     whole = train(plan(**changes, batch_size=32))
@@ -113,11 +125,14 @@ def test_resumed_to_bitwise_the_same_weights(plan, tmp_path, changes):
     assert weights(train(halves)) == weights(whole)
 
 
-def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path):
-    settings = {"epochs": 40, "limit": None, "batch_size": 32}
+@pytest.mark.parametrize("method", ["standard", pytest.param("fast_ls", marks=pytest.mark.slow)])
+def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path, method):
+    settings = {"epochs": 40, "limit": None, "batch_size": 32} if method == "standard" else {
+        "epochs": 25, "limit": 400, "method": method, "k": 2, "multi_k": 2.0, "average": 0.9, "steps": 2,
+    }  # fmt: skip
     whole = train(plan(**settings))
     killed = tmp_path / "killed"
-    arguments = {"out": str(killed), "model_arguments": {"width": 0.1}, "resume": True} | settings
+    arguments = asdict(plan(**settings)) | {"out": str(killed), "resume": True}
     code = f"from zeronorm.training import TrainingPlan, train; train(TrainingPlan(**{arguments!r}))"
     metrics = killed / "metrics.csv"
 
@@ -132,10 +147,48 @@ def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert after < epochs() < 40, "it was to be killed half way"
+        assert after < epochs() < settings["epochs"], "it was to be killed half way"
         after = epochs()
     resumed = train(TrainingPlan(**arguments))
     assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("method", ["standard", "fast_ls"])
+def test_stopped_within_an_epoch_and_resumed_to_bitwise_the_same_weights(plan, tmp_path, number, method):
+    settings = {"batch_size": 32, "method": method, "k": 2, "steps": 2, "average": 0.9}
+    whole = train(plan(**settings))
+    halves = plan(**settings, out=tmp_path / "halves", resume=True)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def signalled(epoch, step):
+        def progress(now):
+            assert (now.epoch, now.step) <= (epoch, step), "it was to stop after this step"
+            if (now.epoch, now.step) == (epoch, step):
+                signal.raise_signal(number)
+
+        return progress
+
+    for epoch, step in ((1, 3), (1, 7), (2, 1), (2, 9)):  # 9 steps are an epoch
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            train(halves, signalled(epoch, step))
+        assert stopped.value.number == number
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    resumed = train(halves)
+    assert weights(resumed) == weights(whole)
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+    assert [row["accuracy"] for row in resumed.history] == [row["accuracy"] for row in whole.history]
+
+
+def test_a_second_signal_is_heeded_at_once(plan):
+    def impatient(now):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise _Crash
+
+    with pytest.raises(_Crash):
+        train(plan(), impatient)
 
 
 class TestBadInput:
@@ -148,7 +201,28 @@ class TestBadInput:
         ("changes", "match"),
         [
             ({"model": "vgg"}, "model: expected one of lenet_300_100, .*, got 'vgg'"),
-            ({"method": "sat"}, "method: expected one of standard, got 'sat'"),
+            ({"method": "at"}, "method: expected one of standard, sat, strades, fast_ls, got 'at'"),
+            ({"method": "sat"}, "k: expected the number of pixels that sat shall withstand, got None"),
+            ({"k": 0}, "k: expected an integer of at least 1, got 0"),
+            ({"multi_k": 0.0}, r"multi_k: expected a number in \(0, inf\), got 0"),
+            ({"attack": {}}, "attack: expected the name of an attack at least, got none"),
+            ({"attack": {"sparse": {}}}, "attack: expected one of sparse_pgd, .*, got 'sparse'"),
+            ({"attack": {"jsma": {}}}, "attack: expected one that searches within a budget, got jsma"),
+            (
+                {"attack": {"sparse_rs": {"tolerance": 3}}},
+                "tolerance: sparse_rs has no such option; it has queries",
+            ),
+            ({"steps": 0}, "steps: expected an integer of at least 1, got 0"),
+            ({"gradient": "both"}, "gradient: expected one of random, projected, .*, got 'both'"),
+            ({"tolerance": 0}, "tolerance: expected an integer of at least 1, got 0"),
+            ({"beta": -1.0}, r"beta: expected a number in \[0, inf\), got -1"),
+            ({"noise": -0.5}, r"noise: expected a number in \[0, inf\), got -0.5"),
+            ({"label_momentum": 1.5}, r"label_momentum: expected a number in \[0, 1\], got 1.5"),
+            ({"label_warm_up": 2.0}, r"label_warm_up: expected a number in \[0, 1\], got 2"),
+            ({"average": -0.1}, r"average: expected a number in \[0, 1\], got -0.1"),
+            ({"validation_limit": 0}, "validation_limit: expected an integer of at least 1, got 0"),
+            ({"validation_steps": 0}, "validation_steps: expected an integer of at least 1, got 0"),
+            ({"validation_queries": 0}, "validation_queries: expected an integer of at least 1, got 0"),
             ({"epochs": 0}, "epochs: expected an integer of at least 1, got 0"),
             ({"batch_size": -3}, "batch_size: expected an integer of at least 1, got -3"),
             ({"lr": 0.0}, r"lr: expected a number in \(0, inf\), got 0"),
@@ -161,6 +235,7 @@ class TestBadInput:
             ({"limit": 0}, "limit: expected an integer of at least 1"),
             ({"seed": -1}, "seed: expected an integer"),
             ({"precision": "float16"}, "precision: expected one of float32, bfloat16, got 'float16'"),
+            ({"track": ("wandb",)}, "track: expected one of tensorboard, mlflow, got 'wandb'"),
             ({"device": "tpu"}, "device: expected one of auto, cpu, cuda, got 'tpu'"),
             ({"model_arguments": {"classes": 3}}, "set: expected none of in_channels, .*, got classes"),
         ],
@@ -193,6 +268,10 @@ class TestBadInput:
         self.refused(
             plan(resume=True, epochs=4, lr=0.1),
             r"out: expected a training of this plan in .*, got one with epochs 3 \(asked: 4\), lr 0.05 \(asked: 0.1\)$",
+        )
+        self.refused(
+            plan(resume=True, model="lenet_300_100", model_arguments={}),
+            r"out: expected a training of this plan .* got one with model 'small_cnn' \(asked: 'lenet_300_100'\)",
         )
         (finished.out / "checkpoint.safetensors").unlink()
         self.refused(plan(resume=True), "out: expected a folder without a model, found model.json")
@@ -264,21 +343,26 @@ class TestBadInput:
             r"lr: expected a finite loss, got (nan|inf) at step \d+ of epoch 1 .*; nothing is kept",
         )
         assert not (plan().out / "checkpoint.safetensors").exists()
+        # an attack meets the ruined model before the loss does
+        self.refused(
+            plan(lr=1e30, method="sat", k=2),
+            r"lr: expected a finite loss, got .* at step \d+ of epoch 1 .*; nothing is kept",
+        )
 
     def test_loss_that_ceases_to_be_finite(self, plan, monkeypatch):
         from zeronorm.training import standard
 
         steps = 0
 
-        def failing(model, x, y, ids, epoch):
+        def failing(model, batch):
             nonlocal steps
             steps += 1
-            loss, logits = standard.cross_entropy(model, x, y, ids, epoch)
+            loss, logits = standard.cross_entropy(model, batch)
             return (loss * float("nan") if steps == 5 else loss), logits
 
         from zeronorm.training import methods
 
-        monkeypatch.setitem(methods.METHODS, "standard", lambda plan: failing)
+        monkeypatch.setitem(methods.METHODS, "standard", lambda setting: failing)
         # 270 examples are 3 steps an epoch
         self.refused(
             plan(), r"got nan at step 2 of epoch 2 with lr 0.05; .*out keeps the checkpoint of epoch 1$"

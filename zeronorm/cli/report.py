@@ -9,10 +9,12 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of one training.")
+    ],
     html: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Write the report of one run, or of several side by side; needs no model and no GPU.
+    """Write the report of one run, of several side by side, or of a training; needs no model and no GPU.
 
     Example: zeronorm report runs/quickstart --html report.html
     """

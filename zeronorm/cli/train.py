@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zeronorm.cli.options import attacks
 from zeronorm.errors import ArgumentError
 from zeronorm.training.plan import TrainingPlan
 
@@ -27,7 +28,42 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An argument of the architecture: width=0.25."),
     ] = None,
-    method: Annotated[str, typer.Option(help="Training method: standard.")] = TrainingPlan.method,
+    method: Annotated[
+        str, typer.Option(help="Training method: standard, sat, strades or fast_ls.")
+    ] = TrainingPlan.method,
+    k: Annotated[
+        int | None, typer.Option(help="Pixels that may change; the robust methods train against more.")
+    ] = None,
+    multi_k: Annotated[
+        float, typer.Option(help="Budget of the training's attack, in multiples of k.")
+    ] = TrainingPlan.multi_k,
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="Attack to train against, name:option=value; of several, one is drawn for each mini-batch."
+        ),
+    ] = "sparse_pgd",
+    steps: Annotated[
+        int | None, typer.Option(help="Updates of the training's attack (default: 20; fast_ls: 1).")
+    ] = None,
+    gradient: Annotated[
+        str, typer.Option(help="Of sparse_pgd: random, projected, unprojected or alternate.")
+    ] = TrainingPlan.gradient,
+    tolerance: Annotated[
+        int, typer.Option(help="Of sparse_pgd: steps before a mask that is stuck is drawn anew.")
+    ] = TrainingPlan.tolerance,
+    beta: Annotated[
+        float, typer.Option(help="Of strades and fast_ls: weight of the trade-off term.")
+    ] = TrainingPlan.beta,
+    noise: Annotated[
+        float, typer.Option(help="Of fast_ls: pixels of noise, in multiples of the attack's budget.")
+    ] = TrainingPlan.noise,
+    label_momentum: Annotated[
+        float, typer.Option(help="Of fast_ls: weight of the past in an example's soft label.")
+    ] = TrainingPlan.label_momentum,
+    label_warm_up: Annotated[
+        float, typer.Option(help="Of fast_ls: share of the epochs with the given labels.")
+    ] = TrainingPlan.label_warm_up,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = TrainingPlan.epochs,
     batch_size: Annotated[int, typer.Option(help="Images in a step, at most.")] = TrainingPlan.batch_size,
     lr: Annotated[float, typer.Option(help="Initial learning rate.")] = TrainingPlan.lr,
@@ -36,6 +72,9 @@ def train(
     ] = TrainingPlan.schedule,
     momentum: Annotated[float, typer.Option(help="Momentum.")] = TrainingPlan.momentum,
     weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = TrainingPlan.weight_decay,
+    average: Annotated[
+        float, typer.Option(help="Keep a moving average of the weights, with this momentum; 0: none.")
+    ] = TrainingPlan.average,
     crop: Annotated[
         int, typer.Option(help="Augment by random crops after so much padding.")
     ] = TrainingPlan.crop,
@@ -46,16 +85,30 @@ def train(
     validation: Annotated[
         float, typer.Option(help="Fraction of the training images held out to choose the best epoch.")
     ] = TrainingPlan.validation,
+    validation_limit: Annotated[
+        int, typer.Option(help="Held-out images that are attacked after each epoch, at most.")
+    ] = TrainingPlan.validation_limit,
+    validation_steps: Annotated[
+        int, typer.Option(help="Updates of sparse_pgd on them, with either gradient.")
+    ] = TrainingPlan.validation_steps,
+    validation_queries: Annotated[
+        int, typer.Option(help="Queries of sparse_rs on those left.")
+    ] = TrainingPlan.validation_queries,
     limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
     seed: Annotated[int, typer.Option(help="Names everything random.")] = TrainingPlan.seed,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = TrainingPlan.precision,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = TrainingPlan.device,
+    track: Annotated[
+        str, typer.Option(help="Programs that get the metrics too: tensorboard, mlflow, or both.")
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the training in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Train a model.
 
     Example: zeronorm train --model small_cnn --data mnist --out runs/mnist
+
+    Robust:  zeronorm train --method strades --k 10 --data mnist --out runs/mnist-robust
 
     OUT is then a model: zeronorm evaluate --model OUT.
 
@@ -69,27 +122,42 @@ def train(
         model=model,
         model_arguments=_model_arguments(set_ or []),
         method=method,
+        attack={name: given for name, given in attacks(attack).values()},
+        k=k,
+        multi_k=multi_k,
+        steps=steps,
+        gradient=gradient,
+        tolerance=tolerance,
+        beta=beta,
+        noise=noise,
+        label_momentum=label_momentum,
+        label_warm_up=label_warm_up,
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         schedule=schedule,
         momentum=momentum,
         weight_decay=weight_decay,
+        average=average,
         crop=crop,
         flip=flip,
         normalize=normalize,
         validation=validation,
+        validation_limit=validation_limit,
+        validation_steps=validation_steps,
+        validation_queries=validation_queries,
         limit=limit,
         seed=seed,
         precision=precision,
         device=device,
+        track=tuple(name.strip() for name in track.split(",") if name.strip()),
         resume=resume,
     )
     try:
         result = _train(plan)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         typer.echo(f"stopped; the same command with --resume continues the training in {out}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + getattr(stop, "number", 2)) from None
     typer.echo(str(result))
     typer.echo(
         f"next: zeronorm evaluate --model {shlex.quote(str(out))} --data {shlex.quote(data)} --k 1,2,4,8"
@@ -131,10 +199,13 @@ def _train(plan: TrainingPlan) -> TrainingResult:
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("accuracy {task.fields[accuracy]}"),
         TextColumn("validation {task.fields[validation]}"),
+        TextColumn("robust {task.fields[robust]}"),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=console, transient=True) as bar:
-        fields: dict[str, Any] = dict.fromkeys(("epoch", "rate", "loss", "accuracy", "validation"), "-")
+        fields: dict[str, Any] = dict.fromkeys(
+            ("epoch", "rate", "loss", "accuracy", "validation", "robust"), "-"
+        )
         task = bar.add_task("train", total=None, **fields)
 
         def show(at: Progress) -> None:
@@ -151,6 +222,7 @@ def _train(plan: TrainingPlan) -> TrainingResult:
                 loss=f"{at.loss:.4f}",
                 accuracy=f"{at.accuracy:.1%}",
                 validation=_percent(at.validation_accuracy),
+                robust=_percent(at.robust_accuracy),
             )
 
         return train(plan, show)
@@ -158,9 +230,10 @@ def _train(plan: TrainingPlan) -> TrainingResult:
 
 def _log(console: Any, at: Progress) -> None:
     if at.step == at.steps:
+        robust = "" if at.robust_accuracy is None else f", robust {at.robust_accuracy:.1%}"
         console.print(
             f"epoch {at.epoch}/{at.epochs}: loss {at.loss:.4f}, accuracy {at.accuracy:.1%}, "
-            f"validation {_percent(at.validation_accuracy)}",
+            f"validation {_percent(at.validation_accuracy)}{robust}",
             highlight=False,
             soft_wrap=True,
         )
@@ -181,6 +254,7 @@ def _json(result: TrainingResult) -> str:
             "n": result.n,
             "split": result.split,
             "validation_accuracy": result.validation_accuracy,
+            "robust_accuracy": result.robust_accuracy,
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
             "seconds": result.seconds,

@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A share in per cent against `xlabel`; `description` says in words what is drawn."""
+    """A share in per cent, or what `unit` says, against `xlabel`; `description` says in words what is drawn."""
 
     title: str
     xlabel: str
@@ -51,7 +51,10 @@ class Chart:
     lines: list[Line]
     mark: tuple[float, str] | None = None  # a vertical line with its label
     note: str = ""
-    yticks: list[int] = field(default_factory=lambda: [0, 25, 50, 75, 100])  # the last one is the top
+    yticks: list[int] | list[float] = field(
+        default_factory=lambda: [0, 25, 50, 75, 100]
+    )  # the last one is the top
+    unit: str = " %"  # behind the numbers of the axis
     small: bool = False
 
 
@@ -76,8 +79,8 @@ def against_k(summary: Summary) -> Chart:
         lines=[
             Line(
                 "main",
-                _path(_stairs(steps, end), scale),
-                band=_path([*lower, *reversed(upper)], scale) + "Z",
+                path(_stairs(steps, end), scale),
+                band=path([*lower, *reversed(upper)], scale) + "Z",
                 dots="".join(f"M{1000 * scale(x):.1f} {1000 - 1000 * y:.1f}h0" for x, y in searched),
             )
         ],
@@ -175,7 +178,7 @@ def attacks_against_passes(model: Model) -> Chart | None:
         + ".",
         xticks=ticks,
         lines=[
-            Line(colour, _path(_stairs(points, end), scale), label) for colour, label, points, end in curves
+            Line(colour, path(_stairs(points, end), scale), label) for colour, label, points, end in curves
         ],
         note=" ".join(filter(None, [half_note(model), _minimal_note(model), _undrawn(model)])),
     )
@@ -265,7 +268,7 @@ def _several_against_k(
         + ".",
         xticks=[(100 * scale(k), f"{k:,}") for k in ticks],
         lines=[
-            Line(colour, _path(_stairs(_steps(curve, n), float(len(curve) - 1)), scale), label)
+            Line(colour, path(_stairs(_steps(curve, n), float(len(curve) - 1)), scale), label)
             for colour, label, curve, n in curves
         ],
     )
@@ -328,7 +331,7 @@ def _stairs(points: Points, end: float) -> list[tuple[float, float]]:
     return [*corners, (max(end, corners[-1][0]), corners[-1][1])]
 
 
-def _path(corners: Points, scale: Scale) -> str:
+def path(corners: Points, scale: Scale) -> str:
     return "M" + "L".join(f"{1000 * scale(x):.1f} {1000 - 1000 * y:.1f}" for x, y in corners)
 
 
@@ -347,7 +350,7 @@ def _labelled(curves: Sequence[tuple[str, Points]], scale: Scale) -> list[Line]:
     return [
         Line(
             f"ramp{tone}",
-            _path(corners, scale),
+            path(corners, scale),
             label,
             top,
             lead=f"M{1000 * scale(corners[-1][0]):.1f} {10 * end:.1f}H1000L1015 {10 * top:.1f}",

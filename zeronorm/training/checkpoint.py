@@ -1,7 +1,9 @@
 """The folder of a training: what it needs to continue after a crash as if there had been none.
 
-checkpoint.safetensors   after each epoch: weights, momentum, best weights; plan and history in its header
+checkpoint.safetensors   after each epoch and when stopped: weights, their average, momentum, what the method
+                         remembers, best weights; plan and history in its header
 metrics.csv              one line per epoch
+report.html              once complete: the curves
 model.safetensors, model.json   once complete: the trained model (`zeronorm.models.save`)
 """
 
@@ -11,6 +13,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,30 +27,54 @@ from zeronorm.errors import ArgumentError
 from zeronorm.files import locked, replace_files
 from zeronorm.models.checkpoint import SIDECAR, digest_tensors
 
-FORMAT = "zeronorm-training/1"
+FORMAT = "zeronorm-training/2"
 
-METRICS = ("epoch", "lr", "loss", "accuracy", "validation_loss", "validation_accuracy", "seconds")
+METRICS = (
+    "epoch",
+    "lr",
+    "loss",
+    "accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "robust_accuracy",
+    "seconds",
+)
+_GROUPS = ("network", "average", "momentum", "memory", "begun")  # of tensors, beside the best weights
 
 
 @dataclass
 class State:
-    """A training after `len(history)` epochs."""
+    """A training after `len(history)` epochs, and perhaps some steps of the next."""
 
     identity: dict[str, Any]  # of its plan
     data_digest: str | None = None
     network: dict[str, Tensor] = field(default_factory=dict)
     momentum: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, if asked for
+    memory: dict[str, Tensor] = field(default_factory=dict)  # the method's own
+    begun: dict[str, Tensor] = field(default_factory=dict)  # losses and hits of the steps of an epoch begun
+    seconds: float = 0.0  # spent on the epoch begun
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)  # one row of METRICS per epoch
 
-    def validation_accuracy(self) -> float | None:
-        """After the last finished epoch."""
-        return self.history[-1]["validation_accuracy"] if self.history else None
+    def validated(self) -> dict[str, float | None]:
+        """Accuracies on the held-out examples after the last finished epoch."""
+        last = self.history[-1] if self.history else {}
+        return {name: last.get(name) for name in ("validation_accuracy", "robust_accuracy")}
+
+    def finish(self, row: dict[str, Any], merit: Callable[[dict[str, Any]], Any]) -> None:
+        """End the epoch that `row` describes; the best epoch is the first of most merit."""
+        if not self.history or merit(row) > merit(self.history[self.best_epoch - 1]):
+            weights = self.average or self.network
+            self.best = {name: tensor.cpu().clone() for name, tensor in weights.items()}
+            self.best_epoch = row["epoch"]
+        self.history.append(row)
+        self.begun, self.seconds = {}, 0.0
 
     def newest_is_best(self) -> bool:
         """Whether the weights of the last epoch are the best so far: then they are stored once."""
-        return self.best_epoch == len(self.history)
+        return self.best_epoch == len(self.history) and not self.begun and not self.average
 
 
 class TrainingFolder:
@@ -57,6 +84,7 @@ class TrainingFolder:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.metrics = self.path / "metrics.csv"
+        self.page = self.path / "report.html"
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder: a second training that wants to write here is refused."""
@@ -100,7 +128,7 @@ class TrainingFolder:
         """Replace the checkpoint and the metrics; a crash or a full disk leaves those of the epoch before."""
         tensors = {
             f"{group}/{name}": tensor.cpu().contiguous()
-            for group in ("network", "momentum", *(() if state.newest_is_best() else ("best",)))
+            for group in (*_GROUPS, *(() if state.newest_is_best() else ("best",)))
             for name, tensor in getattr(state, group).items()
         }
         header = {
@@ -109,6 +137,7 @@ class TrainingFolder:
             "identity": state.identity,
             "data_digest": state.data_digest,
             "best_epoch": state.best_epoch,
+            "seconds": state.seconds,
             "history": state.history,
         }
         content = safetensors.torch.save(tensors, {"training": json.dumps(header)})
@@ -130,7 +159,7 @@ class TrainingFolder:
             raise ArgumentError(
                 f"out: {self.checkpoint} is damaged or of another version; remove it to start again"
             )
-        groups: dict[str, Any] = {"network": {}, "momentum": {}, "best": {}}
+        groups: dict[str, Any] = {group: {} for group in (*_GROUPS, "best")}
         for name, tensor in tensors.items():
             group, _, rest = name.partition("/")
             groups[group][rest] = tensor
@@ -139,6 +168,7 @@ class TrainingFolder:
             header["data_digest"],
             **groups,
             best_epoch=header["best_epoch"],
+            seconds=header["seconds"],
             history=header["history"],
         )
         if state.newest_is_best():

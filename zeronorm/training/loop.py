@@ -18,18 +18,21 @@ from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from zeronorm import data
+from zeronorm import data, report
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.models.checkpoint import save
 from zeronorm.models.classifier import Classifier, build
 from zeronorm.seeding import Streams
+from zeronorm.training.adversary import Adversary
 from zeronorm.training.augment import crop_and_flip
 from zeronorm.training.checkpoint import State, TrainingFolder
-from zeronorm.training.methods import METHODS
+from zeronorm.training.interrupt import Stopped, heeded
+from zeronorm.training.methods import METHODS, Batch, Objective, Setting
 from zeronorm.training.plan import PRECISIONS, TrainingPlan
+from zeronorm.training.tracking import tracking
 
 _EVALUATION_BATCH = 512
 # the loss is read from a GPU only so often: each reading waits for it
@@ -48,6 +51,7 @@ class Progress:
     loss: float  # mean over the epoch so far
     accuracy: float  # on the batches of the epoch so far, as they were learnt
     validation_accuracy: float | None = None  # after the last finished epoch: at the last step, this one
+    robust_accuracy: float | None = None  # likewise, of the held-out examples that were attacked
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,13 @@ class TrainingResult:
     split: str  # of the examples that `accuracy` counts
     best_epoch: int
     validation_accuracy: float | None  # at the best epoch
+    robust_accuracy: float | None  # at the best epoch, of the held-out examples that were attacked
     history: list[dict[str, Any]]  # the rows of metrics.csv
     seconds: float  # of all epochs, also those before a resume
 
     def __str__(self) -> str:
         held_out = "" if self.validation_accuracy is None else f", validation {self.validation_accuracy:.1%}"
+        held_out += "" if self.robust_accuracy is None else f", robust {self.robust_accuracy:.1%}"
         return (
             f"{self.model.architecture}: {self.accuracy:.1%} of {self.n} {self.split} images right "
             f"(epoch {self.best_epoch} of {len(self.history)}{held_out}), {self.seconds:.0f} s, in {self.out}"
@@ -76,9 +82,10 @@ class TrainingResult:
 def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now: None) -> TrainingResult:
     """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
 
-    The weights kept are those of the epoch with the best accuracy on the held-out examples (of equals, the one
-    with the smaller loss); `accuracy` is theirs on the test split.  Where the data has no test split of its
-    own, the held-out examples are counted instead, and `split` says "validation".
+    The weights kept are those of the epoch that does best on the held-out examples: by what withstands an attack
+    where the plan has a `k`, by accuracy, then by the smaller loss; `accuracy` is theirs on the test split.
+    Where the data has no test split of its own, the held-out examples are counted instead, and `split` says
+    "validation".  The folder gets a page with the curves.
 
     **Arguments:**
 
@@ -86,10 +93,11 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
     - `progress`: called after every step (on a GPU: every few); after the last of an epoch once all is stored.
 
     **Raises:** `ArgumentError` for data or a folder that cannot be used, another plan's training in the folder,
-    and a loss that is not finite; the checkpoint of the last good epoch stays.
+    and a loss that is not finite; the checkpoint of the last good epoch stays.  `Stopped`, a `KeyboardInterrupt`,
+    at SIGTERM or SIGINT, after a checkpoint between two steps.
     """
     folder = TrainingFolder(plan.out)
-    with folder.locked():
+    with folder.locked(), heeded() as signalled:
         state = folder.open(plan.identity(), plan.resume)
         fabric = _fabric(plan)
         source, test = data.load(plan.data, "train", plan.limit), data.load(plan.data, "test")
@@ -100,34 +108,48 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             raise ArgumentError(
                 f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
             )
+        _check_budget(plan, source)
 
         run = _Run.start(plan, fabric, _build(plan, source), state)
         examples = run.to_device(source)
-        for epoch in range(len(state.history) + 1, plan.epochs + 1):
-            began = time.perf_counter()
-            order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
-            for now in run.learn(examples, order, epoch):
-                if now.step < now.steps:
-                    progress(replace(now, validation_accuracy=state.validation_accuracy()))
-            validation_loss, right = run.evaluate(examples, held_out)
-            row = {
-                "epoch": epoch,
-                "lr": run.optimizer.param_groups[0]["lr"],
-                "loss": now.loss,
-                "accuracy": now.accuracy,
-                "validation_loss": validation_loss if len(held_out) else None,
-                "validation_accuracy": right / len(held_out) if len(held_out) else None,
-                "seconds": round(time.perf_counter() - began, 3),
-            }
-            run.keep(state, row)
-            folder.write(state)
-            progress(replace(now, validation_accuracy=state.validation_accuracy()))
+        adversary = Adversary(plan, run.attacked)
+        objective = METHODS[plan.method](
+            Setting(plan, adversary, examples.y, len(source.class_names), state.memory)
+        )
+        with tracking(plan.track, folder.path, plan.identity()) as track:
+            for epoch in range(len(state.history) + 1, plan.epochs + 1):
+                began = time.perf_counter() - state.seconds
+                order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
+                for now in run.learn(objective, examples, order, epoch, state):
+                    if now.step < now.steps:
+                        progress(_after_the_last_epoch(now, state))
+                        if (number := signalled()) is not None:
+                            run.keep(state, time.perf_counter() - began)
+                            folder.write(state)
+                            raise Stopped(number)
+                with run.averaged(state):
+                    row = {
+                        "epoch": epoch,
+                        "lr": run.optimizer.param_groups[0]["lr"],
+                        "loss": now.loss,
+                        "accuracy": now.accuracy,
+                        **_validate(run, adversary, examples, held_out),
+                        "seconds": round(time.perf_counter() - began, 3),
+                    }
+                run.keep(state)
+                state.finish(row, _merit)
+                folder.write(state)
+                track(row)
+                progress(_after_the_last_epoch(now, state))
+                if (number := signalled()) is not None and epoch < plan.epochs:
+                    raise Stopped(number)
 
         run.model.network.load_state_dict(state.best)
         rows, split = held_out, "validation"
         if unseen:
             examples, rows, split = run.to_device(test), torch.arange(len(test)), test.split
         _, right = run.evaluate(examples, rows)
+        best = state.history[state.best_epoch - 1]
         result = TrainingResult(
             model=run.model.cpu().eval(),
             out=folder.path,
@@ -136,12 +158,37 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             n=len(rows),
             split=split,
             best_epoch=state.best_epoch,
-            validation_accuracy=state.history[state.best_epoch - 1]["validation_accuracy"],
+            validation_accuracy=best["validation_accuracy"],
+            robust_accuracy=best["robust_accuracy"],
             history=state.history,
             seconds=sum(row["seconds"] for row in state.history),
         )
         _save(result, plan, source, run.fabric.device.type)
+        report.render(folder.path, folder.page)
         return result
+
+
+def _after_the_last_epoch(now: Progress, state: State) -> Progress:
+    validated = state.validated()
+    return replace(
+        now,
+        validation_accuracy=validated["validation_accuracy"],
+        robust_accuracy=validated["robust_accuracy"],
+    )
+
+
+def _validate(
+    run: _Run, adversary: Adversary, examples: _Examples, held_out: Tensor
+) -> dict[str, float | None]:
+    """What the model makes of the held-out examples: as they are, and the first of them under attack."""
+    if not len(held_out):
+        return dict.fromkeys(("validation_loss", "validation_accuracy", "robust_accuracy"))
+    loss, right = run.evaluate(examples, held_out)
+    robust = None
+    if run.plan.k is not None and math.isfinite(loss):
+        some = examples[held_out[: run.plan.validation_limit]]
+        robust = adversary.withstood(some.x, some.y, some.ids) / len(some.ids)
+    return {"validation_loss": loss, "validation_accuracy": right / len(held_out), "robust_accuracy": robust}
 
 
 @dataclass(frozen=True)
@@ -157,6 +204,19 @@ class _Examples:
         return _Examples(self.x[rows], self.y[rows], self.ids[rows])
 
 
+class _Attacked(nn.Module):
+    """The model as an attack calls it: in the precision of the training, and past what Fabric wraps around it,
+    which would take the attack's passes for steps of the training."""
+
+    def __init__(self, model: nn.Module, fabric: Any) -> None:
+        super().__init__()
+        self.model, self._fabric = model, fabric
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self._fabric.autocast():
+            return self.model(x).float()
+
+
 @dataclass(frozen=True)
 class _Run:
     """A model with its optimiser, bare and as Fabric wraps them."""
@@ -168,6 +228,11 @@ class _Run:
     wrapped: Any
     stepper: Any
 
+    @property
+    def attacked(self) -> nn.Module:
+        """The model for attacks on it."""
+        return _Attacked(self.model, self.fabric)
+
     @classmethod
     def start(cls, plan: TrainingPlan, fabric: Any, model: Classifier, state: State) -> _Run:
         model.to(fabric.device)
@@ -176,8 +241,12 @@ class _Run:
         optimizer = torch.optim.SGD(
             model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
         )
-        if state.history:
+        if state.network:
             model.network.load_state_dict(state.network)
+        for group in (state.average, state.memory):
+            group.update({name: tensor.to(fabric.device) for name, tensor in group.items()})
+        if plan.average and not state.average:
+            state.average = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
         for name, parameter in model.network.named_parameters():
             if name in state.momentum:
                 optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
@@ -187,33 +256,46 @@ class _Run:
     def to_device(self, dataset: Dataset) -> _Examples:
         return _Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
 
-    def learn(self, examples: _Examples, order: Tensor, epoch: int) -> Iterator[Progress]:
-        """One epoch over the rows of `order`; tells of its progress, of the last step always."""
+    def learn(
+        self, objective: Objective, examples: _Examples, order: Tensor, epoch: int, state: State
+    ) -> Iterator[Progress]:
+        """One epoch over the rows of `order`, or the rest of one begun; tells of its progress, of the last step
+        always."""
         plan = self.plan
-        objective = METHODS[plan.method](plan)
         steps = math.ceil(len(order) / plan.batch_size)
         losses = torch.zeros(steps, device=self.fabric.device)
         correct = torch.zeros_like(losses, dtype=torch.int64)
-        seen = 0
+        first, seen = len(state.begun.get("losses", ())), 0
+        if first:
+            losses[:first], correct[:first] = state.begun["losses"], state.begun["correct"]
         self.wrapped.train()
         for step, rows in enumerate(order.tensor_split(steps)):
+            seen += len(rows)
+            if step < first:
+                continue
             done = (epoch - 1) * steps + step
             self.optimizer.param_groups[0]["lr"] = learning_rate(plan, done, plan.epochs * steps)
             batch = examples[rows]
             x = crop_and_flip(batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch)
-            loss, logits = objective(self.wrapped, x, batch.y, batch.ids, epoch)
+            rows = rows.to(batch.ids.device)
+            try:
+                loss, logits = objective(self.wrapped, Batch(x, batch.y, batch.ids, rows, epoch, step))
+            except ArgumentError:  # of the attack, perhaps because the model is ruined
+                self._check_logits(x, f"at step {step + 1} of epoch {epoch}", epoch)
+                raise
             self.stepper.zero_grad()
             self.fabric.backward(loss)
             self.stepper.step()
+            self._move_average(state, done)
 
             losses[step] = loss.detach()
             correct[step] = (logits.detach().argmax(1) == batch.y).sum()
-            seen += len(rows)
             if self._on_cpu() or step % _STEPS_BETWEEN_READINGS == 0 or step + 1 == steps:
                 mean = float(losses[: step + 1].mean())
                 if not math.isfinite(mean):
                     first = int((~torch.isfinite(losses)).nonzero()[0])
                     self._diverged(f"{float(losses[first])} at step {first + 1} of epoch {epoch}", epoch)
+                state.begun = {"losses": losses[: step + 1], "correct": correct[: step + 1]}
                 yield Progress(epoch, plan.epochs, step + 1, steps, seen, mean, int(correct.sum()) / seen)
 
     @torch.inference_mode()
@@ -228,21 +310,50 @@ class _Run:
             correct += int((logits.argmax(1) == batch.y).sum())
         return loss / max(1, len(rows)), correct
 
-    def keep(self, state: State, row: dict[str, Any]) -> None:
-        """Take the epoch that `row` describes into the state, for the checkpoint."""
+    def _move_average(self, state: State, done: int) -> None:
+        """One step of the moving average; its first steps average over few, so that the start is forgotten."""
+        if not self.plan.average:
+            return
+        share = max(1 - self.plan.average, 1 / (done + 1))
+        for name, tensor in self.model.network.state_dict().items():
+            if tensor.is_floating_point():
+                state.average[name].lerp_(tensor, share)
+            else:
+                state.average[name].copy_(tensor)
+
+    @contextmanager
+    def averaged(self, state: State) -> Iterator[None]:
+        """Within, the model has the moving average of its weights, if one is kept."""
+        if not state.average:
+            yield
+            return
+        weights = {name: tensor.clone() for name, tensor in self.model.network.state_dict().items()}
+        self.model.network.load_state_dict(state.average)
+        try:
+            yield
+        finally:
+            self.model.network.load_state_dict(weights)
+
+    def keep(self, state: State, seconds: float = 0.0) -> None:
+        """Take the weights and the momentum into the state, for the checkpoint; `seconds` of an epoch begun."""
         weights = {name: tensor.cpu().clone() for name, tensor in self.model.network.state_dict().items()}
+        epoch = len(state.history) + 1
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-            self._diverged(f"infinite weights after epoch {row['epoch']}", row["epoch"])
-        state.network = weights
+            self._diverged(f"infinite weights in epoch {epoch}", epoch)
+        state.network, state.seconds = weights, seconds
         state.momentum = {
             name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
             for name, parameter in self.model.network.named_parameters()
             # there is none without momentum
             if self.optimizer.state[parameter].get("momentum_buffer") is not None
         }
-        if not state.history or _merit(row) > _merit(state.history[state.best_epoch - 1]):
-            state.best, state.best_epoch = weights, row["epoch"]
-        state.history.append(row)
+
+    @torch.inference_mode()
+    def _check_logits(self, x: Tensor, when: str, epoch: int) -> None:
+        """End the training if the model's answers are not finite any more."""
+        self.wrapped.eval()
+        if not bool(torch.isfinite(self.wrapped(x)).all()):
+            self._diverged(f"logits that are not finite {when}", epoch)
 
     def _on_cpu(self) -> bool:
         return bool(self.fabric.device.type == "cpu")
@@ -254,11 +365,12 @@ class _Run:
         raise ArgumentError(f"lr: expected a finite loss, got {what} with lr {self.plan.lr:g}; {kept}")
 
 
-def _merit(row: dict[str, Any]) -> tuple[float, float]:
-    """What the best epoch has most of: validation accuracy, then little loss; without validation, age."""
+def _merit(row: dict[str, Any]) -> tuple[float, float, float]:
+    """What the best epoch has most of: held-out examples that withstand the attack, if there was one, then
+    accuracy, then little loss; without validation, age."""
     if row["validation_accuracy"] is None:
-        return float(row["epoch"]), 0.0
-    return row["validation_accuracy"], -row["validation_loss"]
+        return float(row["epoch"]), 0.0, 0.0
+    return row["robust_accuracy"] or 0.0, row["validation_accuracy"], -row["validation_loss"]
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
@@ -268,6 +380,22 @@ def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
     # Zhong et al. 2024, appendix B
     passed = (step >= steps // 4) + (step >= 3 * steps // 4)
     return plan.lr / 10**passed
+
+
+def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
+    """The attacks' budgets against the size of the images."""
+    pixels = math.prod(source.x.shape[2:])
+    if plan.k is None:
+        return
+    if plan.k > pixels:
+        raise ArgumentError(
+            f"k: expected at most {pixels}, the pixels of an image of {plan.data}, got {plan.k}"
+        )
+    if plan.method != "standard" and plan.training_k() > pixels:
+        raise ArgumentError(
+            f"multi_k: expected a training budget of at most {pixels}, the pixels of an image of {plan.data}, "
+            f"got {plan.multi_k:g} x {plan.k} = {plan.training_k()}"
+        )
 
 
 def _fabric(plan: TrainingPlan) -> Any:
@@ -360,6 +488,7 @@ def _save(result: TrainingResult, plan: TrainingPlan, source: Dataset, device: s
             "plan": plan.identity(),
             "best_epoch": result.best_epoch,
             "validation_accuracy": result.validation_accuracy,
+            "robust_accuracy": result.robust_accuracy,
             "seconds": round(result.seconds, 1),
             # on a CPU the same command with as many threads gives the same weights
             "device": device,

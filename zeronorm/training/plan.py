@@ -11,6 +11,7 @@ from typing import Any, Literal
 from zeronorm.errors import ArgumentError
 
 SCHEDULES = ("cosine", "step")
+GRADIENTS = ("random", "projected", "unprojected", "alternate")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls them
     "float32": "32-true",
@@ -18,7 +19,21 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls t
 }
 
 # where and when a training runs, as opposed to what it computes
-_CIRCUMSTANCES = ("out", "device", "resume")
+_CIRCUMSTANCES = ("out", "device", "resume", "track")
+# what only robust methods use, what only held-out examples under attack need, and values that turn a field off
+_ROBUST = (
+    "multi_k",
+    "attack",
+    "steps",
+    "gradient",
+    "tolerance",
+    "beta",
+    "noise",
+    "label_momentum",
+    "label_warm_up",
+)
+_ATTACKED = ("validation_limit", "validation_steps", "validation_queries")
+_OFF = {"k": None, "average": 0.0}
 # arguments of `build` that a plan decides otherwise
 _FROM_DATA = ("in_channels", "image_size", "classes", "mean", "std", "seed")
 
@@ -39,7 +54,30 @@ class TrainingPlan:
     model_arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of the architecture beyond those that follow from the data, such as `width`."""
     method: str = "standard"
-    """How each batch becomes a loss; "standard": cross-entropy on the examples as they are."""
+    """How each batch becomes a loss: "standard" (cross-entropy on the examples as they are), "sat", "strades" or
+    "fast_ls" (on adversarial examples)."""
+    k: int | None = None
+    """Pixels that an adversary may change and the model is to withstand; robust methods need it.  Given, the
+    held-out examples are attacked within it after each epoch, and the best epoch is the one that withstands most."""
+    multi_k: float = 6.0
+    """The budget of the training's attack, in multiples of k (Zhong et al., Table 7)."""
+    attack: dict[str, dict[str, Any]] = field(default_factory=lambda: {"sparse_pgd": {}})
+    """Attacks to train against: names of the catalogue, each with its options; of several, one is drawn for
+    every mini-batch."""
+    steps: int | None = None
+    """Updates or queries of the training's attack; default 20, and 1 for "fast_ls"."""
+    gradient: str = "random"
+    """Of sparse-PGD: "projected", "unprojected", "random" for each mini-batch, or "alternate" after five epochs."""
+    tolerance: int = 10
+    """Of sparse-PGD in training: steps with the same mask before it is drawn anew."""
+    beta: float = 3.0
+    """Weight of the trade-off term of "strades" and "fast_ls" (3 in the authors' code)."""
+    noise: float = 1.0
+    """Of "fast_ls": pixels of noise at the start of the attack, in multiples of its budget."""
+    label_momentum: float = 0.9
+    """Of "fast_ls": weight of the past in the moving average that is an example's label."""
+    label_warm_up: float = 0.3
+    """Of "fast_ls": share of the epochs that are learnt with the given labels first."""
     epochs: int = 20
     """Passes over the training examples."""
     batch_size: int = 128
@@ -52,6 +90,9 @@ class TrainingPlan:
     """Momentum of stochastic gradient descent."""
     weight_decay: float = 5e-4
     """Weight decay, of all weights."""
+    average: float = 0.0
+    """Keep a moving average of the weights, in which the past has this weight at every step, instead of the
+    weights themselves; 0: none."""
     crop: int = 0
     """Augmentation: pad by so many black pixels and crop at a random place; 4 is usual for CIFAR."""
     flip: bool = False
@@ -60,14 +101,22 @@ class TrainingPlan:
     """Whether the model's first layer subtracts the mean and divides by the deviation of the training images."""
     validation: float = 0.1
     """Fraction of the training examples held out to choose the best epoch; 0: the last epoch is kept."""
+    validation_limit: int = 500
+    """Held-out examples that are attacked after each epoch, at most."""
+    validation_steps: int = 20
+    """Updates of sparse-PGD on them, with either gradient."""
+    validation_queries: int = 200
+    """Queries of Sparse-RS on those that withstand it."""
     limit: int | None = None
     """Use only the first so many training examples."""
     seed: int = 0
-    """Names the initial weights, the held-out examples, the shuffling and the augmentation."""
+    """Names the initial weights, the held-out examples, the shuffling, the augmentation and the attacks."""
     precision: str = "float32"
     """Arithmetic of the passes: "float32", or "bfloat16" with weights kept in float32."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": a CUDA device if there is one."""
+    track: tuple[str, ...] = ()
+    """Programs that get the metrics as well: "tensorboard", "mlflow"."""
     resume: bool = False
     """Continue the training in `out`, if there is one."""
 
@@ -76,12 +125,27 @@ class TrainingPlan:
         from zeronorm import checks
         from zeronorm.models.classifier import ARCHITECTURES
         from zeronorm.training.methods import METHODS
+        from zeronorm.training.tracking import TRACKERS
 
         if taken := sorted(set(self.model_arguments) & set(_FROM_DATA)):
             raise ArgumentError(f"set: expected none of {', '.join(_FROM_DATA)}, got {taken[0]}")
         checked = {
             "model": checks.choice("model", str(self.model).replace("-", "_"), ARCHITECTURES),
             "method": checks.choice("method", self.method, METHODS),
+            "k": None if self.k is None else checks.integer("k", self.k, 1),
+            "multi_k": checks.real("multi_k", self.multi_k, 0.0, open_low=True),
+            "steps": None if self.steps is None else checks.integer("steps", self.steps, 1),
+            "gradient": checks.choice("gradient", self.gradient, GRADIENTS),
+            "tolerance": checks.integer("tolerance", self.tolerance, 1),
+            "beta": checks.real("beta", self.beta, 0.0),
+            "noise": checks.real("noise", self.noise, 0.0),
+            "label_momentum": checks.real("label_momentum", self.label_momentum, 0.0, 1.0),
+            "label_warm_up": checks.real("label_warm_up", self.label_warm_up, 0.0, 1.0),
+            "average": checks.real("average", self.average, 0.0, 1.0),
+            "validation_limit": checks.integer("validation_limit", self.validation_limit, 1),
+            "validation_steps": checks.integer("validation_steps", self.validation_steps, 1),
+            "validation_queries": checks.integer("validation_queries", self.validation_queries, 1),
+            "attack": self._checked_attack(),
             "epochs": checks.integer("epochs", self.epochs, 1),
             "batch_size": checks.integer("batch_size", self.batch_size, 1),
             "lr": checks.real("lr", self.lr, 0.0, open_low=True),
@@ -94,13 +158,43 @@ class TrainingPlan:
             "seed": checks.integer("seed", self.seed, 0, 2**63 - 1),
             "precision": checks.choice("precision", self.precision, PRECISIONS),
             "device": checks.choice("device", self.device, DEVICES),
+            "track": tuple(checks.choice("track", name, TRACKERS) for name in self.track),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numpy's numbers have become Python's
 
+        if self.k is None and self.method != "standard":
+            raise ArgumentError(
+                f"k: expected the number of pixels that {self.method} shall withstand, got None"
+            )
+
+    def _checked_attack(self) -> dict[str, dict[str, Any]]:
+        from zeronorm.attacks.catalogue import get
+
+        if not self.attack:
+            raise ArgumentError("attack: expected the name of an attack at least, got none")
+        attacks = {get(name): dict(options) for name, options in self.attack.items()}
+        for attack, options in attacks.items():
+            if attack.kind != "budget":
+                raise ArgumentError(f"attack: expected one that searches within a budget, got {attack.name}")
+            attack.check_options(options)
+        return {attack.name: options for attack, options in attacks.items()}
+
+    def training_k(self) -> int:
+        """The budget of the training's attack."""
+        assert self.k is not None
+        return max(1, round(self.multi_k * self.k))
+
+    def attack_steps(self) -> int:
+        """Updates or queries of the training's attack."""
+        return self.steps or (1 if self.method == "fast_ls" else 20)
+
     def identity(self) -> dict[str, Any]:
-        """What decides the trained weights: every field but where and when."""
-        return {name: value for name, value in asdict(self).items() if name not in _CIRCUMSTANCES}
+        """What decides the trained weights: every field but where and when, and what this method does not use."""
+        unused = [name for name, off in _OFF.items() if getattr(self, name) == off]
+        unused += () if self.method != "standard" else _ROBUST
+        unused += () if self.k is not None else _ATTACKED
+        return {name: value for name, value in asdict(self).items() if name not in (*_CIRCUMSTANCES, *unused)}
 
     def command(self) -> str:
         """The command line of this plan; options at their default are left out."""
@@ -109,6 +203,10 @@ class TrainingPlan:
             if option.name in ("method", "model", "data", "model_arguments", *_CIRCUMSTANCES):
                 continue
             value = getattr(self, option.name)
+            if option.name == "attack":
+                if value != {"sparse_pgd": {}}:
+                    words += ["--attack", ",".join(_typed(*attack) for attack in value.items())]
+                continue
             flag = option.name.replace("_", "-")
             if value == option.default:
                 continue
@@ -119,3 +217,8 @@ class TrainingPlan:
         for name, value in self.model_arguments.items():
             words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
         return shlex.join(words) + " --out DIR"
+
+
+def _typed(attack: str, options: dict[str, Any]) -> str:
+    """An attack as it is typed: name:option=value."""
+    return ":".join([attack, *(f"{name}={value}" for name, value in options.items())])

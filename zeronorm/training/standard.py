@@ -5,21 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from zeronorm.training.methods import Objective
-    from zeronorm.training.plan import TrainingPlan
+    from zeronorm.training.methods import Batch, Objective, Setting
 
 
-def objective(plan: TrainingPlan) -> Objective:
-    """The loss of one batch under `plan`; a method's file is this function."""
+def objective(setting: Setting) -> Objective:
+    """The loss of a batch; a method's file is this function."""
     return cross_entropy
 
 
-def cross_entropy(
-    model: nn.Module, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"], epoch: int
-) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
-    logits = model(x)
-    return F.cross_entropy(logits, y), logits
+def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+    logits = model(batch.x)
+    return F.cross_entropy(logits, batch.y), logits
