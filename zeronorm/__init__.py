@@ -22,7 +22,9 @@ if "torch" not in sys.modules:
 
 if TYPE_CHECKING:
     from zeronorm import attacks as attacks
+    from zeronorm import certification as certification
     from zeronorm import data as data
+    from zeronorm import defenses as defenses
     from zeronorm import distances as distances
     from zeronorm import losses as losses
     from zeronorm import metrics as metrics
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "attacks",
+    "certification",
     "data",
+    "defenses",
     "distances",
     "losses",
     "metrics",
