@@ -26,7 +26,11 @@ from zeronorm.errors import ArgumentError
 
 def test_threshold_vectors():
     assert vote_threshold(1, 0.1, 256) == Fraction(507, 850)
-    assert [round(float(vote_threshold(r, 0.1, 256)), 7) for r in (2, 3, 4)] == [0.6829536, 0.7605512, 0.8302373]
+    assert [round(float(vote_threshold(r, 0.1, 256)), 7) for r in (2, 3, 4)] == [
+        0.6829536,
+        0.7605512,
+        0.8302373,
+    ]
     assert [float(vote_threshold(r, 0.8, 2)) for r in (1, 2, 3, 4)] == [0.875, 0.96875, 0.9921875, 0.99275]
     assert vote_threshold(0, 0.3, 5) == Fraction(1, 2)
 
@@ -111,4 +115,3 @@ def test_noise_has_its_distribution_and_is_blind_to_the_batch():
 def test_refusals(call, says):
     with pytest.raises(ArgumentError, match=says):
         call()
-

@@ -124,7 +124,9 @@ def _floats_above(thresholds: list[Fraction]) -> Any:
     return np.array([f if Fraction(f := float(t)) >= t else math.nextafter(f, 2.0) for t in thresholds])
 
 
-def information_left(pixels: int, levels: int, *, retained: int | None = None, keep: float | None = None) -> float:
+def information_left(
+    pixels: int, levels: int, *, retained: int | None = None, keep: float | None = None
+) -> float:
     """Bits that a hidden or noised image tells of the original one, over images uniform on levels^pixels.
 
     Levine & Feizi 2020, equations 20 and 21: log2|S| · k of an ablated image (give `retained`), and

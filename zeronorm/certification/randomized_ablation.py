@@ -32,6 +32,9 @@ from zeronorm.certification.confidence import (
 )
 from zeronorm.errors import ArgumentError
 
+BOUNDS = ("half", "all_votes")
+"""What a class's share is compared with: 1/2 (corollary 1), or the bounds of all other shares (Jia et al.)."""
+
 _BITS = 200  # of the fixed point in which Δ is computed
 _FINE = 2**30  # more subsets than this, and rounding shares to whole subsets changes nothing
 
@@ -144,7 +147,9 @@ def ablation_radius_in_top(
     if own.shape != (b,) or not np.issubdtype(own.dtype, np.integer):
         raise ArgumentError(f"label: expected {b} classes, one per example, got shape {own.shape}")
     if own.min() < 0 or own.max() >= classes:
-        raise ArgumentError(f"label: expected classes between 0 and {classes - 1}, got {own.min()} to {own.max()}")
+        raise ArgumentError(
+            f"label: expected classes between 0 and {classes - 1}, got {own.min()} to {own.max()}"
+        )
     low, high = _bounds(votes, failure_probability)
     subsets = math.comb(pixels, retained)
     if subsets < _FINE:
@@ -155,6 +160,41 @@ def ablation_radius_in_top(
     together = np.minimum(np.cumsum(rivals, axis=1), 1 - p)
     t = np.arange(1, top + 1)
     return _largest(((t * p - together) / (t + 1)).max(1), shares)
+
+
+def certify_votes(
+    selection: Any,
+    counts: Any,
+    pixels: int,
+    retained: int,
+    failure_probability: float = 0.05,
+    bound: str = "half",
+) -> tuple[Ints, Ints]:
+    """CERTIFY of Levine & Feizi 2020, of votes already cast: predictions and radii.
+
+    The class that most `selection` votes are for is the candidate; `counts`, drawn independently, bound its share.
+
+    **Arguments:**
+
+    - `selection`, `counts`: votes (b, classes).
+    - `bound`: "half" is corollary 1; "all_votes" is `ablation_radius_in_top`, with Bonferroni's shares of
+      `failure_probability`.
+
+    **Returns:** predictions (b,) and radii (b,), `ABSTAIN` both where nothing is certified.
+    """
+    checks.choice("bound", bound, BOUNDS)
+    chosen, votes = check_counts(selection), check_counts(counts)
+    if chosen.shape != votes.shape:
+        raise ArgumentError(f"selection: expected votes of shape {votes.shape}, got {chosen.shape}")
+    if not len(votes):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    candidate = chosen.argmax(1)
+    if bound == "half":
+        own = np.take_along_axis(votes, candidate[:, None], 1)[:, 0]
+        radius = np.asarray(ablation_radius(own, int(votes[0].sum()), pixels, retained, failure_probability))
+    else:
+        radius = ablation_radius_in_top(votes, pixels, retained, candidate, 1, failure_probability)
+    return np.where(radius == ABSTAIN, ABSTAIN, candidate), radius
 
 
 def _bounds(votes: Ints, failure_probability: float) -> tuple[Floats, Floats]:
