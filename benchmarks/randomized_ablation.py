@@ -77,7 +77,7 @@ def main() -> None:
 
         alone, whole = fastest(bare, device, options.rounds), fastest(voting, device, options.rounds)
         print(
-            f"{options.model}, {null}, {options.images} images of {channels}x{side}x{side}, {options.retained} retained: "
+            f"{options.model}, {null}, {options.images} images of {channels}x{side}x{side}, k = {options.retained}: "
             f"{n / whole:,.0f} votes/s, bare model {n / alone:,.0f} passes/s, overhead {whole / alone - 1:+.1%}"
         )
 
