@@ -13,6 +13,7 @@ from zeronorm.certification.discrete_smoothing import discrete_noise as discrete
 from zeronorm.certification.discrete_smoothing import discrete_smoothing_radius as discrete_smoothing_radius
 from zeronorm.certification.discrete_smoothing import information_left as information_left
 from zeronorm.certification.discrete_smoothing import vote_threshold as vote_threshold
+from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz as certify_l0_lipschitz
 from zeronorm.certification.randomized_ablation import ablation_radius as ablation_radius
 from zeronorm.certification.randomized_ablation import ablation_radius_by_margin as ablation_radius_by_margin
 from zeronorm.certification.randomized_ablation import ablation_radius_in_top as ablation_radius_in_top
@@ -25,6 +26,7 @@ __all__ = [
     "ablation_radius",
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
+    "certify_l0_lipschitz",
     "discrete_noise",
     "discrete_smoothing_radius",
     "information_left",

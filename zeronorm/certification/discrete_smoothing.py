@@ -42,10 +42,10 @@ def discrete_noise(
     - `seed`, `ids`, `draw`: name the random numbers: example by example, draw by draw.
     """
     checks.examples(x)
-    levels, keep = _checked(levels, keep)
+    levels, kappa = _checked(levels, keep)
     value = (x * (levels - 1)).round().long().clamp_(0, levels - 1).flatten(1)
     streams = Streams(seed, checks.identifiers(ids, x), "discrete_noise")
-    kept = streams.uniform(2 * draw, value.shape[1], torch.float64) < float(keep)
+    kept = streams.uniform(2 * draw, value.shape[1], torch.float64) < float(kappa)
     other = (value + 1 + below(streams.bits(2 * draw + 1, value.shape[1]), levels - 1)) % levels
     return (torch.where(kept, value, other).to(x.dtype) / (levels - 1)).reshape(x.shape)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from zeronorm import checks, models, report
 from zeronorm.certification.certificate import ABSTAIN, Certificate
 from zeronorm.certification.confidence import check_probability, leading_class
+from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz
 from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError
@@ -34,7 +35,9 @@ from zeronorm.evaluation.session import Progress, Session
 from zeronorm.evaluation.verify import Verification
 
 # methods whose certificate is one function of model and inputs, in one pass
-DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {}
+DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {
+    "l0_lipschitz": certify_l0_lipschitz,
+}
 METHODS = ("randomized_ablation", *DETERMINISTIC)
 
 _PICTURES = 12  # examples whose clean input is kept for the report: most and least certified

@@ -95,7 +95,8 @@ TRANSFERS = pa.schema(
 class RunFolder:
     """The folder of one run, opened for writing or reading."""
 
-    format, schema, required = FORMAT, ROWS, _REQUIRED
+    format, schema = FORMAT, ROWS
+    required: tuple[str, ...] = _REQUIRED
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

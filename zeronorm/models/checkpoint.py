@@ -268,7 +268,9 @@ def _fit(model: Classifier, weights: dict[str, Tensor], path: Path) -> None:
             f"model: expected the {len(own)} tensors of {model.architecture} in {path}, got {'; '.join(faults)}"
         )
     floating = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
-    model.to(floating[0]).network.load_state_dict(weights)
+    if floating:  # there are networks of whole numbers
+        model.to(floating[0])
+    model.network.load_state_dict(weights)
 
 
 def _first_line(error: Exception) -> str:
