@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from zeronorm.evaluation.replay import device_of
 from zeronorm.evaluation.runner import describe_data, device_name, open_run
 from zeronorm.evaluation.session import Progress, Session
 from zeronorm.evaluation.verify import Verification
+
+Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method on its model
 
 # methods whose certificate is one function of model and inputs, in one pass
 DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {
@@ -91,7 +94,7 @@ def certify(
     chosen = checks.choice("method", (method or _made_for(model)).replace("-", "_"), METHODS)
     batch_size, seed = checks.integer("batch_size", batch_size, 1), checks.integer("seed", seed, 0)
     options: dict[str, Any] = {}
-    prover: Any = model
+    prover: RandomizedAblation | Proof
     if chosen == "randomized_ablation":
         prover = (
             model if isinstance(model, RandomizedAblation) else _smoothed(model, retained, null, mean, std)
@@ -107,6 +110,8 @@ def certify(
             "bound": checks.choice("bound", bound, BOUNDS),
         }
         model = prover.base_classifier
+    else:
+        prover = partial(DETERMINISTIC[chosen], model)
     if isinstance(model, nn.Module) and model.training:
         raise ArgumentError(
             "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
@@ -226,8 +231,10 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
     examples = Examples.of(dataset, device_of(model))
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     method, options = plan["method"]["name"], plan["method"]["options"]
-    prover: Any = model
-    if method == "randomized_ablation":
+    prover: RandomizedAblation | Proof
+    if method != "randomized_ablation":
+        prover = partial(DETERMINISTIC[method], model)
+    else:
         prover = _smoothed(model, *(options[key] for key in ("retained", "null", "mean", "std")))
         _check_votes(rows, options, plan["data"]["shape"], result)
         if result.problems:
@@ -317,7 +324,7 @@ def _smoothed(
 
 
 def _go_on(
-    prover: Any,
+    prover: RandomizedAblation | Proof,
     examples: Examples,
     options: Mapping[str, Any],
     seed: int,
@@ -349,7 +356,11 @@ def _go_on(
 
 
 def _prove(
-    prover: Any, examples: Examples, options: Mapping[str, Any], seed: int, batch_size: int
+    prover: RandomizedAblation | Proof,
+    examples: Examples,
+    options: Mapping[str, Any],
+    seed: int,
+    batch_size: int,
 ) -> list[Row]:
     """What each example's row says beyond whose it is."""
     if isinstance(prover, RandomizedAblation):
@@ -365,7 +376,7 @@ def _prove(
         ]
         judged = _judged(rows, options, list(examples.x.shape[1:]))
         return [row | more for row, more in zip(rows, judged, strict=True)]
-    certificate = DETERMINISTIC[prover.architecture](prover, examples.x)
+    certificate = prover(examples.x)
     assert certificate.margin is not None
     columns = zip(
         certificate.prediction.tolist(), certificate.radius.tolist(), certificate.margin.tolist(), strict=True
