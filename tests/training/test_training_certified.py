@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from l0_lipschitz_attack import greedy
 
 import zeronorm as zn
 from zeronorm.errors import ArgumentError
@@ -41,6 +42,18 @@ def test_attacks_break_nothing_within_the_radius(trained, attack):
         options = {"queries": 150} if attack == "sparse_rs" else {"queries": 300, "restarts": 2}
         x_adv = getattr(zn.attacks, attack)(trained, test.x[rows], test.y[rows], zn.L0(k), **options)
         assert (trained(x_adv).argmax(1) == test.y[rows]).all()
+
+
+def test_an_attack_that_reads_the_tables_succeeds_beyond_the_radius_and_never_within(trained):
+    test = zn.data.load("digits", "test", 80)
+    certificate = zn.certification.certify_l0_lipschitz(trained, test.x)
+    right = [i for i in range(80) if certificate.prediction[i] == test.y[i] and certificate.radius[i] >= 0]
+    tight = 0
+    for i in right:
+        radius, answer = int(certificate.radius[i]), int(test.y[i])
+        assert radius == 0 or not greedy(trained.network, test.x[i], answer, radius)
+        tight += greedy(trained.network, test.x[i], answer, radius + 1)
+    assert len(right) > 60 and tight > 0.5 * len(right)  # the certificate is nearly the true radius
 
 
 def test_a_certified_run_and_a_search_agree(trained, tmp_path):
