@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from l0_lipschitz_attack import greedy
 
 import zeronorm as zn
 from zeronorm.certification import ABSTAIN, UNBOUNDED, certify_l0_lipschitz
@@ -184,3 +186,24 @@ def test_saved_and_loaded(tmp_path):
     )
     x = torch.rand(3, 1, 4, 4)
     assert torch.equal(again(x), model(x))
+
+
+def test_the_released_model():
+    model = zn.models.load("l0-lipschitz-mnist")
+    assert model.network.span() <= STEP and model.facts["certified"]["median_radius"] == 25
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(certify_l0_lipschitz(model, x).margin, certify_l0_lipschitz(model, x.double()).margin)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("ZERONORM_DATA" not in os.environ, reason="needs a copy of MNIST")
+def test_the_released_model_on_all_of_mnist():
+    """The figures of its sidecar, and none of 1,000 certificates broken by the attack that reads its tables."""
+    model, test = zn.models.load("l0-lipschitz-mnist"), zn.data.load("mnist", "test")
+    certificate = certify_l0_lipschitz(model, test.x)
+    assert int(certificate.holds(test.y, 0).sum()) == model.facts["accuracy"]["correct"]
+    assert int(certificate.holds(test.y, 25).sum()) > 5000 >= int(certificate.holds(test.y, 26).sum())
+    certified = certificate.holds(test.y, 1).nonzero().flatten()[:1000].tolist()
+    assert len(certified) == 1000
+    for i in certified:
+        assert not greedy(model.network, test.x[i], int(test.y[i]), int(certificate.radius[i]))

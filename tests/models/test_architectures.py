@@ -187,7 +187,7 @@ def test_bad_arguments_get_one_line(arguments, message):
 
 def test_the_catalogue_lists_every_name_in_one_line_each():
     entries = {entry.name: entry for entry in models.available()}
-    assert set(ARCHITECTURES) | {"digits"} == set(entries)
+    assert set(ARCHITECTURES) | {"digits", "l0-lipschitz-mnist"} == set(entries)
     for entry in entries.values():
-        assert entry.kind == ("trained" if entry.name == "digits" else "architecture")
+        assert entry.kind == ("architecture" if entry.name in ARCHITECTURES else "trained")
         assert 20 < len(entry.description) < 130 and "\n" not in entry.description

@@ -13,7 +13,10 @@ from zeronorm.certification.discrete_smoothing import discrete_noise as discrete
 from zeronorm.certification.discrete_smoothing import discrete_smoothing_radius as discrete_smoothing_radius
 from zeronorm.certification.discrete_smoothing import information_left as information_left
 from zeronorm.certification.discrete_smoothing import vote_threshold as vote_threshold
+from zeronorm.certification.feature_partition import certify_soft_votes as certify_soft_votes
+from zeronorm.certification.feature_partition import partition_radius as partition_radius
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz as certify_l0_lipschitz
+from zeronorm.certification.nearest_neighbour import certify_nearest_neighbour as certify_nearest_neighbour
 from zeronorm.certification.randomized_ablation import ablation_radius as ablation_radius
 from zeronorm.certification.randomized_ablation import ablation_radius_by_margin as ablation_radius_by_margin
 from zeronorm.certification.randomized_ablation import ablation_radius_in_top as ablation_radius_in_top
@@ -27,11 +30,14 @@ __all__ = [
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
     "certify_l0_lipschitz",
+    "certify_nearest_neighbour",
+    "certify_soft_votes",
     "discrete_noise",
     "discrete_smoothing_radius",
     "information_left",
     "leading_class",
     "lower_bound",
+    "partition_radius",
     "share_touched",
     "upper_bound",
     "vote_threshold",

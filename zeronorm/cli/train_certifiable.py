@@ -79,7 +79,7 @@ def train_certifiable(
             data={"name": source.name, "split": source.split, "n": len(source), "digest": source.digest},
             accuracy=accuracy,
             training={
-                "command": shlex.join(["zeronorm", *sys.argv[1:]]),
+                "command": _command(out),
                 "plan": {"method": method, **plan.record()},
                 "seconds": round(seconds, 1),
                 "device": where.type,
@@ -113,6 +113,12 @@ def _measured(
     return int((radii >= 0).sum()), {
         "certified": {"median_radius": median, "n": len(test), "split": test.split}
     }
+
+
+def _command(out: Path) -> str:
+    """The command line, wherever the model was put."""
+    words = ["DIR" if word == str(out) else word for word in sys.argv[1:]]
+    return shlex.join(["zeronorm", *words])
 
 
 class _Progress:
