@@ -109,10 +109,18 @@ def _measured(
         return accuracy_on_ablated(network, test, plan, encoding["mean"]), {"ablation": encoding}
     certificate = certify_l0_lipschitz(network, test.x)
     radii = certificate.radius.clamp_min(-1).where(certificate.prediction == test.y, -1)
-    median = int(radii.sort().values[(len(radii) - 1) // 2])
-    return int((radii >= 0).sum()), {
-        "certified": {"median_radius": median, "n": len(test), "split": test.split}
+    certified = {
+        "median_radius": int(radii.sort().values[(len(radii) - 1) // 2]),
+        "correct": int((radii >= 0).sum()),  # with a margin over every other class
+        "n": len(test),
+        "split": test.split,
     }
+    with torch.no_grad():
+        right = sum(
+            int((network(x).argmax(1) == y).sum())
+            for x, y in zip(test.x.split(500), test.y.split(500), strict=True)
+        )
+    return right, {"certified": certified}
 
 
 def _command(out: Path) -> str:
