@@ -168,6 +168,16 @@ def test_no_side_effects():
     assert all(p.grad is None for p in smoothed.parameters())
 
 
+def test_normalised_colour_images_of_imagenets_kind():
+    """The paper's ImageNet encoding, on small stand-ins: normalised first, six channels."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    x = images(2, 3, side=40)
+    smoothed = RandomizedAblation(network(6, side=40), 64, mean=mean, std=std)
+    certificate = smoothed.certify(x, 32, 64)
+    assert certificate.counts.sum(1).tolist() == [64, 64]
+    assert torch.equal(smoothed.certify(x[1:], 32, 64, ids=torch.tensor([1])).counts, certificate.counts[1:])
+
+
 def test_empty_batch():
     smoothed = RandomizedAblation(Majority(), 2)
     nothing = images()[:0]

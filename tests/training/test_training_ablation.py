@@ -32,6 +32,25 @@ def test_it_learns_what_is_shown(null, channels):
     assert (certificate.radius >= 1).any()
 
 
+def test_attacks_within_the_certified_radius_never_make_another_class_win():
+    """Sparse-RS on the smoothed classifier: it may make it unsure, but no other class may win a large vote."""
+    data, test = zn.data.load("digits", "train"), zn.data.load("digits", "test", 60)
+    model = train_ablation(build(2), data, AblationTraining(**QUICK))
+    smoothed = zn.defenses.RandomizedAblation(model, 24, votes=100)
+    certificate = smoothed.certify(test.x, 200, 1000)
+    assert certificate.failure_probability == 0.05
+    tried = 0
+    for radius in range(1, int(certificate.radius.max()) + 1):
+        rows = certificate.radius == radius
+        if rows.any():
+            x, y = test.x[rows], certificate.prediction[rows]
+            x_adv = zn.attacks.sparse_rs(smoothed, x, y, zn.L0(radius), queries=40)
+            answers = smoothed.predict(x_adv, 1500, 1e-4)
+            assert ((answers == y) | (answers == zn.certification.ABSTAIN)).all()
+            tried += len(x)
+    assert tried >= 8
+
+
 def test_same_plan_same_weights_and_no_global_state_moves():
     data, state = zn.data.load("digits", "train", 200), torch.get_rng_state()
     plan = AblationTraining(**(QUICK | {"epochs": 1}))
