@@ -222,6 +222,12 @@ def test_refusals_leave_no_folder(tmp_path, changes, says):
     assert not (tmp_path / "no").exists()
 
 
+def test_a_label_that_the_model_does_not_know(tmp_path):
+    x = dataset().x
+    with pytest.raises(ArgumentError, match="model: expected a logit for every label up to 3, got 3 classes"):
+        zn.certify(Brightness(), (x, torch.full((len(x),), 3)), out=tmp_path / "no", **VOTES)
+
+
 def test_a_search_is_not_a_run_of_certificates(run, tmp_path):
     with pytest.raises(ArgumentError, match="expected format zeronorm-run/1"):
         zn.Evaluation(run)

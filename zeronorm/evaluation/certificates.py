@@ -126,7 +126,11 @@ def certify(
         "seed": seed,
     }
     # the first rows before anything is written: an unfit model leaves no folder
-    _prove(prover, examples.at([0]), {**options, "n0": 1, "n": 1}, seed, batch_size)
+    first = _prove(prover, examples.at([0]), {**options, "n0": 1, "n": 1}, seed, batch_size)[0]
+    if (counts := first.get("counts")) is not None and len(counts) <= int(examples.y.max()):
+        raise ArgumentError(
+            f"model: expected a logit for every label up to {int(examples.y.max())}, got {len(counts)} classes"
+        )
 
     with ExitStack() as temporary:
         if out is None:
