@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ARROWS = {
     "data": set(),
     "models": set(),
-    "defenses": {"models"},
+    "defenses": {"models", "certification"},  # a smoothed classifier certifies itself; formulas know no defence
     "attacks": set(),
     "certification": {"defenses", "models"},
     "theory": set(),
@@ -161,6 +161,8 @@ def test_public_names():
 @pytest.mark.parametrize(
     "name",
     [
+        "certify", "recertify", "verify_certificates", "Certification", "defenses.RandomizedAblation",
+        "certification.ablation_radius", "certification.ABSTAIN", "certification.Certificate",
         "L0", "Linf", "L2", "evaluate", "compare", "verify", "verify_comparison", "Evaluation",
         "Comparison", "ArgumentError", "attacks.catalogue",
         "data.load", "data.Dataset", "data.available", "models.build", "models.load", "models.save",
@@ -174,7 +176,7 @@ def test_names_that_others_rely_on(name):
     found = zeronorm
     for part in name.split("."):
         found = getattr(found, part)
-    assert found.__doc__ or name == "attacks.catalogue"
+    assert found.__doc__ or name in ("attacks.catalogue", "certification.ABSTAIN")
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if (ROOT / f"attacks/{name}.py").exists()])

@@ -22,7 +22,9 @@ if "torch" not in sys.modules:
 
 if TYPE_CHECKING:
     from zeronorm import attacks as attacks
+    from zeronorm import certification as certification
     from zeronorm import data as data
+    from zeronorm import defenses as defenses
     from zeronorm import distances as distances
     from zeronorm import losses as losses
     from zeronorm import metrics as metrics
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from zeronorm import theory as theory
     from zeronorm import training as training
     from zeronorm.errors import ArgumentError as ArgumentError
+    from zeronorm.evaluation.certificates import certify as certify
+    from zeronorm.evaluation.certificates import recertify as recertify
+    from zeronorm.evaluation.certificates import verify_certificates as verify_certificates
+    from zeronorm.evaluation.certification import Certification as Certification
     from zeronorm.evaluation.comparison import Comparison as Comparison
     from zeronorm.evaluation.comparison import compare as compare
     from zeronorm.evaluation.comparison import verify_comparison as verify_comparison
@@ -44,7 +50,9 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "attacks",
+    "certification",
     "data",
+    "defenses",
     "distances",
     "losses",
     "metrics",
@@ -56,14 +64,18 @@ _ROOMS = (
 )
 _HOMES = {
     "ArgumentError": "zeronorm.errors",
+    "Certification": "zeronorm.evaluation.certification",
     "Comparison": "zeronorm.evaluation.comparison",
     "Evaluation": "zeronorm.evaluation.result",
     "L0": "zeronorm.threat_model",
     "L2": "zeronorm.threat_model",
     "Linf": "zeronorm.threat_model",
+    "certify": "zeronorm.evaluation.certificates",
     "compare": "zeronorm.evaluation.comparison",
     "evaluate": "zeronorm.evaluation.runner",
+    "recertify": "zeronorm.evaluation.certificates",
     "verify": "zeronorm.evaluation.verify",
+    "verify_certificates": "zeronorm.evaluation.certificates",
     "verify_comparison": "zeronorm.evaluation.comparison",
 }
 

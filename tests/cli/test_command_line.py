@@ -311,7 +311,7 @@ BAD = {
     "--data parquet:nowhere": ".*nowhere",
     "--data folder:nowhere": ".*nowhere",
     "--split nothing": "split: expected one of train, test, got 'nothing'",
-    "--model nothing": r"model: expected a built-in model \(digits\), an existing folder .*, got 'nothing'",
+    "--model nothing": r"model: expected a built-in model \(digits, .*\), an existing folder .*, got 'nothing'",
     "--model small_cnn": "model: expected a trained model, got the architecture small_cnn",
     "--model file": "model: expected a folder or a .safetensors",
     "--model .": r"model: expected the folder of a checkpoint, found no model\.json",

@@ -17,7 +17,7 @@ from PIL import Image
 
 import zeronorm as zn
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.records import ROWS, TRANSFERS
+from zeronorm.evaluation.records import CERTIFICATES, ROWS, TRANSFERS
 from zeronorm.evaluation.replay import predict
 from zeronorm.report import render
 
@@ -56,6 +56,8 @@ def test_putting_a_block_leaves_the_rest():
 def test_columns_of_the_rows():
     documented = [(name, kind) for name, kind, _ in table(DOCS / "records.md", "Column")]
     assert documented == [(field.name, _kind(field.type)) for field in ROWS]
+    documented = [(name, kind) for name, kind, _ in table(DOCS / "certificates.md", "Column")]
+    assert documented == [(field.name, _kind(field.type)) for field in CERTIFICATES]
 
 
 def test_keys_of_a_run(tmp_path):

@@ -28,11 +28,18 @@ PUBLISHED = {
 
 
 def test_every_architecture_has_the_published_size_and_says_so():
-    assert set(PUBLISHED) == set(ARCHITECTURES)
+    assert set(PUBLISHED) | {"l0_lipschitz"} == set(ARCHITECTURES)  # it has tables: see below
     for name, expected in PUBLISHED.items():
         assert parameters(models.build(name)) == expected
         said = re.search(r"([\d,]+) parameters", inspect.getdoc(ARCHITECTURES[name]))
         assert int(said.group(1).replace(",", "")) == expected
+
+
+def test_l0_lipschitz_says_how_large_its_tables_are():
+    model = models.build("l0_lipschitz")
+    assert parameters(model) == 0 and model.network.tables.numel() == 2_257_920
+    assert "2,257,920 entries" in inspect.getdoc(ARCHITECTURES["l0_lipschitz"])
+    assert models.describe(model)["parameters"] == sum(t.numel() for t in model.network.state_dict().values())
 
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (2, 17, 20), (1, 8, 8)]  # lenet5 needs 16 by 16
@@ -180,7 +187,7 @@ def test_bad_arguments_get_one_line(arguments, message):
 
 def test_the_catalogue_lists_every_name_in_one_line_each():
     entries = {entry.name: entry for entry in models.available()}
-    assert set(ARCHITECTURES) | {"digits", "digits-robust"} == set(entries)
+    assert set(ARCHITECTURES) | {"digits", "digits-robust", "l0-lipschitz-mnist"} == set(entries)
     for entry in entries.values():
-        assert entry.kind == ("trained" if entry.name.startswith("digits") else "architecture")
+        assert entry.kind == ("architecture" if entry.name in ARCHITECTURES else "trained")
         assert 20 < len(entry.description) < 130 and "\n" not in entry.description

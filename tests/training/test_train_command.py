@@ -142,21 +142,26 @@ def test_help_needs_no_torch():
 SHIPPED = sorted(path.name for path in RELEASED.iterdir())
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*/model.json"))
 
+MNIST = [
+    pytest.mark.slow,
+    pytest.mark.skipif("ZERONORM_DATA" not in os.environ, reason="needs a copy of MNIST"),
+]
+BY_NAME = [pytest.param(name, marks=MNIST) if name.endswith("-mnist") else name for name in SHIPPED]
+AGAIN = [pytest.param(name, marks=pytest.mark.slow) if name == "digits-robust" else name for name in BY_NAME]
 
-@pytest.mark.parametrize("name", SHIPPED)
+
+@pytest.mark.parametrize("name", BY_NAME)
 def test_a_shipped_model_is_small_and_as_accurate_as_it_says(name):
     released = models.load(name)
     facts = released.facts
     size = sum(path.stat().st_size for path in (RELEASED / name).iterdir())
-    assert size < 200_000
+    assert size < (2_400_000 if name == "l0-lipschitz-mnist" else 200_000)
     test = data.load(facts["data"]["name"], "test")
     assert int((answers(released, test) == test.y).sum()) == facts["accuracy"]["correct"]
     assert data.load(facts["data"]["name"], "train").digest == facts["data"]["digest"]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "digits" else pytest.param(name, marks=pytest.mark.slow) for name in SHIPPED]
-)
+@pytest.mark.parametrize("name", AGAIN)
 def test_the_recorded_command_makes_the_shipped_model_again(name, tmp_path):
     # Bitwise the same weights need the same processor and number of threads: here the same but for rounding,
     # which a training amplifies.  Within two points of accuracy, and one voice on nearly every image.
@@ -197,4 +202,4 @@ def test_a_model_beside_the_package_loads_by_its_path(sidecar):
 
 def answers(model, dataset):
     with torch.no_grad():
-        return model(dataset.x).argmax(1)
+        return torch.cat([model(x).argmax(1) for x in dataset.x.split(500)])

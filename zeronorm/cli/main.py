@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from zeronorm.cli.bench import bench
+from zeronorm.cli.certify import certify
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
 from zeronorm.cli.list import list_
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(evaluate)
+app.command()(certify)
 app.command()(compare)
 app.command()(train)
 app.command()(report)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 if TYPE_CHECKING:
     from zeronorm.evaluation.session import Progress as State
 
+_COUNTED = {"certificates": "proved"}  # of a stage without a budget, what is counted
 _PLAIN_SECONDS = 30.0  # between lines where the output is no terminal
 
 
@@ -58,7 +59,11 @@ class Display:
         """Show where the run is."""
         title = self._run + (state.stage if state.k is None else f"k={state.k}  {state.stage}")
         rate = state.passes / state.seconds if state.seconds > 0 else 0.0
-        detail = f"robust {state.robust}/{state.n}" if state.k is not None else f"correct {state.robust}"
+        detail = (
+            f"robust {state.robust}/{state.n}"
+            if state.k is not None
+            else f"{_COUNTED.get(state.stage, 'correct')} {state.robust}"
+        )
         if rate:
             detail += f"  {rate:,.0f} passes/s"
         started = title != self._stage

@@ -29,7 +29,10 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="An argument of the architecture: width=0.25."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Training method: standard, sat, strades or fast_ls.")
+        str,
+        typer.Option(
+            help="Training method: standard, sat, strades or fast_ls; ablation or l0_lipschitz, to be certified."
+        ),
     ] = TrainingPlan.method,
     k: Annotated[
         int | None, typer.Option(help="Pixels that may change; the robust methods train against more.")
@@ -64,6 +67,16 @@ def train(
     label_warm_up: Annotated[
         float, typer.Option(help="Of fast_ls: share of the epochs with the given labels.")
     ] = TrainingPlan.label_warm_up,
+    retained: Annotated[int | None, typer.Option(help="Of ablation: pixels shown (default: 45).")] = None,
+    null: Annotated[
+        str | None, typer.Option(help="Of ablation: what hides a pixel, multichannel (default) or mean.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Of l0_lipschitz: changes to train against (default: 26).")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of l0_lipschitz: divides the logits, in pixels (default: 5).")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = TrainingPlan.epochs,
     batch_size: Annotated[int, typer.Option(help="Images in a step, at most.")] = TrainingPlan.batch_size,
     lr: Annotated[float, typer.Option(help="Initial learning rate.")] = TrainingPlan.lr,
@@ -116,6 +129,26 @@ def train(
 
     A training that was stopped continues with --resume.
     """
+    asked = {"retained": retained, "null": null, "budget": budget, "temperature": temperature}
+    if method.replace("-", "_") in ("ablation", "l0_lipschitz"):
+        # of the options that every method has, those that were given
+        shared: dict[str, Any] = {
+            name: value
+            for name, value in (
+                ("epochs", epochs), ("batch_size", batch_size), ("lr", lr), ("momentum", momentum),
+                ("weight_decay", weight_decay), ("crop", crop), ("flip", flip), ("seed", seed),
+            )
+            if value != getattr(TrainingPlan, name)
+        }  # fmt: skip
+        from zeronorm.cli.train_certifiable import train_certifiable
+
+        kind = method.replace("-", "_")
+        train_certifiable(
+            kind, out, data, model, _model_arguments(set_ or []), device, limit, asked | shared, json_
+        )
+        return
+    if foreign := [name for name, value in asked.items() if value is not None]:
+        raise ArgumentError(f"{foreign[0]}: the method {method} takes no {foreign[0]}")
     plan = TrainingPlan(
         out=out,
         data=data,
@@ -153,6 +186,8 @@ def train(
         track=tuple(name.strip() for name in track.split(",") if name.strip()),
         resume=resume,
     )
+    if resume and not out.exists():
+        typer.echo(f"nothing to resume in {out}: a new training begins", err=True)
     try:
         result = _train(plan)
     except KeyboardInterrupt as stop:

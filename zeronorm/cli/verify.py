@@ -14,7 +14,7 @@ from zeronorm.errors import ArgumentError
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Folder of a complete run or comparison.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run, comparison or run of certificates.")],
     model: Annotated[str | None, typer.Option(help="The model, if it is now called otherwise.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set, if it is now called otherwise.")] = None,
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
@@ -25,15 +25,18 @@ def verify(
 
     Example: zeronorm verify runs/quickstart
     """
-    from zeronorm.evaluation.records import ComparisonFolder, RunFolder
+    from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, RunFolder
     from zeronorm.report.tables import check_run
 
     # before anything heavy: is this a run at all?
     comparison = ComparisonFolder(run)
     runs = [comparison.run(part["path"]) for part in comparison.read()["runs"]] if comparison.exists() else []
-    records = [folder.read_run() for folder in runs or [RunFolder(run)]]
-    for record in records:
-        check_run(record)
+    certificates = CertificateFolder(run).holds_certificates()
+    folders = runs or [CertificateFolder(run) if certificates else RunFolder(run)]
+    records = [folder.read_run() for folder in folders]
+    if not certificates:
+        for record in records:
+            check_run(record)
     plan = records[0]["plan"]
     if runs and model is not None:
         raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
@@ -50,14 +53,19 @@ def verify(
     with _named("data", called, given and data is None):
         dataset = zn.data.load(called, split or plan["data"].get("split", "test"), plan["data"]["n"])
     first = next(iter(networks.values()))
-    result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
+    if certificates:
+        result = zn.verify_certificates(run, first, dataset)
+    else:
+        result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
     for problem in result.problems[:20]:
         print(f"does not hold: {problem}")
     if len(result.problems) > 20:
         print(f"... and {len(result.problems) - 20} more")
     for note in result.notes:
         print(f"note: {note}")
-    if result.ok:
+    if result.ok and certificates:
+        print(f"every claim holds: {result.predictions} certificates re-checked")
+    elif result.ok:
         print(
             f"every claim holds: {result.predictions} clean predictions and {result.adversarials} adversarials "
             "re-checked on fresh passes"

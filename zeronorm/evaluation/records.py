@@ -8,6 +8,8 @@
 A row with `stage` -1 is the clean prediction of an example.  A killed run loses at most the line being
 written.  No torch here: reports and other tools read records without a model.
 
+A run of certificates is such a folder too, with one row per example (`CERTIFICATES`).
+
 A comparison is a folder of such folders:
 
     comparison.json   what was compared with what, and the figures
@@ -34,6 +36,7 @@ from zeronorm.files import locked, replace_files
 Row = dict[str, Any]  # one row, by the names of ROWS
 
 FORMAT = "zeronorm-run/1"
+CERTIFICATES_FORMAT = "zeronorm-certificates/1"
 COMPARISON_FORMAT = "zeronorm-comparison/1"
 _REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
 
@@ -59,6 +62,21 @@ ROWS = pa.schema(
 
 IMAGES = pa.schema([("example", pa.int64()), ("x", pa.list_(pa.float64()))])  # x in the order of its shape
 
+CERTIFICATES = pa.schema(
+    [
+        ("example", pa.int64()),  # the example's stable id
+        ("name", pa.string()),  # its readable name (a file, say), or null
+        ("label", pa.int32()),
+        ("answer", pa.int32()),  # what the classifier answers; null where it abstains
+        ("prediction", pa.int32()),  # the class that is certified; null without a certificate
+        ("radius", pa.int64()),  # changes that cannot move it, 2^63 - 1: any; null without a certificate
+        ("margin", pa.int64()),  # what the radius follows from, of a method without votes
+        ("selection", pa.list_(pa.int64())),  # votes for each class that chose the candidate
+        ("counts", pa.list_(pa.int64())),  # votes for each class that bound its share
+        ("passes", pa.int64()),  # forward passes of the model spent on this example
+    ]
+)
+
 TRANSFERS = pa.schema(
     [
         ("source", pa.string()),  # folder of the run that found the adversarial, within the comparison's
@@ -77,12 +95,16 @@ TRANSFERS = pa.schema(
 class RunFolder:
     """The folder of one run, opened for writing or reading."""
 
+    format, schema = FORMAT, ROWS
+    required: tuple[str, ...] = _REQUIRED
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.run_json = self.path / "run.json"
         self.journal = self.path / "rows.jsonl"
         self.table = self.path / "rows.parquet"
         self.images = self.path / "images.parquet"
+        self.page = self.path / "report.html"
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -106,10 +128,10 @@ class RunFolder:
             raise ArgumentError(f"run: expected the folder of a run, got the file {self.path}") from None
         except (ValueError, OSError) as error:
             raise ArgumentError(f"run: {self.run_json} cannot be read: {error}") from None
-        if not isinstance(run, dict) or run.get("format") != FORMAT:
+        if not isinstance(run, dict) or run.get("format") != self.format:
             found = run.get("format") if isinstance(run, dict) else type(run).__name__
-            raise ArgumentError(f"run: expected format {FORMAT} in {self.run_json}, got {found!r}")
-        if missing := [key for key in _REQUIRED if key not in run]:
+            raise ArgumentError(f"run: expected format {self.format} in {self.run_json}, got {found!r}")
+        if missing := [key for key in self.required if key not in run]:
             raise ArgumentError(f"run: {self.run_json} is damaged: it has no {', '.join(missing)}")
         return run
 
@@ -121,7 +143,7 @@ class RunFolder:
 
     def append(self, rows: Iterable[Row]) -> None:
         """Append finished rows to the journal and flush them to the disk."""
-        lines = b"".join(_line(row) for row in rows)
+        lines = b"".join(_line(row, self.schema.names) for row in rows)
         if lines:
             with open(self.journal, "ab") as file:
                 file.write(lines)
@@ -142,22 +164,22 @@ class RunFolder:
     def read_rows(self) -> pa.Table:
         """All rows, from the table of a complete run or the journal of an unfinished one."""
         if self.table.exists():
-            return _read_table(self.table, ROWS)
+            return _read_table(self.table, self.schema)
         if self.run_json.exists() and self.read_run()["status"] == "complete":
             raise ArgumentError(
                 f"run: expected {self.table.name} of the complete run in {self.path}, found none"
             )
         if not self.journal.exists():
-            return ROWS.empty_table()
+            return self.schema.empty_table()
         content = self.journal.read_bytes()
-        return pa.Table.from_pylist(self._parse(content[: content.rfind(b"\n") + 1]), schema=ROWS)
+        return pa.Table.from_pylist(self._parse(content[: content.rfind(b"\n") + 1]), schema=self.schema)
 
     def fold(self, rows: list[Row], images: list[dict[str, Any]]) -> str:
         """Write the tables of a complete run and drop the journal; returns the digest of the rows."""
-        table = pa.Table.from_pylist(rows, schema=ROWS)
+        table = pa.Table.from_pylist(rows, schema=self.schema)
         for schema, content, target in (
             (IMAGES, pa.Table.from_pylist(images, schema=IMAGES), self.images),
-            (ROWS, table, self.table),
+            (self.schema, table, self.table),
         ):
             _write_table(target, content.cast(schema))
         return digest_rows(table)
@@ -185,8 +207,22 @@ class RunFolder:
                 raise ArgumentError(
                     f"run: line {number} of {self.journal} is damaged (its checksum does not match)"
                 )
-            rows.append(dict.fromkeys(ROWS.names) | json.loads(body))
+            rows.append(dict.fromkeys(self.schema.names) | json.loads(body))
         return rows
+
+
+class CertificateFolder(RunFolder):
+    """The folder of a run of certificates."""
+
+    format, schema = CERTIFICATES_FORMAT, CERTIFICATES
+    required = ("status", "plan", "plan_digest", "sessions")
+
+    def holds_certificates(self) -> bool:
+        """Whether that is what the folder holds, rather than a search."""
+        try:
+            return bool(json.loads(self.run_json.read_text()).get("format") == self.format)
+        except (OSError, ValueError, AttributeError):
+            return False
 
 
 class ComparisonFolder:
@@ -281,6 +317,6 @@ def _checksum(body: bytes) -> bytes:
     return f"{zlib.crc32(body):08x}".encode()
 
 
-def _line(row: Row) -> bytes:
-    body = _body(row, ROWS.names)
+def _line(row: Row, names: list[str]) -> bytes:
+    body = _body(row, names)
     return body + b"\t" + _checksum(body) + b"\n"

@@ -41,7 +41,7 @@ from zeronorm.evaluation.plan import (
     resolve_stages,
     resolve_threats,
 )
-from zeronorm.evaluation.records import FORMAT, Row, RunFolder, finite
+from zeronorm.evaluation.records import Row, RunFolder, finite
 from zeronorm.evaluation.replay import device_of, predict, verdict
 from zeronorm.evaluation.result import Evaluation, summary_of
 from zeronorm.evaluation.session import Progress, Session
@@ -122,7 +122,7 @@ def evaluate(
     facts = models.describe(model)
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts | {"differentiable": differentiable},
-        "data": _describe(dataset, x),
+        "data": describe_data(dataset, x),
         "threat": threats[0].describe() | {"budgets": [t.k for t in threats], "curve": curve},
         "attack": {
             "name": attack
@@ -139,11 +139,11 @@ def evaluate(
             out = temporary.enter_context(tempfile.TemporaryDirectory(prefix="zeronorm-"))
         folder = RunFolder(out)
         with folder.locked():
-            run, rows = _open(folder, plan, command)
+            run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
                 run["execution"] = {
                     "device": str(x.device),
-                    "device_name": _device_name(x.device),
+                    "device_name": device_name(x.device),
                     "threads": torch.get_num_threads(),
                     "batch_size": batch_size,
                 }
@@ -351,7 +351,9 @@ def pictured(rows: list[Row]) -> list[int]:
     return list(dict.fromkeys(broken[:third] + broken[-third:] + robust[:third]))
 
 
-def _open(folder: RunFolder, plan: dict[str, Any], command: str | None) -> tuple[dict[str, Any], list[Row]]:
+def open_run(
+    folder: RunFolder, plan: dict[str, Any], command: str | None
+) -> tuple[dict[str, Any], list[Row]]:
     """A new run, or the one in the folder if it has the same plan."""
     if folder.exists():
         run = folder.read_run()
@@ -362,7 +364,7 @@ def _open(folder: RunFolder, plan: dict[str, Any], command: str | None) -> tuple
     if folder.journal.exists() or folder.table.exists():
         raise ArgumentError(f"out: {folder.path} holds rows but no run.json; choose another folder")
     run = {
-        "format": FORMAT,
+        "format": folder.format,
         "status": "running",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": None,
@@ -382,7 +384,8 @@ def _open(folder: RunFolder, plan: dict[str, Any], command: str | None) -> tuple
     return run, []
 
 
-def _describe(dataset: Dataset, x: Tensor) -> dict[str, Any]:
+def describe_data(dataset: Dataset, x: Tensor) -> dict[str, Any]:
+    """The data of a run, as its plan holds them."""
     return {
         "name": dataset.name,
         "split": dataset.split,
@@ -403,7 +406,8 @@ def _batches(todo: list[int], size: int) -> Iterator[list[int]]:
     return (todo[i : i + size] for i in range(0, len(todo), size))
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

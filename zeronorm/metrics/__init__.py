@@ -12,6 +12,8 @@ from zeronorm.metrics.agreement import broken_by_first_only as broken_by_first_o
 from zeronorm.metrics.agreement import broken_within as broken_within
 from zeronorm.metrics.agreement import paired_difference as paired_difference
 from zeronorm.metrics.agreement import worst_case as worst_case
+from zeronorm.metrics.certified import certified_accuracy as certified_accuracy
+from zeronorm.metrics.certified import median_certified as median_certified
 from zeronorm.metrics.transfer import Transferred as Transferred
 from zeronorm.metrics.transfer import transferred as transferred
 
@@ -22,7 +24,9 @@ __all__ = [
     "broken_alone",
     "broken_by_first_only",
     "broken_within",
+    "certified_accuracy",
     "interval",
+    "median_certified",
     "median_magnitude",
     "paired_difference",
     "robust_accuracy",

@@ -31,7 +31,12 @@ def _summary(name: str) -> str:
     sidecar = read_sidecar(RELEASED / name)
     data, accuracy = sidecar["data"], sidecar["accuracy"]
     size = (RELEASED / name / WEIGHTS).stat().st_size
+    proved = (
+        f", half proved at {certified['median_radius']} pixels"
+        if (certified := sidecar.get("certified"))
+        else ""
+    )
     return (
         f"{sidecar['architecture']} trained on {data['name']}: {accuracy['value']:.1%} of {accuracy['n']} "
-        f"{accuracy['split']} images right; {sidecar['parameters']:,} parameters, {size / 1000:.0f} kB."
+        f"{accuracy['split']} images right{proved}; {sidecar['parameters']:,} parameters, {size / 1000:.0f} kB."
     )

@@ -70,7 +70,7 @@ def describe(model: Any) -> dict[str, Any]:
         named = model if hasattr(model, "__qualname__") else type(model)
         facts = {"architecture": f"{named.__module__}.{named.__qualname__}"}
     if isinstance(model, nn.Module):
-        facts |= {"parameters": sum(p.numel() for p in model.parameters()), "digest": digest(model)}
+        facts |= {"parameters": _size(model), "digest": digest(model)}
     return facts
 
 
@@ -93,7 +93,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], **facts: Any) -> None:
         "format": FORMAT,
         "architecture": model.architecture,
         "arguments": model.arguments,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": _size(model),
         "digest": digest(model),
         **facts,
         "versions": {"zeronorm": zeronorm.__version__, "torch": torch.__version__},
@@ -166,6 +166,12 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise ArgumentError(f"model: expected format {FORMAT} in {path}, got {found!r}")
     return sidecar
+
+
+def _size(model: nn.Module) -> int:
+    """How many parameters a model has; of one in whole numbers, how many of these."""
+    parameters = sum(p.numel() for p in model.parameters())
+    return parameters or sum(tensor.numel() for tensor in model.state_dict().values())
 
 
 def _load_folder(folder: Path) -> Classifier:
@@ -268,7 +274,9 @@ def _fit(model: Classifier, weights: dict[str, Tensor], path: Path) -> None:
             f"model: expected the {len(own)} tensors of {model.architecture} in {path}, got {'; '.join(faults)}"
         )
     floating = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
-    model.to(floating[0]).network.load_state_dict(weights)
+    if floating:  # there are networks of whole numbers
+        model.to(floating[0])
+    model.network.load_state_dict(weights)
 
 
 def _first_line(error: Exception) -> str:

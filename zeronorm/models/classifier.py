@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
+from zeronorm.models.l0_lipschitz import l0_lipschitz
 from zeronorm.models.lenet import lenet5, lenet_300_100
 from zeronorm.models.normalize import Normalize
 from zeronorm.models.preact_resnet import preact_resnet18
@@ -24,6 +25,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "preact_resnet18": preact_resnet18,
     "resnet20": resnet20,
+    "l0_lipschitz": l0_lipschitz,
 }
 
 

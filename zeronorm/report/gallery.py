@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from zeronorm.errors import ArgumentError
+from zeronorm.report.certificates import CertificateSummary
 from zeronorm.report.tables import Summary, class_name, count
 
 Floats = npt.NDArray[np.float64]
@@ -89,6 +90,31 @@ def groups(summary: Summary, rows: pa.Table, images: Mapping[int, list[float]]) 
         for title, members in chosen
         if members
     ]
+
+
+def certified_groups(
+    summary: CertificateSummary, rows: pa.Table, images: Mapping[int, list[float]]
+) -> list[Group]:
+    """The most and the least certified of the examples with a stored image."""
+    plan = summary.run["plan"]
+    shape = tuple(plan["data"]["shape"])
+    mine = rows.filter(pc.is_in(rows["example"], pa.array(list(images), pa.int64()))).to_pylist()
+    mine.sort(key=lambda row: (row["radius"], row["example"]))
+    half = len(mine) // 2
+    groups = []
+    for title, members in (("Least certified", mine[:half]), ("Most certified", mine[half:][::-1])):
+        cards = []
+        for row in members:
+            title_ = str(row["name"]) if row["name"] else f"example {row['example']}"
+            label = class_name(plan["data"].get("class_names"), row["label"])
+            pictures = []
+            if len(shape) == 3 and shape[0] in (1, 3):
+                pictures = [_picture(np.asarray(images[row["example"]]).reshape(shape), f"{title_}: {label}")]
+            note = f"radius {row['radius']}" if row["radius"] < 2**62 else "any change"
+            cards.append(Card(title_, label, label, False, note, pictures, []))
+        if cards:
+            groups.append(Group(title, cards))
+    return groups
 
 
 def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:

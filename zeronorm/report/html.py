@@ -17,9 +17,16 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.records import ComparisonFolder, RunFolder
+from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, RunFolder
 from zeronorm.files import replace_files
 from zeronorm.report import gallery, plots, training
+from zeronorm.report.certificates import (
+    CertificateSummary,
+    contradictions,
+    describe_method,
+    short_radius,
+    summarise_certificates,
+)
 from zeronorm.report.comparison import Comparison as Compared
 from zeronorm.report.comparison import Model, read_comparison, short_median
 from zeronorm.report.tables import (
@@ -61,8 +68,9 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     """Write the report of one or several run folders to the file `out`; returns its path.
 
     Several runs are compared in a table first.  The folder of a comparison gives the page of the comparison;
-    beside others it stands for its runs.  That of a training gives its curves.  The page depends on the records
-    alone: the same records give the same bytes.
+    beside others it stands for its runs.  That of a training gives its curves.  Runs of certificates share a
+    page, with what attacks found beside them.  The page depends on the records alone: the same records give the
+    same bytes.
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     if not folders:
@@ -72,6 +80,8 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
         return _write(comparison_page(ComparisonFolder(folders[0])), Path(out))
     paths = [path for folder in folders for path in _runs_in(Path(folder))]
+    if any(CertificateFolder(path).holds_certificates() for path in paths):
+        return _write(certificates_page(paths), Path(out))
     sections = [_section(RunFolder(path), f"run-{i}") for i, path in enumerate(paths, start=1)]
     if len(sections) > 1:
         sections = _told_apart(sections)
@@ -119,6 +129,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "percent": percent,
         "median": describe_median,
+        "radius": short_radius,
         "duration": duration,
         "signed": signed,
         "breakable": breakable,
@@ -218,7 +229,7 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
     shape = " × ".join(map(str, data["shape"]))
     seconds = float(sum(session.get("seconds", 0.0) for session in sessions))
     parameters = model.get("parameters")
-    stages = [f"{i}. {line}" for i, line in enumerate(_stages(plan), start=1)]
+    stages = [f"{i}. {line}" for i, line in enumerate(_stages(plan), start=1)] if "attack" in plan else []
     entries: list[tuple[str, list[Any]]] = [
         (
             "Model",
@@ -240,7 +251,8 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
                 data.get("digest"),
             ],
         ),
-        ("Attack", [plan["attack"]["name"], *stages]),
+        ("Attack", [plan["attack"]["name"], *stages] if "attack" in plan else []),
+        ("Method", [_method(plan["method"])] if "method" in plan else []),
         ("Seed", [plan.get("seed")]),
         ("Precision", [plan.get("precision")]),
         ("Versions", [", ".join(f"{name} {version}" for name, version in versions.items()) or None]),
@@ -285,6 +297,14 @@ def _stages(plan: Mapping[str, Any]) -> list[str]:
         f"{stage['name']}: " + ", ".join(f"{k} {_plain(v)}" for k, v in (stage.get("options") or {}).items())
         for stage in plan["attack"]["stages"]
     ]
+
+
+def _method(method: Mapping[str, Any]) -> str:
+    """A way to certify, with its options."""
+    given = ", ".join(
+        f"{name} {_plain(value)}" for name, value in method["options"].items() if value is not None
+    )
+    return f"{method['name']}: {given}" if given else str(method["name"])
 
 
 def _plain(value: Any) -> str:
@@ -435,3 +455,90 @@ def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list
     ]
     said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]
     return [(name, lines) for name, lines in said if lines]
+
+
+# -- certificates ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """What the page says of one run of certificates, beside the summary itself."""
+
+    id: str
+    title: str
+    data: str
+    method: str
+    summary: CertificateSummary
+    groups: list[gallery.Group]
+    provenance: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class _Attacked:
+    """A search whose upper bound is shown beside certificates."""
+
+    title: str
+    attack: str
+    summary: Summary
+
+
+def certificates_page(paths: Sequence[Path]) -> str:
+    """The page of runs of certificates, and of searches beside them."""
+    proofs = [path for path in paths if CertificateFolder(path).holds_certificates()]
+    certified = [_certified(CertificateFolder(path), f"run-{i}") for i, path in enumerate(proofs, start=1)]
+    titles = [section.title for section in certified]
+    certified = [
+        replace(s, title=f"{s.title} ({path.name})") if titles.count(s.title) > 1 else s
+        for s, path in zip(certified, proofs, strict=True)
+    ]
+    attacked = []
+    for path in paths:
+        if path not in proofs:
+            run = RunFolder(path).read_run()
+            summary = summarise(run, RunFolder(path).read_rows())
+            if summary.unit != "pixel":
+                raise ArgumentError(
+                    f"runs: expected searches in pixels beside certificates, got {summary.unit}s"
+                )
+            attacked.append(_Attacked(run["plan"]["model"]["name"], run["plan"]["attack"]["name"], summary))
+    wrong = [
+        f"{s.title} certifies {count(len(found), 'example')} that {a.attack} on {a.title} broke within the radius, "
+        f"such as example {found[0]}. Please report it."
+        for s in certified
+        for a in attacked
+        if (found := contradictions(s.summary, a.summary))
+    ]
+    last = max(s.summary.shown[-1] for s in certified)
+    shown = sorted({0, *np.linspace(0, last, 6).round().astype(int).tolist()})
+    some = [s for s in certified if s.summary.n]
+    return (
+        _environment()
+        .get_template("certificates.html")
+        .render(
+            title=certified[0].title if len(certified) == 1 else f"{len(certified)} runs of certificates",
+            sections=certified,
+            attacked=attacked,
+            contradictions=wrong,
+            shown=shown,
+            curve=plots.certified_against_k(
+                [(s.title, s.summary) for s in some],
+                [(f"{a.title}, attacked", a.summary) for a in attacked if a.summary.n],
+            )
+            if some
+            else None,
+        )
+    )
+
+
+def _certified(folder: CertificateFolder, id_: str) -> _Certified:
+    run, rows = folder.read_run(), folder.read_rows()
+    summary = summarise_certificates(run, rows)
+    return _Certified(
+        id=id_,
+        title=model_title(run["plan"]["model"]),
+        data=data_title(run["plan"]["data"]),
+        method=describe_method(summary),
+        summary=summary,
+        groups=gallery.certified_groups(summary, rows, folder.read_images()),
+        provenance=_provenance(run, folder.path),
+    )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeronorm.metrics import interval
+from zeronorm.report.certificates import CertificateSummary
 from zeronorm.report.comparison import Entry, Model
 from zeronorm.report.tables import Effort, Ints, Summary, percent
 
@@ -133,6 +134,25 @@ def compared(summaries: Sequence[tuple[str, Summary]]) -> Chart:
     return _several_against_k(
         units, [(f"run{i}", label, s.curve, s.n) for i, (label, s) in enumerate(shown)], scale, ticks
     )
+
+
+def certified_against_k(
+    certified: Sequence[tuple[str, CertificateSummary]], attacked: Sequence[tuple[str, Summary]]
+) -> Chart:
+    """Shares proved right against k, lower bounds, with those that attacks left, upper bounds."""
+    lower = [
+        (label, np.array([share.count for share in summary.shares]), summary.n)
+        for label, summary in certified
+    ]
+    upper = [(label, summary.curve, summary.n) for label, summary in attacked]
+    last = max(len(curve) - 1 for _, curve, _ in lower)
+    scale, ticks = _budget_axis(last, [k for _, summary in certified for k in summary.shown])
+    drawn = [*lower, *((label, curve[: last + 1], n) for label, curve, n in upper)][:_LINES]
+    chart = _several_against_k(
+        "pixels", [(f"run{i}", label, curve, n) for i, (label, curve, n) in enumerate(drawn)], scale, ticks
+    )
+    note = "Certified lines are lower bounds" + (", attacked ones upper bounds." if upper else ".")
+    return replace(chart, title="Proved right against changed pixels", note=note)
 
 
 def attacks_against_k(model: Model) -> Chart:

@@ -1,0 +1,44 @@
+"""Certificates: how many pixels may be changed, to any values, without changing the answer, proved.
+
+radius = zn.certification.ablation_radius(votes_for_the_answer, n, pixels=784, retained=45)
+"""
+
+from zeronorm.certification.certificate import ABSTAIN as ABSTAIN
+from zeronorm.certification.certificate import UNBOUNDED as UNBOUNDED
+from zeronorm.certification.certificate import Certificate as Certificate
+from zeronorm.certification.confidence import leading_class as leading_class
+from zeronorm.certification.confidence import lower_bound as lower_bound
+from zeronorm.certification.confidence import upper_bound as upper_bound
+from zeronorm.certification.discrete_smoothing import discrete_noise as discrete_noise
+from zeronorm.certification.discrete_smoothing import discrete_smoothing_radius as discrete_smoothing_radius
+from zeronorm.certification.discrete_smoothing import information_left as information_left
+from zeronorm.certification.discrete_smoothing import vote_threshold as vote_threshold
+from zeronorm.certification.feature_partition import certify_soft_votes as certify_soft_votes
+from zeronorm.certification.feature_partition import partition_radius as partition_radius
+from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz as certify_l0_lipschitz
+from zeronorm.certification.nearest_neighbour import certify_nearest_neighbour as certify_nearest_neighbour
+from zeronorm.certification.randomized_ablation import ablation_radius as ablation_radius
+from zeronorm.certification.randomized_ablation import ablation_radius_by_margin as ablation_radius_by_margin
+from zeronorm.certification.randomized_ablation import ablation_radius_in_top as ablation_radius_in_top
+from zeronorm.certification.randomized_ablation import share_touched as share_touched
+
+__all__ = [
+    "ABSTAIN",
+    "UNBOUNDED",
+    "Certificate",
+    "ablation_radius",
+    "ablation_radius_by_margin",
+    "ablation_radius_in_top",
+    "certify_l0_lipschitz",
+    "certify_nearest_neighbour",
+    "certify_soft_votes",
+    "discrete_noise",
+    "discrete_smoothing_radius",
+    "information_left",
+    "leading_class",
+    "lower_bound",
+    "partition_radius",
+    "share_touched",
+    "upper_bound",
+    "vote_threshold",
+]

@@ -1,0 +1,72 @@
+"""The result of a run of certificates: its figures, read from its records."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from zeronorm import report
+from zeronorm.evaluation.records import CertificateFolder
+from zeronorm.evaluation.result import Accuracy, RobustAccuracy
+
+
+class Certification:
+    """The result of a run, read from its folder."""
+
+    def __init__(self, run: str | Path | CertificateFolder, keep: ExitStack | None = None) -> None:
+        self._folder = run if isinstance(run, CertificateFolder) else CertificateFolder(run)
+        if keep is not None:
+            weakref.finalize(self, keep.close)  # a temporary folder lives as long as its result
+        self.summary = report.summarise_certificates(self._folder.read_run(), self._folder.read_rows())
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        return self._folder.path
+
+    @property
+    def records(self) -> pa.Table:
+        """One row per example, as `zeronorm.evaluation.records.CERTIFICATES` describes."""
+        return self._folder.read_rows()
+
+    @property
+    def clean_accuracy(self) -> Accuracy:
+        """Share of inputs that the certified classifier answers rightly; abstaining is not."""
+        return Accuracy.of(self.summary.clean_accuracy)
+
+    @property
+    def certified_accuracy(self) -> RobustAccuracy:
+        """Share of inputs proved to be answered rightly whatever k changes are made; by k from 0."""
+        return RobustAccuracy.over(dict(enumerate(self.summary.shares)))
+
+    @property
+    def median_radius(self) -> float:
+        """Changes that over half of the inputs withstand for certain; -infinity where half have no certificate."""
+        return self.summary.median
+
+    def table(self) -> str:
+        """The figures as a small table of text."""
+        return report.certificates_table(self.summary)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one page."""
+        return report.render([self.run], Path(path))
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures for a machine; `robust_accuracy` is the certified one, a lower bound."""
+        figures = report.certified_json(self.summary)
+        return {
+            **figures,
+            "robust_accuracy": figures["certified_accuracy"],
+            "median_radius": self.median_radius if math.isfinite(self.median_radius) else None,
+            "complete": self.summary.complete,
+            "run": str(self.run),
+        }
+
+    def __repr__(self) -> str:
+        return self.table()
