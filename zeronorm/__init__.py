@@ -23,6 +23,7 @@ if "torch" not in sys.modules:
 if TYPE_CHECKING:
     from zeronorm import attacks as attacks
     from zeronorm import data as data
+    from zeronorm import defenses as defenses
     from zeronorm import distances as distances
     from zeronorm import losses as losses
     from zeronorm import metrics as metrics
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _ROOMS = (
     "attacks",
     "data",
+    "defenses",
     "distances",
     "losses",
     "metrics",

@@ -56,6 +56,12 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled_helper
 
 
+def part(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function callable within kernels that is too large to be copied into each of them."""
+    compiled_part: Callable[..., Any] = numba.njit(inspect.unwrap(function), nogil=True)
+    return compiled_part
+
+
 def serves(*tensors: Tensor) -> bool:
     """Whether kernels can work on these: on the CPU, in one piece, of a type numpy knows, and nothing recorded."""
     for t in tensors:
