@@ -22,6 +22,7 @@ if "torch" not in sys.modules:
 
 if TYPE_CHECKING:
     from zeronorm import attacks as attacks
+    from zeronorm import certification as certification
     from zeronorm import data as data
     from zeronorm import defenses as defenses
     from zeronorm import distances as distances
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "attacks",
+    "certification",
     "data",
     "defenses",
     "distances",

@@ -57,8 +57,12 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function callable within kernels that is too large to be copied into each of them."""
-    compiled_part: Callable[..., Any] = numba.njit(inspect.unwrap(function), nogil=True)
+    """Make a longer function callable within kernels: it is compiled by itself, once.
+
+    Unlike in kernels, sums are not reassociated.
+    """
+    # said, or numba would take it from the kernel that calls first
+    compiled_part: Callable[..., Any] = numba.njit(inspect.unwrap(function), fastmath=False)
     return compiled_part
 
 

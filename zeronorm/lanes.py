@@ -47,31 +47,32 @@ def _in_kernels(function: Callable[..., Any]) -> Any:
 
 
 @_in_kernels
-def load(typing: Any, array: Any, start: Any) -> Any:
-    """`array[start : start + 64]` of a contiguous vector, unchecked."""
+def load(typing: Any, array: Any, row: Any, start: Any) -> Any:
+    """`array[row, start : start + 64]` of a contiguous matrix, unchecked."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *values[:2])
+        place = _place(context, builder, signature.args[0], values)
         return builder.load(place, align=array.dtype.bitwidth // 8)
 
-    return Lanes(array.dtype)(array, types.intp), emit
+    return Lanes(array.dtype)(array, types.intp, types.intp), emit
 
 
 @_in_kernels
-def store(typing: Any, array: Any, start: Any, numbers: Any) -> Any:
-    """`array[start : start + 64] = numbers` in a contiguous vector, unchecked."""
+def store(typing: Any, array: Any, row: Any, start: Any, numbers: Any) -> Any:
+    """`array[row, start : start + 64] = numbers` in a contiguous matrix, unchecked."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *values[:2])
-        builder.store(values[2], place, align=array.dtype.bitwidth // 8)
+        place = _place(context, builder, signature.args[0], values)
+        builder.store(values[3], place, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, numbers), emit
+    return types.void(array, types.intp, types.intp, numbers), emit
 
 
-def _place(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> Any:
+def _place(context: Any, builder: Any, kind: Any, values: Any) -> Any:
+    array, row, start, *_ = values
     made = context.make_array(kind)(context, builder, array)
-    pointer = cgutils.get_item_pointer(context, builder, kind, made, [start])
+    pointer = cgutils.get_item_pointer(context, builder, kind, made, [row, start])
     return builder.bitcast(pointer, ir.VectorType(_ELEMENT[kind.dtype], LANES).as_pointer())
 
 
@@ -83,9 +84,7 @@ def alike(typing: Any, number: Any) -> Any:
 
 def _alike(builder: Any, number: Any) -> Any:
     kind = ir.VectorType(number.type, LANES)
-    first = builder.insert_element(
-        ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0)
-    )
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
     everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), everywhere)
 

@@ -3,14 +3,14 @@
 r       rows: examples, or patches of images
 o       outputs
 d       coordinates of a row and of a weight
-k       of the d products of a row with a weight, the k smallest and the k largest are dropped
+n       of the d products of a row with a weight, the `bottom` smallest and the `top` largest are dropped, n in all
 
 Which ones is decided on the products as rounded in their type, in the order of a stable ascending sort: of
 equal products the lower coordinate counts as the smaller, so that no coordinate is dropped twice.  On a CPU
 numba's kernels do the work, on a GPU Triton's (`truncated_products_gpu`); elsewhere their twin in torch does,
 which sorts and judges both in the tests.
 
-The kernels never sort.  (1) The d products fall into groups, 64 of them unless k is large, and only each
+The kernels never sort.  (1) The d products fall into groups, 64 of them unless many are dropped, and only each
 group's largest and smallest are kept: at least k products reach the k-th largest of the group maxima, and few
 more do.  (2) A second pass marks the products beyond that threshold, one bit each; among those few the k
 largest are found exactly.  (3) A third pass sums what was not dropped: nothing is subtracted, so that a
@@ -56,31 +56,34 @@ from zeronorm.lanes import (
 
 _CHUNK = 1 << 24  # products that the twin holds at a time
 _TILE = 1 << 18  # bytes of weights that the kernel goes over before it takes the next row
-_TOGETHER = 1 << 16  # bytes of rows that the kernel adds up before it takes the next sum
+_TOGETHER = 1 << 18  # bytes of rows that the kernel adds up before it takes the next sum
 _ONE = np.uint64(1)
 
 
 def truncated_products(
-    x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], k: int
+    x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], bottom: int, top: int
 ) -> Float[Tensor, "r o"]:
-    """⟨weight_o, x_r⟩_k for every row and output, 0 <= k <= d/2; gradients flow to both."""
-    if k == 0:
+    """Σ_i weight_oi x_ri without the `bottom` smallest and the `top` largest terms, for every row and output.
+
+    Together they are at most d; ⟨weight_o, x_r⟩_k has both k.  Gradients flow to both factors.
+    """
+    if bottom == top == 0:
         return F.linear(x, weight)
-    products: Tensor = _TruncatedProducts.apply(x, weight, k)
+    products: Tensor = _TruncatedProducts.apply(x, weight, bottom, top)
     return products
 
 
 class _TruncatedProducts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, k: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bottom: int, top: int) -> Tensor:
         x, weight = x.detach().contiguous(), weight.detach().contiguous()
-        sums, *dropped = _backend(x, weight).sums(x, weight, k)
+        sums, *dropped = _backend(x, weight).sums(x, weight, bottom, top)
         ctx.save_for_backward(x, weight, *dropped)
         return sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight, *dropped = ctx.saved_tensors
         backend = _backend(x, weight)
         to_x = backend.rows(gradient.contiguous(), weight, x, *dropped) if ctx.needs_input_grad[0] else None
@@ -88,13 +91,13 @@ class _TruncatedProducts(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             turned = (tensor.transpose(0, 1).contiguous() for tensor in dropped)
             to_weight = backend.rows(gradient.t().contiguous(), x, weight, *turned)
-        return to_x, to_weight, None
+        return to_x, to_weight, None, None
 
 
 def _backend(x: Tensor, weight: Tensor) -> Any:
     """Who does the work: two functions.
 
-    `sums(x, weight, k)` gives the truncated products (r, o) and tensors that begin (r, o) and say what was
+    `sums(x, weight, bottom, top)` gives the truncated products (r, o) and tensors that begin (r, o) and say what was
     dropped; `rows(G, M, N, *dropped)` gives Σ_s G[r, s] M[s] without the coordinates dropped between N[r] and
     M[s].
     """
@@ -117,15 +120,15 @@ class _Sorted:
 
     @staticmethod
     def sums(
-        x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], k: int
-    ) -> tuple[Float[Tensor, "r o"], Int[Tensor, "r o {2*k}"]]:
+        x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], bottom: int, top: int
+    ) -> tuple[Float[Tensor, "r o"], Int[Tensor, "r o n"]]:
         d = x.shape[1]
         values, dropped = [], []
         for some in weight.split(max(1, _CHUNK // max(1, x.numel()))):
             products = x[:, None] * some
             order = products.argsort(dim=2, stable=True)
-            values.append(products.gather(2, order[:, :, k : d - k].sort(2).values).sum(2))
-            dropped.append(torch.cat([order[:, :, :k], order[:, :, d - k :]], 2).to(_narrowest(d)))
+            values.append(products.gather(2, order[:, :, bottom : d - top].sort(2).values).sum(2))
+            dropped.append(torch.cat([order[:, :, :bottom], order[:, :, d - top :]], 2).to(_narrowest(d)))
         return torch.cat(values, 1), torch.cat(dropped, 1)
 
     @staticmethod
@@ -148,17 +151,17 @@ class _Compiled:
 
     @staticmethod
     def sums(
-        x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], k: int
-    ) -> tuple[Float[Tensor, "r o"], Int[Tensor, "r o {2*k}"]]:
+        x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], bottom: int, top: int
+    ) -> tuple[Float[Tensor, "r o"], Int[Tensor, "r o n"]]:
         (r, d), o = x.shape, len(weight)
-        out, dropped = x.new_empty(r, o), torch.empty(r, o, 2 * k, dtype=_narrowest(d))
-        valid = x.new_ones(LANES)
+        out, dropped = x.new_empty(r, o), torch.empty(r, o, bottom + top, dtype=_narrowest(d))
+        valid = x.new_ones(1, LANES)
         if d % LANES:
-            valid[d % LANES :] = torch.nan
+            valid[:, d % LANES :] = torch.nan
         x, weight = _padded(x), _padded(weight)
         tile = max(1, _TILE // (weight.shape[1] * weight.element_size()))
         if r and o:
-            _sums(dropped, out, x, weight, valid, tile)
+            _sums(dropped, out, x, weight, valid, bottom, tile)
         return out, dropped
 
     @staticmethod
@@ -186,47 +189,53 @@ def _padded(rows: Float[Tensor, "r d"]) -> Float[Tensor, "r padded"]:
 
 
 @compiled
-def _sums(start: int, stop: int, dropped: Any, out: Any, x: Any, weight: Any, valid: Any, tile: int) -> None:
-    """Truncated products of rows start..stop-1; `dropped` holds the k smallest, then the k largest of each."""
+def _sums(
+    start: int, stop: int, dropped: Any, out: Any, x: Any, weight: Any, valid: Any, bottom: int, tile: int
+) -> None:
+    """Truncated products of rows start..stop-1; `dropped` holds the smallest, then the largest of each."""
     number = x.dtype.type
-    outputs, chunks, k = weight.shape[0], x.shape[1] // LANES, dropped.shape[2] // 2
-    groups = min(chunks, (5 * k // 2 + LANES - 1) // LANES)
-    slack = max(3, k // 4)
-    largest_of, smallest_of = np.empty(groups * LANES, x.dtype), np.empty(groups * LANES, x.dtype)
+    outputs, chunks, top = weight.shape[0], x.shape[1] // LANES, dropped.shape[2] - bottom
+    groups = min(chunks, (5 * max(bottom, top) // 2 + LANES - 1) // LANES)
+    largest_of, smallest_of = np.empty((1, groups * LANES), x.dtype), np.empty((1, groups * LANES), x.dtype)
     high, low, gone = (np.zeros(chunks, np.uint64), np.zeros(chunks, np.uint64), np.zeros(chunks, np.uint64))
-    places, values = np.empty(x.shape[1] + 2, np.int64), np.empty(x.shape[1] + LANES, x.dtype)
+    places, values = np.empty(x.shape[1] + 2, np.int64), np.empty((1, x.shape[1] + LANES), x.dtype)
     nothing, infinity, end = alike(number(0)), number(np.inf), LANES * (chunks - 1)
-    filled = at_least(load(valid, 0), number(1))
+    filled = at_least(load(valid, 0, 0), number(1))
     for first in range(0, outputs, tile):
         for r in range(start, stop):
-            row = x[r]
             for o in range(first, min(first + tile, outputs)):
-                w = weight[o]
                 for g in range(groups):
-                    most, least = alike(-infinity), alike(-infinity)
+                    most, least = alike(-infinity), alike(infinity)
                     for c in range(g, chunks - 1, groups):
-                        p = times(load(row, LANES * c), load(w, LANES * c))
-                        most, least = larger(p, most), larger(minus(p), least)
+                        p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
+                        most, least = larger(p, most), smaller(p, least)
                     if (chunks - 1) % groups == g:
-                        p = times(times(load(row, end), load(w, end)), load(valid, 0))
-                        most, least = larger(p, most), larger(minus(p), least)
-                    store(largest_of, LANES * g, most)
-                    store(smallest_of, LANES * g, least)
-                above_here = _threshold(largest_of, groups, k, slack)
-                below_here = -_threshold(smallest_of, groups, k, slack)
+                        p = times(times(load(x, r, end), load(weight, o, end)), load(valid, 0, 0))
+                        most, least = larger(p, most), smaller(p, least)
+                    store(largest_of, 0, LANES * g, most)
+                    store(smallest_of, 0, LANES * g, minus(least))
+                above_here, below_here = infinity, -infinity
+                if top:
+                    above_here = _threshold(largest_of, groups, top, max(3, top // 4))
+                if bottom:
+                    below_here = -_threshold(smallest_of, groups, bottom, max(3, bottom // 4))
                 for c in range(chunks):
-                    p = times(load(row, LANES * c), load(w, LANES * c))
+                    p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
                     high[c], low[c] = at_least(p, above_here), at_most(p, below_here)
                 high[chunks - 1] &= filled
                 low[chunks - 1] &= filled
-                _choose(low, w, row, -1, below_here, dropped[r, o, :k], places, values)
-                _choose(high, w, row, 1, above_here, dropped[r, o, k:], places, values)
-                for j in range(2 * k):
+                if bottom:
+                    _choose(low, bottom, x, r, weight, o, -1, below_here, dropped, 0, places, values)
+                if top:
+                    _choose(high, top, x, r, weight, o, 1, above_here, dropped, bottom, places, values)
+                for j in range(bottom + top):
                     i = dropped[r, o, j]
                     gone[i >> 6] |= _ONE << np.uint64(i & 63)
                 kept = nothing
                 for c in range(chunks):
-                    kept = plus_unless(kept, times(load(row, LANES * c), load(w, LANES * c)), gone[c])
+                    kept = plus_unless(
+                        kept, times(load(x, r, LANES * c), load(weight, o, LANES * c)), gone[c]
+                    )
                     gone[c] = 0
                 out[r, o] = total(kept)
 
@@ -238,7 +247,7 @@ def _threshold(values: Any, groups: int, k: int, slack: int) -> Any:
     infinity, half, finite = number(np.inf), number(0.5), np.finfo(values.dtype).max
     most = alike(-infinity)
     for g in range(groups):
-        most = larger(load(values, LANES * g), most)
+        most = larger(load(values, 0, LANES * g), most)
     high = largest(most)
     if _count_at_least(values, groups, high) >= k:
         return high
@@ -272,7 +281,7 @@ def _threshold(values: Any, groups: int, k: int, slack: int) -> Any:
 def _count_at_least(values: Any, groups: int, number: Any) -> Any:
     count = 0
     for g in range(groups):
-        count += ones(at_least(load(values, LANES * g), number))
+        count += ones(at_least(load(values, 0, LANES * g), number))
     return count
 
 
@@ -280,7 +289,7 @@ def _count_at_least(values: Any, groups: int, number: Any) -> Any:
 def _count_above(values: Any, groups: int, number: Any) -> Any:
     count = 0
     for g in range(groups):
-        count += ones(above(load(values, LANES * g), number))
+        count += ones(above(load(values, 0, LANES * g), number))
     return count
 
 
@@ -289,65 +298,68 @@ def _next_at_least(values: Any, groups: int, number: Any) -> Any:
     infinity = values.dtype.type(np.inf)
     least = alike(infinity)
     for g in range(groups):
-        least = smaller(where_at_least(load(values, LANES * g), number, infinity), least)
+        least = smaller(where_at_least(load(values, 0, LANES * g), number, infinity), least)
     return smallest(least)
 
 
 @part
 def _choose(
-    marked: Any, w: Any, row: Any, sign: int, border: Any, chosen: Any, places: Any, values: Any
-) -> None:
-    """Of the marked coordinates, those with the largest sign·w·row; all that are not marked have smaller ones.
+    marked: Any, k: int, x: Any, r: int, weight: Any, o: int, sign: int, border: Any,
+    dropped: Any, n: int, places: Any, values: Any,
+) -> None:  # fmt: skip
+    """Write to `dropped[r, o, n:]` k of the marked coordinates: those with the largest sign·x·weight.
 
     Of equal ones the highest coordinates for sign 1, the lowest for sign -1.
     """
-    chunks, k = len(marked), len(chosen)
+    chunks = len(marked)
     count = 0
     for c in range(chunks):
         count += ones(marked[c])
-    if count > 4 * k + LANES and _choose_among_equals(marked, w, row, sign, border, chosen):
+    if count > 4 * k + LANES and _choose_among_equals(marked, k, x, r, weight, o, sign, border, dropped, n):
         return
     _unpack(marked, places)
     if count == k:
         for j in range(k):
-            chosen[j] = places[j]
+            dropped[r, o, n + j] = places[j]
         return
     groups = (count + LANES - 1) // LANES
-    store(values, LANES * (groups - 1), alike(values.dtype.type(np.nan)))
+    store(values, 0, LANES * (groups - 1), alike(values.dtype.type(np.nan)))
     for j in range(count):
-        product = w[places[j]] * row[places[j]]
-        values[j] = product if sign > 0 else -product
+        product = weight[o, places[j]] * x[r, places[j]]
+        values[0, j] = product if sign > 0 else -product
     least = _threshold(values, groups, k, 0)
     spare = _count_at_least(values, groups, least) - k  # so many of those equal to the least are left
-    n = 0
     for step in range(groups):
         g = step if sign > 0 else groups - 1 - step
-        word = above(load(values, LANES * g), least)
-        equal = at_least(load(values, LANES * g), least) & ~word
+        word = above(load(values, 0, LANES * g), least)
+        equal = at_least(load(values, 0, LANES * g), least) & ~word
         while spare > 0 and equal:
             equal &= ~(_ONE << np.uint64(lowest(equal) if sign > 0 else highest(equal)))
             spare -= 1
         word |= equal
         while word:
-            chosen[n] = places[LANES * g + lowest(word)]
+            dropped[r, o, n] = places[LANES * g + lowest(word)]
             word &= word - _ONE
             n += 1
 
 
 @part
-def _choose_among_equals(marked: Any, w: Any, row: Any, sign: int, border: Any, chosen: Any) -> bool:
+def _choose_among_equals(
+    marked: Any, k: int, x: Any, r: int, weight: Any, o: int, sign: int, border: Any,
+    dropped: Any, n: int,
+) -> bool:  # fmt: skip
     """`_choose` where fewer than k are beyond the border: many are equal to it, as on a black background."""
-    chunks, k = len(marked), len(chosen)
+    chunks = len(marked)
     beyond = 0
     for c in range(chunks):
-        p = times(load(row, LANES * c), load(w, LANES * c))
+        p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
         beyond += ones((above(p, border) if sign > 0 else below(p, border)) & marked[c])
     if beyond >= k:
         return False
-    wanted, n = k - beyond, 0
+    wanted = k - beyond
     for step in range(chunks):
         c = step if sign < 0 else chunks - 1 - step
-        p = times(load(row, LANES * c), load(w, LANES * c))
+        p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
         word = (above(p, border) if sign > 0 else below(p, border)) & marked[c]
         equal = marked[c] & ~word
         while wanted > 0 and equal:
@@ -356,7 +368,7 @@ def _choose_among_equals(marked: Any, w: Any, row: Any, sign: int, border: Any, 
             word |= bit
             wanted -= 1
         while word:
-            chosen[n] = LANES * c + lowest(word)
+            dropped[r, o, n] = LANES * c + lowest(word)
             word &= word - _ONE
             n += 1
     return True
@@ -386,12 +398,11 @@ def _rows(start: int, stop: int, dropped: Any, out: Any, G: Any, M: Any, tile: i
         last = min(first + tile, size)
         scratch[: last - first] = M[first:last]
         for r in range(start, stop):
-            row = out[r]
             for s in range(first, last, 4):
                 for t in range(s, min(s + 4, last)):
                     for j in range(left_out):
                         scratch[t - first, dropped[r, t, j]] = 0
-                a, b, c, d = scratch[s - first], scratch[s - first + 1], scratch[s - first + 2], scratch[s - first + 3]
+                t = s - first
                 # past the end a zero row with the weight 0 takes part
                 g_a, g_b = G[r, s], G[r, s + 1] if s + 1 < last else M.dtype.type(0)
                 g_c, g_d = (
@@ -399,10 +410,10 @@ def _rows(start: int, stop: int, dropped: Any, out: Any, G: Any, M: Any, tile: i
                     G[r, s + 3] if s + 3 < last else M.dtype.type(0),
                 )
                 for i in range(0, M.shape[1], LANES):
-                    sums = plus_product(load(row, i), g_a, load(a, i))
-                    sums = plus_product(sums, g_b, load(b, i))
-                    sums = plus_product(sums, g_c, load(c, i))
-                    store(row, i, plus_product(sums, g_d, load(d, i)))
+                    sums = plus_product(load(out, r, i), g_a, load(scratch, t, i))
+                    sums = plus_product(sums, g_b, load(scratch, t + 1, i))
+                    sums = plus_product(sums, g_c, load(scratch, t + 2, i))
+                    store(out, r, i, plus_product(sums, g_d, load(scratch, t + 3, i)))
                 for t in range(s, min(s + 4, last)):
                     for j in range(left_out):
                         scratch[t - first, dropped[r, t, j]] = M[t, dropped[r, t, j]]

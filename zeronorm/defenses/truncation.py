@@ -72,7 +72,9 @@ class TruncatedLinear(nn.Linear):
     **Raises:** `ArgumentError` for a k beyond `in_features / 2`, and inputs or weights that are not finite.
     """
 
-    def __init__(self, in_features: int, out_features: int, k: int, bias: bool = False, **options: Any) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, k: int, bias: bool = False, **options: Any
+    ) -> None:
         super().__init__(in_features, out_features, bias, **options)
         self.k = _check_k(k, in_features, "input features")
 
@@ -116,7 +118,7 @@ class TruncatedConv2d(nn.Conv2d):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
         else:
-            padding = self.padding
+            padding = (self.padding[0], self.padding[1])
         shape = [
             (side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for side, pad, dilation, kernel, stride in zip(
@@ -211,8 +213,9 @@ def _truncated(layer: nn.Linear | nn.Conv2d, k: int) -> nn.Module:
     else:
         for name in ("stride", "padding", "dilation", "groups", "padding_mode"):
             like[name] = getattr(layer, name)
+        kernel = layer.kernel_size
         made = TruncatedConv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, k, layer.bias is not None, **like
+            layer.in_channels, layer.out_channels, (kernel[0], kernel[1]), k, layer.bias is not None, **like
         )
     made.load_state_dict(layer.state_dict())
     return made.train(layer.training)
@@ -223,7 +226,9 @@ def _products(x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], k: int) -> 
     _check_finite("x", x)
     _check_finite("weight", weight)
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    return truncated_products(x.to(dtype), weight.to(dtype), k).to(torch.promote_types(x.dtype, weight.dtype))
+    return truncated_products(x.to(dtype), weight.to(dtype), k, k).to(
+        torch.promote_types(x.dtype, weight.dtype)
+    )
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
