@@ -25,7 +25,7 @@ ARROWS = {
     "certification": {"defenses", "models"},
     "theory": set(),
     "metrics": set(),
-    "training": {"data", "models", "defenses", "attacks"},
+    "training": {"data", "models", "defenses", "attacks", "certification"},
     "evaluation": {
         "data", "models", "defenses", "attacks", "certification", "theory", "metrics", "report",
     },
@@ -166,7 +166,10 @@ def test_public_names():
         "data.load", "data.Dataset", "data.available", "models.build", "models.load", "models.save",
         "models.BlackBox", "models.from_sklearn", "models.available", "training.train",
         "training.TrainingPlan", "report.render", "report.summarise", "metrics.robust_accuracy",
-        "theory.minimal_changes", "distances.l0_pixels", "distances.l0_features", "distances.l1",
+        "theory.minimal_changes", "theory.gaussian_mixture", "defenses.truncated_inner_product",
+        "defenses.TruncatedLinear", "defenses.TruncatedConv2d", "defenses.truncate",
+        "certification.truncated_range", "certification.certify_truncated",
+        "distances.l0_pixels", "distances.l0_features", "distances.l1",
         "distances.l2", "distances.linf",
     ],
 )  # fmt: skip
