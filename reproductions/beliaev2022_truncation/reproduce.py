@@ -73,8 +73,12 @@ def main() -> None:
     )
     parser.add_argument("--scale", choices=SCALES, default="cpu")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--only", choices=[f"{name}{how}" for name in ("F0", "F10") for how in ("", "-appending")]
+    )
     scale = SCALES[(asked := parser.parse_args()).scale]
-    out = Path(__file__).parent / f"measured-{asked.scale}.json"
+    suffix = f"-{asked.only}" if asked.only else ""
+    out = Path(__file__).parent / f"measured-{asked.scale}{suffix}.json"
     rows: list[dict[str, Any]] = []
 
     def tell(**row: Any) -> None:
@@ -93,6 +97,8 @@ def main() -> None:
     whole = on_device(zn.data.load("mnist", "test"))
     for truncation, appending in ((0, False), (K, True), (0, True), (K, False)):
         name = f"F({truncation})"
+        if asked.only not in (None, f"F{truncation}{'-appending' if appending else ''}"):
+            continue
         model = zn.models.build(
             "mlp", widths=scale["widths"], truncation=truncation, mean=[0.1307], std=[0.3081]
         ).to(asked.device)
@@ -106,13 +112,6 @@ def main() -> None:
             model=name, appending=appending, clean=right(model, whole.x, whole.y), n=len(whole),
             history=history, seconds=round(time.perf_counter() - began, 1),
         )  # fmt: skip
-        for budget in BUDGETS:
-            for queries in scale["queries"]:
-                robust, seconds = attacked(model, test, "sparse_rs", box(budget, BETA), queries=queries)
-                tell(
-                    model=name, appending=appending, attack="sparse_rs", k=budget, queries=queries,
-                    robust=robust, n=len(test), seconds=seconds,
-                )  # fmt: skip
         for attack in WHITE_BOX if truncation else WHITE_BOX[:1]:
             for budget in BUDGETS:
                 robust, seconds = attacked(model, test, attack, box(budget, BETA), steps=scale["steps"])
@@ -136,6 +135,13 @@ def main() -> None:
                 model=name, appending=appending, certified_at_1=float(proven.double().mean()),
                 n=len(test),
             )  # fmt: skip
+        for budget in BUDGETS:
+            for queries in scale["queries"]:
+                robust, seconds = attacked(model, test, "sparse_rs", box(budget, BETA), queries=queries)
+                tell(
+                    model=name, appending=appending, attack="sparse_rs", k=budget, queries=queries,
+                    robust=robust, n=len(test), seconds=seconds,
+                )  # fmt: skip
         few = on_device(zn.data.load("mnist", "test", scale["pointwise"]))
         for beta in (BETA, 1):
             tell(

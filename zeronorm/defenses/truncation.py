@@ -28,16 +28,14 @@ from zeronorm.errors import ArgumentError
 _PATCHES = 1 << 24  # numbers of unfolded patches held at a time
 
 
-def truncated_inner_product(
-    w: Float[Tensor, "*w d"], x: Float[Tensor, "*x d"], k: int
-) -> Float[Tensor, "*batch"]:
+def truncated_inner_product(w: Tensor, x: Tensor, k: int) -> Tensor:
     """⟨w, x⟩_k = Σ_{i=k+1}^{d-k} s_i, where s sorts the products w_i x_i (paper, section III).
 
     Differentiable in both: the gradient to a kept coordinate is the other's entry, to a dropped one 0.
 
     **Arguments:**
 
-    - `w`, `x`: finite, their last dimension the coordinates; those before it broadcast.
+    - `w`, `x`: finite floating point `(..., d)`, which broadcast; the result has their shape without d.
     - `k`: between 0, the ordinary inner product, and d/2, where all is dropped if d is even.
 
     **Raises:** `ArgumentError` for shapes that do not broadcast, a k out of range, and non-finite numbers.
