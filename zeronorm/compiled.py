@@ -56,6 +56,16 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled_helper
 
 
+def part(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a longer function callable within kernels: it is compiled by itself, once.
+
+    Unlike in kernels, sums are not reassociated.
+    """
+    # said, or numba would take it from the kernel that calls first
+    compiled_part: Callable[..., Any] = numba.njit(inspect.unwrap(function), fastmath=False)
+    return compiled_part
+
+
 def serves(*tensors: Tensor) -> bool:
     """Whether kernels can work on these: on the CPU, in one piece, of a type numpy knows, and nothing recorded."""
     for t in tensors:

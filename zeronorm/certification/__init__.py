@@ -21,6 +21,10 @@ from zeronorm.certification.randomized_ablation import ablation_radius as ablati
 from zeronorm.certification.randomized_ablation import ablation_radius_by_margin as ablation_radius_by_margin
 from zeronorm.certification.randomized_ablation import ablation_radius_in_top as ablation_radius_in_top
 from zeronorm.certification.randomized_ablation import share_touched as share_touched
+from zeronorm.certification.truncation_window import certify_truncated as certify_truncated
+from zeronorm.certification.truncation_window import certify_truncated_linear as certify_truncated_linear
+from zeronorm.certification.truncation_window import truncated_range as truncated_range
+from zeronorm.certification.truncation_window import worst_case_logits as worst_case_logits
 
 __all__ = [
     "ABSTAIN",
@@ -32,6 +36,8 @@ __all__ = [
     "certify_l0_lipschitz",
     "certify_nearest_neighbour",
     "certify_soft_votes",
+    "certify_truncated",
+    "certify_truncated_linear",
     "discrete_noise",
     "discrete_smoothing_radius",
     "information_left",
@@ -39,6 +45,8 @@ __all__ = [
     "lower_bound",
     "partition_radius",
     "share_touched",
+    "truncated_range",
     "upper_bound",
     "vote_threshold",
+    "worst_case_logits",
 ]

@@ -1,10 +1,25 @@
 """Defences: how to change a classifier so that it resists.
 
+robust = zn.defenses.truncate(model, k=10)
 smoothed = zn.defenses.RandomizedAblation(base_classifier, retained=45)
 """
 
 from zeronorm.defenses.randomized_ablation import RandomizedAblation as RandomizedAblation
 from zeronorm.defenses.randomized_ablation import ablate as ablate
 from zeronorm.defenses.randomized_ablation import random_subsets as random_subsets
+from zeronorm.defenses.truncation import TruncatedConv2d as TruncatedConv2d
+from zeronorm.defenses.truncation import TruncatedInput as TruncatedInput
+from zeronorm.defenses.truncation import TruncatedLinear as TruncatedLinear
+from zeronorm.defenses.truncation import truncate as truncate
+from zeronorm.defenses.truncation import truncated_inner_product as truncated_inner_product
 
-__all__ = ["RandomizedAblation", "ablate", "random_subsets"]
+__all__ = [
+    "RandomizedAblation",
+    "TruncatedConv2d",
+    "TruncatedInput",
+    "TruncatedLinear",
+    "ablate",
+    "random_subsets",
+    "truncate",
+    "truncated_inner_product",
+]

@@ -14,18 +14,22 @@ from zeronorm import checks
 from zeronorm.errors import ArgumentError
 from zeronorm.models.l0_lipschitz import l0_lipschitz
 from zeronorm.models.lenet import lenet5, lenet_300_100
+from zeronorm.models.mlp import mlp
 from zeronorm.models.normalize import Normalize
 from zeronorm.models.preact_resnet import preact_resnet18
 from zeronorm.models.resnet import resnet20
 from zeronorm.models.small_cnn import small_cnn
+from zeronorm.models.vgg import vgg19
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": lenet_300_100,
     "lenet5": lenet5,
+    "mlp": mlp,
     "small_cnn": small_cnn,
     "preact_resnet18": preact_resnet18,
     "resnet20": resnet20,
     "l0_lipschitz": l0_lipschitz,
+    "vgg19": vgg19,
 }
 
 

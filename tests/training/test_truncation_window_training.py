@@ -1,0 +1,37 @@
+"""Training on windows proves more than training on clean logits."""
+
+from __future__ import annotations
+
+import torch
+
+import zeronorm as zn
+from zeronorm.certification import certify_truncated, worst_case_logits
+from zeronorm.training.methods import Batch
+from zeronorm.training.truncation_window import window_loss
+
+
+def proven(objective, data, test):
+    model = zn.models.build("mlp", image_size=8, widths=[32], truncation=5)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for epoch in range(1, 13):
+        for rows in torch.arange(len(data)).split(100):
+            loss, logits = objective(model, Batch(data.x[rows], data.y[rows], data.ids[rows], rows, epoch, 0))
+            assert logits.shape == (len(rows), 10)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return float(certify_truncated(model.eval(), test.x).holds(test.y, 1).double().mean())
+
+
+def test_it_proves_more():
+    data, test = zn.data.load("digits", "train", 600), zn.data.load("digits", "test", 100)
+    assert proven(window_loss(2, 6), data, test) > proven(window_loss(0, 0), data, test) + 0.1
+
+
+def test_the_budget_rises():
+    model = zn.models.build("mlp", image_size=8, widths=[9], truncation=4)
+    x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
+    objective = window_loss(4, 8)
+    for epoch, budget in {1: 0, 2: 0, 3: 1, 5: 2, 8: 3, 9: 4, 20: 4}.items():
+        expected = torch.nn.functional.cross_entropy(worst_case_logits(model, x, y, budget), y)
+        assert torch.equal(objective(model, Batch(x, y, y, y, epoch, 0))[0], expected)

@@ -1,0 +1,33 @@
+"""Certified training of truncated networks: descend the loss of the worst logits that the window allows.
+
+The bounds are those of `zeronorm.certification.worst_case_logits`; training on them is this library's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zeronorm import checks
+from zeronorm.certification.truncation_window import worst_case_logits
+
+if TYPE_CHECKING:
+    from zeronorm.training.methods import Batch, Objective
+
+
+def window_loss(budget: int, ramp: int) -> Objective:
+    """The cross-entropy of the worst-case logits after `budget` changed coordinates, at most the layer's k.
+
+    The budget rises evenly from 0 in epoch 1 to its full value in epoch `ramp` + 1: begun at once, the
+    intervals are too wide to learn anything.  Logits that are counted are those of the clean input.
+    """
+    checks.integer("budget", budget, 0)
+    checks.integer("ramp", ramp, 0)
+
+    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        now = budget if batch.epoch > ramp else budget * (batch.epoch - 1) // ramp
+        return F.cross_entropy(worst_case_logits(model, batch.x, batch.y, now), batch.y), model(batch.x)
+
+    return objective
