@@ -145,13 +145,18 @@ def certify(
                     "threads": torch.get_num_threads(),
                     "batch_size": batch_size,
                 }
-                folder.write_run(run)
-                session = Session(len(examples), on_progress)
-                try:
-                    rows = _go_on(prover, examples, options, seed, batch_size, folder, rows, session)
-                finally:
-                    run["sessions"].append(session.record())
+                session, earlier = Session(len(examples), on_progress), run["sessions"]
+
+                def note() -> None:
+                    """With the rows, not at the end: a kill leaves no time to say what was spent."""
+                    run["sessions"] = [*earlier, session.record()]
                     folder.write_run(run)
+
+                note()
+                try:
+                    rows = _go_on(prover, examples, options, seed, batch_size, folder, rows, session, note)
+                finally:
+                    note()
                 _finish(folder, run, rows, examples)
             elif folder.journal.exists() or not folder.page.exists():
                 _tidy_up(folder)
@@ -336,6 +341,7 @@ def _go_on(
     folder: CertificateFolder,
     rows: list[Row],
     session: Session,
+    note: Callable[[], None],
 ) -> list[Row]:
     """Everything that has no row yet."""
     done = {row["example"] for row in rows}
@@ -344,17 +350,19 @@ def _go_on(
     together = batch_size if not options else max(1, _PACKED * batch_size // (options["n0"] + options["n"]))
     for start in range(0, len(left), together):
         some, began = examples.at(left[start : start + together]), time.perf_counter()
+        session.begins("certificates")
         fresh = [
             some.row(i, None, 0, "") | proved
             for i, proved in enumerate(_prove(prover, some, options, seed, batch_size))
         ]
         fresh = [{name: row.get(name) for name in folder.schema.names} for row in fresh]
-        folder.append(fresh)
         rows = rows + fresh
         certified += sum(row["radius"] is not None and row["prediction"] == row["label"] for row in fresh)
         passes = sum(row["passes"] for row in fresh)
         session.rows, session.passes = session.rows + len(fresh), session.passes + passes
         session.spent("certificates", time.perf_counter() - began, passes, 0)
+        note()
+        folder.append(fresh)
         session.show("certificates", None, len(rows), len(examples), certified)
     return rows
 

@@ -7,31 +7,8 @@ from __future__ import annotations
 from torch import nn
 
 from zeronorm import checks
-from zeronorm.defenses.truncation import TruncatedInput
 
-_MAPS = (
-    64,
-    64,
-    0,
-    128,
-    128,
-    0,
-    256,
-    256,
-    256,
-    256,
-    0,
-    512,
-    512,
-    512,
-    512,
-    0,
-    512,
-    512,
-    512,
-    512,
-    0,
-)  # 0: pool
+_MAPS = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4, 0)  # 0: pool
 
 
 def vgg19(
@@ -43,6 +20,9 @@ def vgg19(
     truncation k the k largest and k smallest values of each channel of the input are set to 0 first.  Takes
     images of at least 32 by 32.
     """
+    # here, since defences import models
+    from zeronorm.defenses.truncation import TruncatedInput
+
     height, width = (checks.integer("image_size", side, 32) for side in image_size)
     checks.integer("truncation", truncation, 0, height * width // 2)
     layers: list[nn.Module] = [TruncatedInput(truncation)] if truncation else []
