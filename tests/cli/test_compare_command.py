@@ -137,7 +137,7 @@ def test_a_folder_of_its_own_for_every_question(zeronorm, tmp_path, monkeypatch)
         (("--attack", "sparse_rs", "--steps", 5), "steps: none of the attacks asked for takes it, only queries"),
         (("--model", "digits", "--model", "digits"), "model: expected different models, got 'digits' twice"),
         (("--k", "x"), "k: expected integers with commas between them.*"),
-        (("--curve", -1), "curve: expected an integer of at least 0, got -1"),
+        (("--curve", -1), "curve: expected an integer of at least 1, got -1"),
         (("--k", 65), "k: expected .*"),
     ],
 )  # fmt: skip

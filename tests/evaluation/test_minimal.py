@@ -142,7 +142,8 @@ def test_its_first_success_is_not_its_last(model, data, monkeypatch):
 
     def talkative(model, x, y, threat, *, steps=0):
         everything = 1 - x
-        model.broken(torch.arange(len(x)), everything)
+        if hasattr(model, "broken"):  # not when its options are tried
+            model.broken(torch.arange(len(x)), everything)
         return greedy(model, x, y, threat)
 
     with registered("talkative", talkative):

@@ -58,7 +58,7 @@ def threats(
     """The threat models asked for; of a curve the largest."""
     if curve is not None and k is not None:
         raise ArgumentError(f"k: expected budgets or a curve, got --k {k} with --curve {curve}")
-    budgets = [curve] if curve is not None else _budgets(k or _BUDGETS)
+    budgets = [curve] if curve is not None else _budgets(_BUDGETS if k is None else k)
 
     import zeronorm as zn
     from zeronorm import checks

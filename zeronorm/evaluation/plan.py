@@ -47,7 +47,7 @@ class PlannedStage:
     def check(self, model: Model, x: Tensor, y: Tensor, threat: L0) -> None:
         """Whatever the attack refuses, it refuses here, on no examples; a function of one's own is not asked."""
         if self.attack in catalogue and self.function is get(self.attack).function:
-            self.function(model, x[:0], y[:0], threat, seed=0, **self.options)
+            self.function(model, x[:0], y[:0], threat, **self.options)
 
 
 def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:
