@@ -125,3 +125,17 @@ def test_what_was_tried_in_vain_waits_until_all_else_was():
     search(model, k=1, steps=6, temperature=0.0, penalty=0.0)
     tried = torch.stack([shown != 0.5 for shown in model.seen[2:]])
     assert tried[:, tried[0]].all(), "and without a penalty the same one for ever"
+
+
+def test_goes_on_from_where_the_warm_up_has_come():
+    """The best of sparse-PGD's iterates is where the exchanges begin; who it breaks is done."""
+    options = {"seed": 3, "ids": torch.tensor([7])}
+    model = Linear()
+    search(model, steps=9, warm_up=5, **options)
+    shown = torch.stack(model.seen)
+    before, begin = shown[1:7], shown[7]  # six iterates of five steps, after the clean input
+    assert torch.equal(begin, before[(before @ WEIGHT).argmax()])
+    assert (shown @ WEIGHT).max() == CLEAN[0] @ WEIGHT + 2.5
+    easy = Linear(lead=float(CLEAN[0] @ WEIGHT) + 0.4)
+    broken = search(easy, steps=50, warm_up=20, **options)
+    assert easy(broken).argmax(1).item() == 1 and len(easy.seen) < 24

@@ -99,9 +99,10 @@ def test_plus_asks_less_of_those_that_withstand_it():
 
 def test_plus_is_its_stages():
     names = [stage.name for stage in stages(100, 60, "plus")]
-    assert names == ["sparse_pgd (unprojected)", "guided_exchange", "sparse_rs"]
+    assert names == ["guided_exchange", "sparse_rs"]
     lengths = [stage.options.get("steps", stage.options.get("queries")) for stage in stages(100, 60, "plus")]
-    assert lengths == [25, 300, 60]
+    assert lengths == [300, 30]
+    assert stages(100, 60, "plus")[0].options["warm_up"] == 50
 
 
 def unbreakable(x):

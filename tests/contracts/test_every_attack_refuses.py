@@ -117,6 +117,7 @@ OPTIONS = [
     ("sparse_autoattack", "version", "best", "expected one of published, plus, got 'best'"),
     ("guided_exchange", "temperature", -0.5, r"expected a number in \[0, inf\), got -0.5"),
     ("guided_exchange", "penalty", -1.0, r"expected a number in \[0, inf\), got -1.0"),
+    ("guided_exchange", "warm_up", -1, "expected an integer of at least 0, got -1"),
     ("pgd0", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
     ("pgd0", "restarts", 0, "expected an integer of at least 1, got 0"),
     ("saif", "halvings", -1, "expected an integer of at least 0, got -1"),

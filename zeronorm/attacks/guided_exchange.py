@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.attacks.sparse_pgd import ascend
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
 
@@ -23,6 +24,7 @@ def guided_exchange(
     steps: int = 10_000,
     temperature: float = 1.0,
     penalty: float = 1.0,
+    warm_up: int = 0,
     targeted: Int[Tensor, "b"] | None = None,
     start: Float[Tensor, "b ..."] | None = None,
     seed: int = 0,
@@ -51,6 +53,8 @@ def guided_exchange(
         temperature: weight of the noise against the promised gains, which are measured in the standard
             deviation of the 4k largest (the costs in their own); 0 is greedy.
         penalty: what a pixel's promise loses each time it is tried in vain, in the same unit.
+        warm_up: steps of `sparse_pgd` before, each a forward and a backward pass; the search goes on from the
+            best of their iterates.  Many pixels are found sooner together than one after the other.
         targeted: classes to reach instead of leaving y, or None.
         start: inputs to begin from, such as adversarials of a larger budget; default: the clean ones.
         seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
@@ -62,6 +66,7 @@ def guided_exchange(
     checks.integer("steps", steps, 0)
     checks.real("temperature", temperature, 0.0)
     checks.real("penalty", penalty, 0.0)
+    checks.integer("warm_up", warm_up, 0)
 
     with searching("guided_exchange", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
         if len(search.rows) == 0:
@@ -69,16 +74,22 @@ def guided_exchange(
         k, pixels = search.k, search.x.shape[2]
         pairs = k * threat.available(x)
         # S holds k positions, at first such as change nothing; `colours` is what stands there
-        preference = search.streams.uniform(0, pixels, x.dtype)
-        values = search.x
-        if (given := search.start_from(start)) is not None:
-            values, changed = given
-            preference = preference + changed
-        S = top_k(preference, k)
-        colours = search.at(values, S)
+        if warm_up:
+            ascend(search, warm_up, start=start)
+            if len(search.rows) == 0:
+                return search.finished()
+            S, colours = search.attempt()
+        else:
+            preference = search.streams.uniform(0, pixels, x.dtype)
+            values = search.x
+            if (given := search.start_from(start)) is not None:
+                values, changed = given
+                preference = preference + changed
+            S = top_k(preference, k)
+            colours = search.at(values, S)
         v = search.inputs(S, colours)
         best, reached, G = search.score_and_gradient_iterate(S, colours)
-        vain = torch.zeros_like(preference)  # how often each pixel was tried since an exchange was kept
+        vain = search.x.new_zeros(len(S), pixels)  # how often each pixel was tried since an exchange was kept
         keep = search.record(best, reached, S, colours)
         if keep is not None:
             S, colours, v, best, G, vain = (s.index_select(0, keep) for s in (S, colours, v, best, G, vain))
@@ -86,7 +97,8 @@ def guided_exchange(
         for step in range(1, steps + 1):
             if len(search.rows) == 0:
                 break
-            slot, entering, corner = _exchange(search, step, S, colours, v, G, temperature, penalty * vain)
+            draw = 2 * (warm_up + step)  # names not used by the steps before
+            slot, entering, corner = _exchange(search, draw, S, colours, v, G, temperature, penalty * vain)
             S_new = S.scatter(1, slot, entering)
             colours_new = colours.scatter(2, slot[:, None].expand_as(corner), corner)
             objective, reached = search.score_iterate(S_new, colours_new)
@@ -102,7 +114,7 @@ def guided_exchange(
                     s.index_select(0, keep) for s in (S, colours, v, best, G, vain, accepted, stuck)
                 )
             if stuck.any():
-                fresh = top_k(search.streams.uniform(2 * step + 1, pixels, x.dtype), k)
+                fresh = top_k(search.streams.uniform(draw + 1, pixels, x.dtype), k)
                 S = torch.where(stuck[:, None], fresh, S)
                 colours = torch.where(stuck[:, None, None], search.at(search.x, fresh), colours)
             moved = (accepted | stuck).nonzero().flatten()
@@ -118,7 +130,7 @@ def guided_exchange(
 
 def _exchange(
     search: Search,
-    step: int,
+    draw: int,
     S: Int[Tensor, "a k"],
     colours: Float[Tensor, "a g k"],
     v: Float[Tensor, "a g p"],
@@ -136,7 +148,7 @@ def _exchange(
         gain = gain.masked_fill(~search.allowed, -math.inf)
     relief = (search.at(G, S) * (search.at(search.x, S) - colours)).sum(1)  # minus the cost of putting back
 
-    u = search.streams.uniform(2 * step, pixels + k, gain.dtype)
+    u = search.streams.uniform(draw, pixels + k, gain.dtype)
     noise = u.clamp_(1e-7, 1 - 1e-7).log_().neg_().log_().neg_().mul_(temperature)  # Gumbel's distribution
     entering = (gain / _spread(gain.topk(min(4 * k, pixels), dim=1).values)).add_(noise[:, :pixels])
     entering = entering.sub_(demerits).argmax(1, keepdim=True)

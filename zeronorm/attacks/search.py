@@ -400,6 +400,11 @@ class Search:
             positions, values = (part[of] for part in self._best)
             self.clean[self.rows[of]] = self.x[of].scatter_(2, positions[:, None].expand_as(values), values)
 
+    def attempt(self) -> tuple[Int[Tensor, "a s"], Float[Tensor, "a g s"]]:
+        """Positions and values of the best iterate recorded so far, of each example under attack."""
+        assert self._best is not None
+        return self._best[0].clone(), self._best[1].clone()
+
     def finished(self) -> Tensor:
         """The result: who is broken as they broke, the others as the best attempt."""
         self._write_best(torch.arange(len(self.rows), device=self.rows.device))

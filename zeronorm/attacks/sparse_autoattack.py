@@ -46,9 +46,8 @@ def stages(steps: int = 10_000, queries: int = 10_000, version: Version = "publi
             Stage("sparse_rs", {"queries": queries}),
         )
     return (
-        Stage("sparse_pgd", {"steps": -(-steps // 4), "gradient": "unprojected"}),
-        Stage("guided_exchange", {"steps": 3 * steps}),
-        Stage("sparse_rs", {"queries": queries}),
+        Stage("guided_exchange", {"steps": 3 * steps, "warm_up": -(-steps // 2)}),
+        Stage("sparse_rs", {"queries": -(-queries // 2)}),
     )
 
 
@@ -70,8 +69,8 @@ def sparse_autoattack(
     with the projected gradient, and Sparse-RS (loss cross-entropy, α_init 0.8).  The only parameter of the
     published ensemble is k.
 
-    "plus" is this library's: a short sparse-PGD for who breaks at once, then most passes go to guided exchange,
-    and Sparse-RS, which needs no gradients, has the last word.  docs/choosing-an-attack.md says what it was
+    "plus" is this library's: guided exchange, which goes on from where a short sparse-PGD has come, and at last
+    a shorter Sparse-RS, which needs no gradients.  docs/choosing-an-attack.md says what it was
     chosen on and measured on; whoever withstands it has been through fewer passes than in the published one.
 
     Args:
@@ -79,8 +78,8 @@ def sparse_autoattack(
         x: clean inputs, inside the threat model's box.
         y: true labels.
         threat: budget, unit and box.
-        steps: of each sparse-PGD stage; in "plus" a quarter of it, and three times it of guided exchange.
-        queries: of the Sparse-RS stage.
+        steps: of each sparse-PGD stage; in "plus" half as many, then three times as many exchanges.
+        queries: of the Sparse-RS stage; in "plus" half as many.
         version: "published" or "plus".
         seed, ids: name the random numbers of each example, so that its result does not depend on the batch.
 

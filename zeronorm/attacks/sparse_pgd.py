@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.search import Model, searching
+from zeronorm.attacks.search import Model, Search, searching
 from zeronorm.attacks.sparse_pgd_step import choose, move
 from zeronorm.projections import top_k
 from zeronorm.seeding import Streams
@@ -77,43 +77,65 @@ def sparse_pgd(
         checks.real("mask_step_size", mask_step_size, 0.0, open_low=True)
 
     with searching("sparse_pgd", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
-        _, channels, pixels = search.x.shape
-        α = step_size * search.width  # a number, or one for every entry
-        β = math.sqrt(pixels) / 4 if mask_step_size is None else mask_step_size
-
-        # v = x + p: kept as the value itself, it stays in any box exactly; a drawn mask is named by its step
-        u = search.streams.uniform(0, channels * pixels, x.dtype).view_as(search.x)
-        v = search.clamp_(search.x + search.width * (2 * u - 1))
-        mask = _draw(search.streams, 1, search.allowed, pixels, x.dtype)
-        if (given := search.start_from(start)) is not None:
-            values, changed = given
-            v = search.clamp_(torch.where(changed[:, None], values, v))
-            mask = torch.where(changed, mask.abs() + 4.0, mask)  # above nearly every other
-        support = top_k(mask, search.k).sort(1).values
-        stuck = torch.zeros_like(search.rows)  # choices in a row with the same outcome
-
-        for step in range(steps + 1):
-            if len(search.rows) == 0:
-                break
-            values = search.at(v, support)
-            if step == steps:
-                search.record(*search.score_iterate(support, values), support, values)
-                break
-            objective, reached, G = search.score_and_gradient_iterate(support, values)
-            keep = search.record(objective, reached, support, values)
-            if keep is not None:
-                v, mask, support, values, stuck, G = (
-                    s.index_select(0, keep) for s in (v, mask, support, values, stuck, G)
-                )
-
-            move(search, v, mask, support, G, α, β, projected=gradient == "projected")
-            redraw = (stuck >= tolerance).nonzero().flatten()
-            if len(redraw):
-                mask[redraw] = _draw(search.streams.select(redraw), step + 2, search.allowed, pixels, x.dtype)
-                stuck[redraw] = -1  # the drawn mask starts a count of its own
-            support, stuck = choose(mask, support, stuck)
-
+        ascend(
+            search,
+            steps,
+            gradient=gradient,
+            tolerance=tolerance,
+            step_size=step_size,
+            mask_step_size=mask_step_size,
+            start=start,
+        )
         return search.finished()
+
+
+def ascend(
+    search: Search,
+    steps: int,
+    *,
+    gradient: Literal["unprojected", "projected"] = "unprojected",
+    tolerance: int = 3,
+    step_size: float = 0.25,
+    mask_step_size: float | None = None,
+    start: Float[Tensor, "b ..."] | None = None,
+) -> None:
+    """The steps of `sparse_pgd` on whoever is under attack: who is not broken by them stays in the search."""
+    _, channels, pixels = search.x.shape
+    dtype = search.x.dtype
+    α = step_size * search.width  # a number, or one for every entry
+    β = math.sqrt(pixels) / 4 if mask_step_size is None else mask_step_size
+
+    # v = x + p: kept as the value itself, it stays in any box exactly; a drawn mask is named by its step
+    u = search.streams.uniform(0, channels * pixels, dtype).view_as(search.x)
+    v = search.clamp_(search.x + search.width * (2 * u - 1))
+    mask = _draw(search.streams, 1, search.allowed, pixels, dtype)
+    if (given := search.start_from(start)) is not None:
+        values, changed = given
+        v = search.clamp_(torch.where(changed[:, None], values, v))
+        mask = torch.where(changed, mask.abs() + 4.0, mask)  # above nearly every other
+    support = top_k(mask, search.k).sort(1).values
+    stuck = torch.zeros_like(search.rows)  # choices in a row with the same outcome
+
+    for step in range(steps + 1):
+        if len(search.rows) == 0:
+            break
+        values = search.at(v, support)
+        if step == steps:
+            search.record(*search.score_iterate(support, values), support, values)
+            break
+        objective, reached, G = search.score_and_gradient_iterate(support, values)
+        keep = search.record(objective, reached, support, values)
+        if keep is not None:
+            v, mask, support, values, stuck, G = (
+                s.index_select(0, keep) for s in (v, mask, support, values, stuck, G)
+            )
+
+        move(search, v, mask, support, G, α, β, projected=gradient == "projected")
+        redraw = (stuck >= tolerance).nonzero().flatten()
+        if len(redraw):
+            mask[redraw] = _draw(search.streams.select(redraw), step + 2, search.allowed, pixels, dtype)
+            stuck[redraw] = -1  # the drawn mask starts a count of its own
+        support, stuck = choose(mask, support, stuck)
 
 
 def _draw(
