@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeronorm.errors import ArgumentError
 
@@ -125,3 +125,11 @@ def model(candidate: Any) -> Callable[[Tensor], Tensor]:
             f"model: expected a callable from inputs to logits, got {type(candidate).__name__}{hint}"
         )
     return candidate
+
+
+def evaluation_mode(model: Any) -> None:
+    """`ArgumentError` for a module in training mode."""
+    if isinstance(model, nn.Module) and model.training:
+        raise ArgumentError(
+            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
+        )

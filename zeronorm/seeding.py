@@ -62,6 +62,10 @@ class Streams:
         angle = u[:, half:] * (2 * math.pi)
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :n]
 
+    def order(self, step: int) -> Int[Tensor, "b"]:
+        """The rows of the batch, shuffled; in another batch the examples of this one keep their order."""
+        return self.bits(step, 1)[:, 0].argsort(stable=True)
+
     def _centred(self, step: int, n: int, dtype: torch.dtype) -> Tensor:
         """n numbers in [-1/2, 1/2] for each example: from half a word each, or in float64 from a whole one."""
         if dtype == torch.float64:

@@ -398,7 +398,7 @@ class Search:
         """Write the best iterates of these examples under attack into the result."""
         if self._best is not None:
             positions, values = (part[of] for part in self._best)
-            self.clean[self.rows[of]] = self.x[of].scatter_(2, positions[:, None].expand_as(values), values)
+            self.clean[self.rows[of]] = self.inputs(positions, values, of)
 
     def attempt(self) -> tuple[Int[Tensor, "a s"], Float[Tensor, "a g s"]]:
         """Positions and values of the best iterate recorded so far, of each example under attack."""

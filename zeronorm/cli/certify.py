@@ -79,13 +79,13 @@ def certify(
 
     import zeronorm as zn
 
-    try:
+    about = [counts.name] if counts is not None else [str(model), data]
+    out = out or options.default_out(["certify", *about], asked)
+    with options.resumable(out):
         if counts is not None:
-            out = out or options.default_out(["certify", counts.name], asked)
             result = zn.recertify(counts, out, alpha=alpha, bound=bound, command=command)
         else:
             assert model is not None
-            out = out or options.default_out(["certify", model, data], asked)
             from zeronorm.cli.model import resolve_device, resolve_model
             from zeronorm.cli.progress import Display
 
@@ -110,9 +110,6 @@ def certify(
                     command=command,
                     on_progress=display.show,
                 )
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
-        raise typer.Exit(130) from None
     print(result.table())
     print(f"\nreport: {result.run / 'report.html'}")
     if json_:

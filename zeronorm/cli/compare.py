@@ -75,26 +75,22 @@ def compare(
         search = [list(searches), steps, queries, seed, precision]
         asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out(["compare", *models, data], asked)
-    try:
-        with Display() as display:
-            comparison = zn.compare(
-                networks,
-                dataset,
-                adversaries,
-                searches,
-                out,
-                steps=steps,
-                queries=queries,
-                curve=curve is not None,
-                batch_size=batch_size,
-                seed=seed,
-                precision=precision,
-                command=shlex.join(["zeronorm", *sys.argv[1:]]),
-                on_progress=display.show_titled,
-            )
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
-        raise typer.Exit(130) from None
+    with options.resumable(out), Display() as display:
+        comparison = zn.compare(
+            networks,
+            dataset,
+            adversaries,
+            searches,
+            out,
+            steps=steps,
+            queries=queries,
+            curve=curve is not None,
+            batch_size=batch_size,
+            seed=seed,
+            precision=precision,
+            command=shlex.join(["zeronorm", *sys.argv[1:]]),
+            on_progress=display.show_titled,
+        )
     print(comparison.table())
     print(f"\nreport: {comparison.path / 'report.html'}")
     if json_:

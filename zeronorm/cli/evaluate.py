@@ -66,27 +66,23 @@ def evaluate(
         search = [attack, steps, queries, seed, precision]
         asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out([model, data], asked)
-    try:
-        with Display() as display:
-            evaluation = zn.evaluate(
-                network,
-                dataset,
-                adversaries,
-                searches if len(searches) > 1 else searches[0],
-                out,
-                steps=steps,
-                queries=queries,
-                curve=curve is not None,
-                batch_size=batch_size,
-                seed=seed,
-                precision=precision,
-                name=model,
-                command=shlex.join(["zeronorm", *sys.argv[1:]]),
-                on_progress=display.show,
-            )
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
-        raise typer.Exit(130) from None
+    with options.resumable(out), Display() as display:
+        evaluation = zn.evaluate(
+            network,
+            dataset,
+            adversaries,
+            searches if len(searches) > 1 else searches[0],
+            out,
+            steps=steps,
+            queries=queries,
+            curve=curve is not None,
+            batch_size=batch_size,
+            seed=seed,
+            precision=precision,
+            name=model,
+            command=shlex.join(["zeronorm", *sys.argv[1:]]),
+            on_progress=display.show,
+        )
     print(evaluation)
     print(f"\nreport: {evaluation.run / 'report.html'}")
     if json_:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,16 @@ def threats(
     if curve is not None:
         checks.integer("curve", curve, 1)
     return [zn.L0(budget, unit, low, high, linf) for budget in budgets]  # type: ignore[arg-type]
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Within, Ctrl-C ends the program with a word on how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
+        raise typer.Exit(130) from None
 
 
 def default_out(names: Sequence[str], asked: Sequence[Any]) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeronorm import checks, models, report
 from zeronorm.certification.certificate import ABSTAIN, Certificate
@@ -31,8 +31,8 @@ from zeronorm.evaluation.examples import DataLike, Examples, as_dataset
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import CertificateFolder, Row, digest_rows
 from zeronorm.evaluation.replay import device_of
-from zeronorm.evaluation.runner import describe_data, device_name, open_run
-from zeronorm.evaluation.session import Progress, Session
+from zeronorm.evaluation.runner import describe_data, execution, open_run, tidy_up
+from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import Verification
 
 Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method on its model
@@ -112,10 +112,7 @@ def certify(
         model = prover.base_classifier
     else:
         prover = partial(DETERMINISTIC[chosen], model)
-    if isinstance(model, nn.Module) and model.training:
-        raise ArgumentError(
-            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
-        )
+    checks.evaluation_mode(model)
     dataset = as_dataset(data)
     examples = Examples.of(dataset, device_of(model))
     facts = models.describe(model)
@@ -139,27 +136,13 @@ def certify(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                run["execution"] = {
-                    "device": str(examples.x.device),
-                    "device_name": device_name(examples.x.device),
-                    "threads": torch.get_num_threads(),
-                    "batch_size": batch_size,
-                }
-                session, earlier = Session(len(examples), on_progress), run["sessions"]
-
-                def note() -> None:
-                    """With the rows, not at the end: a kill leaves no time to say what was spent."""
-                    run["sessions"] = [*earlier, session.record()]
-                    folder.write_run(run)
-
-                note()
-                try:
+                run["execution"] = execution(examples.x.device, batch_size)
+                session = Session(len(examples), on_progress)
+                with noted(session, folder, run) as note:
                     rows = _go_on(prover, examples, options, seed, batch_size, folder, rows, session, note)
-                finally:
-                    note()
                 _finish(folder, run, rows, examples)
             elif folder.journal.exists() or not folder.page.exists():
-                _tidy_up(folder)
+                tidy_up(folder)
         return Certification(folder, keep=temporary.pop_all())
 
 
@@ -182,12 +165,8 @@ def recertify(
         alpha, bound: as for `certify`; None: as in the run.
     """
     source = CertificateFolder(run)
-    record = source.read_run()
+    record = source.read_complete()
     plan, method = record["plan"], record["plan"]["method"]
-    if record["status"] != "complete":
-        raise ArgumentError(
-            f"run: expected a complete run, got one that stopped early in {source.path}; resume it"
-        )
     if method["name"] != "randomized_ablation":
         raise ArgumentError(
             f"run: expected one of randomized_ablation, which has votes, got {method['name']}"
@@ -218,11 +197,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
     are cast again; a method without votes is run again on all.
     """
     folder = CertificateFolder(run)
-    record = folder.read_run()
-    if record["status"] != "complete":
-        raise ArgumentError(
-            f"run: expected a complete run, got one that stopped early in {folder.path}; resume it"
-        )
+    record = folder.read_complete()
     table, plan = folder.read_rows(), record["plan"]
     rows, result, dataset = table.to_pylist(), Verification(), as_dataset(data)
     model_digest = models.describe(model).get("digest")
@@ -441,9 +416,4 @@ def _close(
     run["status"] = "complete"
     run["summary"] = report.certified_json(report.summarise_certificates(run, folder.read_rows()))
     folder.write_run(run)
-    _tidy_up(folder)
-
-
-def _tidy_up(folder: CertificateFolder) -> None:
-    folder.drop_journal()
-    report.render([folder.path], folder.page)
+    tidy_up(folder)

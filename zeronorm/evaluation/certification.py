@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import math
-import weakref
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from zeronorm import report
 from zeronorm.evaluation.records import CertificateFolder
-from zeronorm.evaluation.result import Accuracy, RobustAccuracy
+from zeronorm.evaluation.result import Accuracy, RobustAccuracy, RunResult
 
 
-class Certification:
+class Certification(RunResult):
     """The result of a run, read from its folder."""
 
     def __init__(self, run: str | Path | CertificateFolder, keep: ExitStack | None = None) -> None:
-        self._folder = run if isinstance(run, CertificateFolder) else CertificateFolder(run)
-        if keep is not None:
-            weakref.finalize(self, keep.close)  # a temporary folder lives as long as its result
+        super().__init__(run if isinstance(run, CertificateFolder) else CertificateFolder(run), keep)
         self.summary = report.summarise_certificates(self._folder.read_run(), self._folder.read_rows())
-
-    @property
-    def run(self) -> Path:
-        """The folder of the run."""
-        return self._folder.path
-
-    @property
-    def records(self) -> pa.Table:
-        """One row per example, as `zeronorm.evaluation.records.CERTIFICATES` describes."""
-        return self._folder.read_rows()
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -52,10 +37,6 @@ class Certification:
     def table(self) -> str:
         """The figures as a small table of text."""
         return report.certificates_table(self.summary)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write the report as one page."""
-        return report.render([self.run], Path(path))
 
     def as_json(self) -> dict[str, Any]:
         """The figures for a machine; `robust_accuracy` is the certified one, a lower bound."""

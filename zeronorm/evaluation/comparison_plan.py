@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
 
 from zeronorm import checks, models
 from zeronorm.attacks.catalogue import catalogue
@@ -126,10 +125,7 @@ def _catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
 def _fits(model: Model, dataset: Dataset) -> bool:
     """Whether the model gives gradients; `ArgumentError` if it cannot be attacked on this data at all."""
     checks.model(model)
-    if isinstance(model, nn.Module) and model.training:
-        raise ArgumentError(
-            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
-        )
+    checks.evaluation_mode(model)
     examples = Examples.of(dataset, device_of(model))
     x, y = examples.x, examples.y
     diagnosis.check_fit(model, x, y, dataset.name, dataset.class_names)

@@ -135,6 +135,15 @@ class RunFolder:
             raise ArgumentError(f"run: {self.run_json} is damaged: it has no {', '.join(missing)}")
         return run
 
+    def read_complete(self) -> dict[str, Any]:
+        """As `read_run`, of a run that came to its end."""
+        run = self.read_run()
+        if run["status"] != "complete":
+            raise ArgumentError(
+                f"run: expected a complete run, got one that stopped early in {self.path}; resume it"
+            )
+        return run
+
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace run.json in one step: a crash leaves the old or the new one, never half."""
         replace_files({self.run_json: json.dumps(run, indent=1, allow_nan=False).encode()})

@@ -65,14 +65,13 @@ def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
     }
 
 
-class Evaluation:
-    """The result of a run, read from its folder."""
+class RunResult:
+    """What the results of all runs have in common: their folder."""
 
-    def __init__(self, run: str | Path | RunFolder, keep: ExitStack | None = None) -> None:
-        self._folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    def __init__(self, folder: RunFolder, keep: ExitStack | None) -> None:
+        self._folder = folder
         if keep is not None:
-            weakref.finalize(self, keep.close)  # a temporary folder lives as long as its evaluation
-        self.summary = report.summarise(self._folder.read_run(), self._folder.read_rows())
+            weakref.finalize(self, keep.close)  # a temporary folder lives as long as its result
 
     @property
     def run(self) -> Path:
@@ -81,8 +80,20 @@ class Evaluation:
 
     @property
     def records(self) -> pa.Table:
-        """One row per (example, budget, stage), as `zeronorm.evaluation.records.ROWS` describes."""
+        """The rows, as `zeronorm.evaluation.records` describes: ROWS of a search, CERTIFICATES of proofs."""
         return self._folder.read_rows()
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one page."""
+        return report.render([self.run], Path(path))
+
+
+class Evaluation(RunResult):
+    """The result of a run, read from its folder."""
+
+    def __init__(self, run: str | Path | RunFolder, keep: ExitStack | None = None) -> None:
+        super().__init__(run if isinstance(run, RunFolder) else RunFolder(run), keep)
+        self.summary = report.summarise(self._folder.read_run(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -102,10 +113,6 @@ class Evaluation:
     def table(self) -> str:
         """The figures as a small table of text."""
         return report.text_table(self.summary)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write the report as one page."""
-        return report.render([self.run], Path(path))
 
     def as_json(self) -> dict[str, Any]:
         """The figures for a machine."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import zeronorm
 from zeronorm import checks, models, report
@@ -44,11 +44,10 @@ from zeronorm.evaluation.plan import (
 from zeronorm.evaluation.records import Row, RunFolder, finite
 from zeronorm.evaluation.replay import device_of, predict, verdict
 from zeronorm.evaluation.result import Evaluation, summary_of
-from zeronorm.evaluation.session import Progress, Session
+from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.threat_model import L0
 
 _PICTURES = 48  # examples whose clean input is kept for the report
-_REPORT = "report.html"
 
 
 @torch.inference_mode(False)
@@ -101,10 +100,7 @@ def evaluate(
     batch_size = checks.integer("batch_size", batch_size, 1)
     seed = checks.integer("seed", seed, 0)
     checks.choice("precision", precision, ("float32", "bfloat16"))
-    if isinstance(model, nn.Module) and model.training:
-        raise ArgumentError(
-            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
-        )
+    checks.evaluation_mode(model)
     dataset = as_dataset(data)
     examples = Examples.of(dataset, device_of(model))
     x, y = examples.x, examples.y
@@ -141,32 +137,16 @@ def evaluate(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                run["execution"] = {
-                    "device": str(x.device),
-                    "device_name": device_name(x.device),
-                    "threads": torch.get_num_threads(),
-                    "batch_size": batch_size,
-                }
+                run["execution"] = execution(x.device, batch_size)
                 ledger, session = Ledger(examples, folder, rows), Session(len(x), on_progress)
-                earlier = run["sessions"]
-
-                def note() -> None:
-                    """With the rows, not at the end: a kill leaves no time to say what was spent."""
-                    run["sessions"] = [*earlier, session.record()]
-                    folder.write_run(run)
-
-                note()
-                runner = _Runner(
-                    model, examples, threats, stages, ledger, session, note, batch_size, seed, precision
-                )
-                try:
-                    runner.run(curve)
-                finally:
-                    note()
+                with noted(session, folder, run) as note:
+                    _Runner(
+                        model, examples, threats, stages, ledger, session, note, batch_size, seed, precision
+                    ).run(curve)
                 findings += diagnosis.inspect_rows(run, ledger.rows)
                 _finish(folder, run, ledger, x, findings)
-            elif folder.journal.exists() or not (folder.path / _REPORT).exists():
-                _tidy_up(folder)
+            elif folder.journal.exists() or not folder.page.exists():
+                tidy_up(folder)
         return Evaluation(folder, keep=temporary.pop_all())
 
 
@@ -328,13 +308,13 @@ def _finish(
     run["status"] = "complete"
     run["summary"] = summary_of(run, folder.read_rows())
     folder.write_run(run)
-    _tidy_up(folder)
+    tidy_up(folder)
 
 
-def _tidy_up(folder: RunFolder) -> None:
+def tidy_up(folder: RunFolder) -> None:
     """What is left to do once the records are complete; done again if a kill came in between."""
     folder.drop_journal()
-    report.render([folder.path], folder.path / _REPORT)
+    report.render([folder.path], folder.page)
 
 
 def pictured(rows: list[Row]) -> list[int]:
@@ -406,8 +386,17 @@ def _batches(todo: list[int], size: int) -> Iterator[list[int]]:
     return (todo[i : i + size] for i in range(0, len(todo), size))
 
 
-def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
+def execution(device: torch.device, batch_size: int) -> dict[str, Any]:
+    """What a run is carried out on, for its record; the result does not depend on it."""
+    return {
+        "device": str(device),
+        "device_name": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "batch_size": batch_size,
+    }
+
+
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from zeronorm.evaluation.records import RunFolder
 
 _SHOW_SECONDS = 0.2
 
@@ -82,3 +85,22 @@ class Session:
             "stages": self._effort,
             **self.doubts,
         }
+
+
+@contextmanager
+def noted(session: Session, folder: RunFolder, run: dict[str, Any]) -> Iterator[Callable[[], None]]:
+    """Within, the session is in run.json; the function that is given brings it up to date.
+
+    To be called with the rows, not at the end: a kill leaves no time to say what was spent.
+    """
+    earlier = run["sessions"]
+
+    def note() -> None:
+        run["sessions"] = [*earlier, session.record()]
+        folder.write_run(run)
+
+    note()
+    try:
+        yield note
+    finally:
+        note()

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from zeronorm import distances, models
 from zeronorm.attacks.search import Model
-from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.examples import DataLike, as_dataset
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import RunFolder, digest_rows
@@ -69,11 +68,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
         ArgumentError: if the records cannot be read at all.
     """
     folder = RunFolder(run)
-    record = folder.read_run()
-    if record["status"] != "complete":
-        raise ArgumentError(
-            f"run: expected a complete run, got one that stopped early in {folder.path}; resume it"
-        )
+    record = folder.read_complete()
     table = folder.read_rows()
     rows, plan = table.to_pylist(), record["plan"]
     result = Verification()

@@ -34,6 +34,7 @@ from zeronorm.report.tables import (
     count,
     data_title,
     describe_median,
+    facts,
     model_title,
     percent,
     summarise,
@@ -287,8 +288,7 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
             else [],
         ),
     ]
-    said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]
-    return [(name, lines) for name, lines in said if lines]
+    return facts(entries)
 
 
 def _stages(plan: Mapping[str, Any]) -> list[str]:
@@ -453,8 +453,7 @@ def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list
         ("Runs", [entry.path for entry in comparison.entries]),
         ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
     ]
-    said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]
-    return [(name, lines) for name, lines in said if lines]
+    return facts(entries)
 
 
 # -- certificates ---------------------------------------------------------------------------------------

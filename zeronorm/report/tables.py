@@ -7,7 +7,7 @@ k.  In an unfinished run, examples whose search has not ended count as robust: t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -257,6 +257,12 @@ def data_title(data: Mapping[str, Any]) -> str:
     """The data by name and split: "mnist (test)"; data that were given as tensors have neither."""
     split = data.get("split")
     return f"{data['name']} ({split})" if split and split != data["name"] else f"{data['name']}"
+
+
+def facts(entries: Iterable[tuple[str, Sequence[Any]]]) -> list[tuple[str, list[str]]]:
+    """What is said under each heading, as text, without the lines and headings that have nothing to say."""
+    said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]
+    return [(name, lines) for name, lines in said if lines]
 
 
 def model_title(model: Mapping[str, Any]) -> str:

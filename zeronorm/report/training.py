@@ -11,7 +11,7 @@ from typing import Any
 
 from zeronorm.errors import ArgumentError
 from zeronorm.report import plots
-from zeronorm.report.tables import percent
+from zeronorm.report.tables import facts, percent
 
 METRICS, SIDECAR = "metrics.csv", "model.json"
 # what is drawn of each epoch, against the left axis in per cent
@@ -151,5 +151,4 @@ def _provenance(sidecar: dict[str, Any]) -> list[tuple[str, list[str]]]:
         ("Time", [f"{training['seconds']} s on {training.get('device')}" if "seconds" in training else None]),
         ("Command", [training.get("command")]),
     ]
-    said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]
-    return [(name, lines) for name, lines in said if lines]
+    return facts(entries)

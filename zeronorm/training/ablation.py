@@ -97,7 +97,7 @@ def train_ablation(
     steps = plan.epochs * per_epoch
     model.train()
     for epoch in range(plan.epochs):
-        order = Streams(plan.seed, ids, "shuffle").bits(epoch, 1)[:, 0].argsort(stable=True)
+        order = Streams(plan.seed, ids, "shuffle").order(epoch)
         for step, rows in enumerate(order.tensor_split(per_epoch), start=epoch * per_epoch):
             optimizer.param_groups[0]["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
             batch = crop_and_flip(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.attacks.catalogue import catalogue
+from zeronorm.attacks.search import evaluation_mode
 from zeronorm.data import Dataset
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0
@@ -37,9 +38,8 @@ def adversarials(
     Also those that it gets wrong without an attack, as they are.  `options` are the attack's own.
     """
     checks.choice("attack", attack, catalogue)
-    training, x_adv, broken = model.training, [], []
-    model.eval()
-    try:
+    x_adv, broken = [], []
+    with evaluation_mode(model):
         for rows in torch.arange(len(data)).split(batch_size):
             x, y, ids = data.x[rows], data.y[rows], data.ids[rows]
             found = catalogue[attack].function(model, x, y, threat, seed=seed, ids=ids, **options)
@@ -47,8 +47,6 @@ def adversarials(
                 wrong = model(found).argmax(1) != y
             x_adv.append(found[wrong])
             broken.append(rows[wrong])
-    finally:
-        model.train(training)
     kept = torch.cat(broken)
     return replace(data, x=torch.cat(x_adv), y=data.y[kept], ids=data.ids[kept])
 
@@ -100,7 +98,7 @@ def train_appending(
 
 
 def _drawn(data: Dataset, limit: int, seed: int, number: int) -> Dataset:
-    order = Streams(seed, data.ids, "append, attacked").bits(number, 1)[:, 0].argsort(stable=True)
+    order = Streams(seed, data.ids, "append, attacked").order(number)
     rows = order[: checks.integer("limit", limit, 1)]
     return replace(data, x=data.x[rows], y=data.y[rows], ids=data.ids[rows])
 
@@ -115,7 +113,7 @@ def _learn(
     model.train()
     for epoch in range(epochs):
         loss_sum, right = 0.0, 0
-        order = Streams(seed, ids, f"append {number}").bits(epoch, 1)[:, 0].argsort(stable=True)
+        order = Streams(seed, ids, f"append {number}").order(epoch)
         for rows in order.split(batch_size):
             logits = model(x[rows])
             loss = F.cross_entropy(logits, y[rows])

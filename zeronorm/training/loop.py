@@ -446,7 +446,7 @@ def _has_test_split(source: Dataset, test: Dataset) -> bool:
 
 
 def _shuffled(ids: Tensor, seed: int, epoch: int) -> Tensor:
-    return Streams(seed, ids, "shuffle").bits(epoch, 1)[:, 0].argsort(stable=True)
+    return Streams(seed, ids, "shuffle").order(epoch)
 
 
 def _build(plan: TrainingPlan, source: Dataset) -> Classifier:
