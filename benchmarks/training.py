@@ -70,7 +70,7 @@ def overhead(plan: TrainingPlan, data: zn.data.Dataset, rounds: int) -> tuple[fl
     )
     watched = Watched(model).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    loss_of = METHODS[plan.method](Setting(plan, Adversary(plan, watched), data.y, 10, {}))
+    loss_of = METHODS[plan.method].objective(Setting(plan, Adversary(plan, watched), data.y, 10, {}))
 
     def update() -> None:
         optimizer.step()

@@ -69,7 +69,7 @@ def test_arrows(path):
         return  # names every room, and imports none before it is asked
     mine = own(path)
     rooms = {room(name) for name in of_zeronorm(path)} - {"", mine}
-    if mine == "cli":
+    if mine == "cli" or path.name == "__main__.py":
         return  # the outermost
     assert "cli" not in rooms, "nothing imports cli"
     if mine == "report":

@@ -16,8 +16,9 @@ def ablation(zeronorm, tmp_path):
         "--epochs", 2, "--out", out, "--json",
     )  # fmt: skip
     assert said.status == 0, said.err
-    last = json.loads(said.out.splitlines()[-1])
-    assert last["ablation"] == {"retained": 24, "null": "multichannel", "mean": None}
+    assert f"next: zeronorm certify --model {out}" in said.out
+    sidecar = json.loads((out / "model.json").read_text())
+    assert sidecar["ablation"] == {"retained": 24, "null": "multichannel", "mean": None}
     return out
 
 

@@ -110,9 +110,11 @@ def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
         name = {"model_arguments": "set_"}.get(option.name, option.name)
         assert name in options
         if name == "attack":
-            assert {options[name]: {}} == option.default_factory()
+            assert options[name] is None and option.default is None
         elif name == "track":
             assert (options[name], option.default) == ("", ())
+        elif name in ("epochs", "batch_size", "lr"):  # which vary with the method
+            assert options[name] is None
         elif name not in ("out", "set_"):
             assert options[name] == option.default
 

@@ -31,7 +31,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="Training method: standard, sat, strades or fast_ls; ablation or l0_lipschitz, to be certified."
+            help="Training method: standard, sat, strades, fast_ls or truncated; ablation or l0_lipschitz, to be "
+            "certified."
         ),
     ] = TrainingPlan.method,
     k: Annotated[
@@ -41,13 +42,15 @@ def train(
         float, typer.Option(help="Budget of the training's attack, in multiples of k.")
     ] = TrainingPlan.multi_k,
     attack: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Attack to train against, name:option=value; of several, one is drawn for each mini-batch."
+            help="Attack to train against, name:option=value; of several, one is drawn for each mini-batch "
+            "(default: sparse_pgd; truncated: sparse_rs)."
         ),
-    ] = "sparse_pgd",
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Updates of the training's attack (default: 20; fast_ls: 1).")
+        int | None,
+        typer.Option(help="Updates of the training's attack (default: 20; fast_ls: 1; truncated: 300)."),
     ] = None,
     gradient: Annotated[
         str, typer.Option(help="Of sparse_pgd: random, projected, unprojected or alternate.")
@@ -67,19 +70,41 @@ def train(
     label_warm_up: Annotated[
         float, typer.Option(help="Of fast_ls: share of the epochs with the given labels.")
     ] = TrainingPlan.label_warm_up,
-    retained: Annotated[int | None, typer.Option(help="Of ablation: pixels shown (default: 45).")] = None,
+    retained: Annotated[int, typer.Option(help="Of ablation: pixels shown.")] = TrainingPlan.retained,
     null: Annotated[
-        str | None, typer.Option(help="Of ablation: what hides a pixel, multichannel (default) or mean.")
+        str, typer.Option(help="Of ablation: what hides a pixel, multichannel or mean.")
+    ] = TrainingPlan.null,
+    append_every: Annotated[
+        int, typer.Option(help="Of truncated: epochs between attacks on the training images.")
+    ] = TrainingPlan.append_every,
+    append_limit: Annotated[
+        int | None, typer.Option(help="Of truncated: attack so many of them at most.")
     ] = None,
+    box_factor: Annotated[
+        float, typer.Option(help="Of truncated: how much wider than the images' the attack's box is.")
+    ] = TrainingPlan.box_factor,
     budget: Annotated[
         float | None, typer.Option(help="Of l0_lipschitz: changes to train against (default: 26).")
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Of l0_lipschitz: divides the logits, in pixels (default: 5).")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = TrainingPlan.epochs,
-    batch_size: Annotated[int, typer.Option(help="Images in a step, at most.")] = TrainingPlan.batch_size,
-    lr: Annotated[float, typer.Option(help="Initial learning rate.")] = TrainingPlan.lr,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Passes over the training images (default: {TrainingPlan.epochs}; l0_lipschitz: 6)."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Images in a step, at most (default: {TrainingPlan.batch_size}; l0_lipschitz: 250)."
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help=f"Initial learning rate (default: {TrainingPlan.lr}; l0_lipschitz: 0.01)."),
+    ] = None,
     schedule: Annotated[
         str, typer.Option(help="Learning rate: cosine, or step (a tenth at 1/4 and at 3/4).")
     ] = TrainingPlan.schedule,
@@ -129,63 +154,35 @@ def train(
 
     A training that was stopped continues with --resume.
     """
-    asked = {"retained": retained, "null": null, "budget": budget, "temperature": temperature}
-    if method.replace("-", "_") in ("ablation", "l0_lipschitz"):
-        # of the options that every method has, those that were given
-        shared: dict[str, Any] = {
-            name: value
-            for name, value in (
-                ("epochs", epochs), ("batch_size", batch_size), ("lr", lr), ("momentum", momentum),
-                ("weight_decay", weight_decay), ("crop", crop), ("flip", flip), ("seed", seed),
-            )
-            if value != getattr(TrainingPlan, name)
-        }  # fmt: skip
-        from zeronorm.cli.train_certifiable import train_certifiable
+    options: dict[str, Any] = {
+        "data": data, "model": model, "model_arguments": _model_arguments(set_ or []),
+        "method": method.replace("-", "_"), "k": k, "multi_k": multi_k,
+        "attack": attack if attack is None else {name: given for name, given in attacks(attack).values()},
+        "steps": steps, "gradient": gradient, "tolerance": tolerance, "beta": beta, "noise": noise,
+        "label_momentum": label_momentum, "label_warm_up": label_warm_up, "retained": retained, "null": null,
+        "append_every": append_every, "append_limit": append_limit, "box_factor": box_factor,
+        "schedule": schedule, "momentum": momentum,
+        "weight_decay": weight_decay, "average": average, "crop": crop, "flip": flip, "normalize": normalize,
+        "validation": validation, "validation_limit": validation_limit, "validation_steps": validation_steps,
+        "validation_queries": validation_queries, "limit": limit, "seed": seed, "precision": precision,
+        "device": device, "track": tuple(name.strip() for name in track.split(",") if name.strip()),
+        "resume": resume,
+    }  # fmt: skip
+    varying = {"epochs": epochs, "batch_size": batch_size, "lr": lr}  # with the method
+    own = {"budget": budget, "temperature": temperature}
+    if options["method"] == "l0_lipschitz":
+        from zeronorm.cli.train_l0_lipschitz import train_l0_lipschitz
 
-        kind = method.replace("-", "_")
-        train_certifiable(
-            kind, out, data, model, _model_arguments(set_ or []), device, limit, asked | shared, json_
-        )
+        given = {n: v for n, v in options.items() if v != getattr(TrainingPlan, n, None)} | own | varying
+        train_l0_lipschitz(
+            out, data, model, options["model_arguments"], limit,
+            {name: value for name, value in given.items() if value is not None}, json_,
+        )  # fmt: skip
         return
-    if foreign := [name for name, value in asked.items() if value is not None]:
+    if foreign := [name for name, value in own.items() if value is not None]:
         raise ArgumentError(f"{foreign[0]}: the method {method} takes no {foreign[0]}")
-    plan = TrainingPlan(
-        out=out,
-        data=data,
-        model=model,
-        model_arguments=_model_arguments(set_ or []),
-        method=method,
-        attack={name: given for name, given in attacks(attack).values()},
-        k=k,
-        multi_k=multi_k,
-        steps=steps,
-        gradient=gradient,
-        tolerance=tolerance,
-        beta=beta,
-        noise=noise,
-        label_momentum=label_momentum,
-        label_warm_up=label_warm_up,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        schedule=schedule,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        average=average,
-        crop=crop,
-        flip=flip,
-        normalize=normalize,
-        validation=validation,
-        validation_limit=validation_limit,
-        validation_steps=validation_steps,
-        validation_queries=validation_queries,
-        limit=limit,
-        seed=seed,
-        precision=precision,
-        device=device,
-        track=tuple(name.strip() for name in track.split(",") if name.strip()),
-        resume=resume,
-    )
+    options |= {name: value for name, value in varying.items() if value is not None}
+    plan = TrainingPlan(out=out, **options)
     if resume and not out.exists():
         typer.echo(f"nothing to resume in {out}: a new training begins", err=True)
     try:
@@ -194,9 +191,8 @@ def train(
         typer.echo(f"stopped; the same command with --resume continues the training in {out}", err=True)
         raise typer.Exit(128 + getattr(stop, "number", 2)) from None
     typer.echo(str(result))
-    typer.echo(
-        f"next: zeronorm evaluate --model {shlex.quote(str(out))} --data {shlex.quote(data)} --k 1,2,4,8"
-    )
+    then, budgets = ("certify", "--limit 100") if plan.method == "ablation" else ("evaluate", "--k 1,2,4,8")
+    typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")
     if json_:
         typer.echo(_json(result))
 

@@ -6,10 +6,8 @@ trick: one subset of pixels for each mini-batch, shared by all of its images.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,126 +15,71 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zeronorm import checks
-from zeronorm.data import Dataset
-from zeronorm.defenses.randomized_ablation import NULLS, ablate, random_subsets
-from zeronorm.errors import ArgumentError
-from zeronorm.models import Classifier
+from zeronorm.defenses.randomized_ablation import ablate, random_subsets
 from zeronorm.seeding import Streams
-from zeronorm.training.augment import crop_and_flip
+
+if TYPE_CHECKING:
+    from zeronorm.data import Dataset
+    from zeronorm.training.methods import Batch, Objective, Setting
+    from zeronorm.training.plan import TrainingPlan
 
 
-@dataclass(frozen=True, kw_only=True)
-class AblationTraining:
-    """How to train.  The defaults suit MNIST and the small CNN.
+@dataclass(frozen=True)
+class Encoding:
+    """How the base classifier is shown images: through random subsets of their pixels.
 
-    The paper trains for 400 epochs at a learning rate of 0.01, from the middle on 0.001, with batches of 128 and
-    momentum 0.9 (with weight decay 5e-4, `crop` 4 and `flip` on CIFAR-10); here the rate falls as a cosine.
+    The arguments are those of `zeronorm.defenses.RandomizedAblation`; `mean` hides pixels where `null` is "mean".
     """
 
-    retained: int = 45
-    null: str = "multichannel"
-    epochs: int = 20
-    batch_size: int = 128
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    crop: int = 0
-    flip: bool = False
-    seed: int = 0
+    retained: int
+    null: str
+    mean: list[float] | None
+    seed: int
 
-    def __post_init__(self) -> None:
-        checks.choice("null", self.null, NULLS)
-        for name in ("retained", "epochs", "batch_size"):
-            checks.integer(name, getattr(self, name), 1)
-        checks.integer("crop", self.crop, 0)
-        checks.integer("seed", self.seed, 0, 2**63 - 1)
-        checks.real("lr", self.lr, 0.0, open_low=True)
-        checks.real("momentum", self.momentum, 0.0, 1.0)
-        checks.real("weight_decay", self.weight_decay, 0.0)
+    @classmethod
+    def of(cls, plan: TrainingPlan, data: Dataset) -> Encoding:
+        """The encoding that a plan asks for; with "mean", pixels are hidden behind the mean colour of the data.
+
+        **Raises:** `ArgumentError` for more retained pixels than there are.
+        """
+        checks.integer("retained", plan.retained, 1, data.x.shape[2] * data.x.shape[3])
+        mean = [round(m, 4) for m in data.x.mean((0, 2, 3)).tolist()] if plan.null == "mean" else None
+        return cls(plan.retained, plan.null, mean, plan.seed)
+
+    def channels(self, channels: int) -> int:
+        """Of the encoded images."""
+        return 2 * channels if self.null == "multichannel" else channels
+
+    def shared(self, x: Float[Tensor, "b c h w"], epoch: int, step: int) -> Float[Tensor, "b e h w"]:
+        """The images of a mini-batch, all through the step's subset."""
+        name = torch.tensor([epoch], device=x.device)
+        words = Streams(self.seed, name, "ablation_training").bits(step, self.retained)
+        return self._through(x, words.expand(len(x), -1))
+
+    def own(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b"]) -> Float[Tensor, "b e h w"]:
+        """Each image through a subset of its own, to see what the classifier makes of one look."""
+        return self._through(x, Streams(self.seed, ids, "ablated_accuracy").bits(0, self.retained))
 
     def record(self) -> dict[str, Any]:
-        """As a sidecar keeps it."""
-        return asdict(self)
+        """What `RandomizedAblation` is to be given, as a sidecar keeps it under "ablation"."""
+        return {"retained": self.retained, "null": self.null, "mean": self.mean}
 
-    def encoding(self, data: Dataset) -> dict[str, Any]:
-        """What `RandomizedAblation` is to be given, and a sidecar keeps under "ablation"."""
-        mean = data.x.mean((0, 2, 3)).tolist() if self.null == "mean" else None
-        mean = None if mean is None else [round(m, 4) for m in mean]
-        return {"retained": self.retained, "null": self.null, "mean": mean}
+    def _through(self, x: Tensor, words: Tensor) -> Tensor:
+        return ablate(x, random_subsets(words, x.shape[2] * x.shape[3]), self.null, self.mean)
 
 
-def train_ablation(
-    model: Classifier,
-    data: Dataset,
-    plan: AblationTraining | None = None,
-    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
-) -> Classifier:
-    """Train a base classifier on a data set, in place, where its weights are; returns it, with `facts["ablation"]`.
+def objective(setting: Setting) -> Objective:
+    """Cross-entropy on ablated images.
 
-    `model` takes ablated images: of the multichannel encoding twice the channels of the data.  Cross-entropy,
-    stochastic gradient descent.  Images are augmented first and ablated then.  Everything random is named by the seed.
-
-    **Raises:** `ArgumentError` for data that do not fit the model, retained > pixels, a loss that is not finite.
+    The paper trains for 400 epochs at a learning rate of 0.01, from the middle on 0.001, with batches of 128 and
+    momentum 0.9 (with weight decay 5e-4, `crop` 4 and `flip` on CIFAR-10).  Images are augmented first and ablated
+    then.
     """
-    plan = plan or AblationTraining()
-    encoding = plan.encoding(data)
-    pixels = data.x.shape[2] * data.x.shape[3]
-    checks.integer("retained", plan.retained, 1, pixels)
-    device = next(model.parameters()).device
-    x, y, ids = (t.to(device) for t in (data.x, data.y, data.ids))
-    ablated = _ablated(x[:1], 0, plan, encoding)
-    if ablated.shape[1] != model.arguments["in_channels"]:
-        raise ArgumentError(
-            f"model: expected {ablated.shape[1]} channels, which the {plan.null} encoding of {x.shape[1]} needs, got "
-            f"{model.arguments['in_channels']}"
-        )
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
-    )
-    per_epoch = -(-len(x) // plan.batch_size)
-    steps = plan.epochs * per_epoch
-    model.train()
-    for epoch in range(plan.epochs):
-        order = Streams(plan.seed, ids, "shuffle").order(epoch)
-        for step, rows in enumerate(order.tensor_split(per_epoch), start=epoch * per_epoch):
-            optimizer.param_groups[0]["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-            batch = crop_and_flip(
-                x[rows], ids[rows], crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch
-            )
-            loss = F.cross_entropy(model(_ablated(batch, step, plan, encoding)), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if not math.isfinite(value := float(loss.detach())):
-                raise ArgumentError(
-                    f"lr: expected a finite loss, got {value} at step {step + 1} with lr {plan.lr:g}"
-                )
-            progress(step + 1, steps, value)
-    model.facts["ablation"] = encoding
-    return model.eval()
+    encoding = setting.encoding
+    assert encoding is not None
 
+    def loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+        logits = model(encoding.shared(batch.x, batch.epoch, batch.step))
+        return F.cross_entropy(logits, batch.y), logits
 
-@torch.inference_mode()
-def accuracy_on_ablated(
-    model: nn.Module, data: Dataset, plan: AblationTraining, mean: list[float] | None
-) -> int:
-    """How many images the base classifier gets right, each shown through a random subset of its own."""
-    device = next(model.parameters()).device
-    encoding = {"mean": mean}
-    right = 0
-    for start in range(0, len(data), 500):
-        x, ids = data.x[start : start + 500].to(device), data.ids[start : start + 500].to(device)
-        words = Streams(plan.seed, ids, "ablated_accuracy").bits(0, plan.retained)
-        ablated = ablate(x, random_subsets(words, x.shape[2] * x.shape[3]), plan.null, **encoding)
-        right += int((model(ablated).argmax(1).cpu() == data.y[start : start + 500]).sum())
-    return right
-
-
-def _ablated(
-    x: Float[Tensor, "b c h w"], step: int, plan: AblationTraining, encoding: dict[str, Any]
-) -> Float[Tensor, "b e h w"]:
-    """The images of a mini-batch, all through the step's subset."""
-    name: Int[Tensor, "1"] = torch.zeros(1, dtype=torch.int64, device=x.device)
-    words = Streams(plan.seed, name, "ablation_training").bits(step, plan.retained)
-    subset = random_subsets(words, x.shape[2] * x.shape[3])
-    return ablate(x, subset.expand(len(x), -1), plan.null, encoding["mean"])
+    return loss

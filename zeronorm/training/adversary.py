@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zeronorm.attacks.catalogue import Attack, get
@@ -41,7 +41,12 @@ class Adversary:
 
     def __init__(self, plan: TrainingPlan, model: nn.Module) -> None:
         self._plan, self._model = plan, model
-        self._attacks = [(get(name), options) for name, options in plan.attack.items()]
+        self._attacks = [(get(name), options) for name, options in (plan.attack or {}).items()]
+
+    @property
+    def k(self) -> int:
+        """The budget of the training's attack."""
+        return self._plan.training_k()
 
     def __call__(
         self, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"], epoch: int, step: int
@@ -50,7 +55,16 @@ class Adversary:
         attack, options = self._attacks[self._draw("attack", epoch, step, len(self._attacks))]
         seed = _seed(self._plan.seed, epoch)
         given = self._options(attack, epoch, step) | options
-        return attack.function(self._model, x, y, L0(self._plan.training_k()), seed=seed, ids=ids, **given)
+        return attack.function(self._model, x, y, self._threat(self.k), seed=seed, ids=ids, **given)
+
+    def broken(
+        self, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"], epoch: int
+    ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
+        """Adversarial examples as above, and which of them the model gets wrong."""
+        with evaluation_mode(self._model):
+            x_adv = self(x, y, ids, epoch, 0)
+            with torch.inference_mode():
+                return x_adv, self._model(x_adv).argmax(1) != y
 
     def withstood(self, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"]) -> int:
         """How many examples stay right within the budget k: the worst case over three short searches.
@@ -61,11 +75,16 @@ class Adversary:
         plan = self._plan
         assert plan.k is not None
         attacked = sparse_autoattack(
-            self._model, x, y, L0(plan.k), steps=plan.validation_steps, queries=plan.validation_queries,
+            self._model, x, y, self._threat(plan.k), steps=plan.validation_steps, queries=plan.validation_queries,
             seed=plan.seed, ids=ids,
         )  # fmt: skip
         with torch.inference_mode(), evaluation_mode(self._model):
             return int((self._model(attacked).argmax(1) == y).sum())
+
+    def _threat(self, k: int) -> L0:
+        """k pixels, in the box of the images or one that is so many times as wide, about the same middle."""
+        wide = self._plan.box_factor
+        return L0(k, low=(1 - wide) / 2, high=(1 + wide) / 2)
 
     def _options(self, attack: Attack, epoch: int, step: int) -> dict[str, Any]:
         """What the plan says of this attack's options."""

@@ -26,11 +26,12 @@ from zeronorm.errors import ArgumentError
 from zeronorm.models.checkpoint import save
 from zeronorm.models.classifier import Classifier, build
 from zeronorm.seeding import Streams
+from zeronorm.training.ablation import Encoding
 from zeronorm.training.adversary import Adversary
 from zeronorm.training.augment import crop_and_flip
 from zeronorm.training.checkpoint import State, TrainingFolder
 from zeronorm.training.interrupt import Stopped, heeded
-from zeronorm.training.methods import METHODS, Batch, Objective, Setting
+from zeronorm.training.methods import METHODS, Batch, Examples, Objective, Setting
 from zeronorm.training.plan import PRECISIONS, TrainingPlan
 from zeronorm.training.tracking import tracking
 
@@ -63,7 +64,9 @@ class TrainingResult:
     accuracy: float
     correct: int
     n: int
-    split: str  # of the examples that `accuracy` counts
+    split: (
+        str  # of the examples that `accuracy` counts; of "ablation" each is seen through a few of its pixels
+    )
     best_epoch: int
     validation_accuracy: float | None  # at the best epoch
     robust_accuracy: float | None  # at the best epoch, of the held-out examples that were attacked
@@ -109,18 +112,22 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
                 f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
             )
         _check_budget(plan, source)
+        method = METHODS[plan.method]
+        encoding = method.encoding(plan, source) if method.encoding else None
 
-        run = _Run.start(plan, fabric, _build(plan, source), state)
+        run = _Run.start(plan, fabric, _build(plan, source, encoding), state, encoding)
         examples = run.to_device(source)
         adversary = Adversary(plan, run.attacked)
-        objective = METHODS[plan.method](
-            Setting(plan, adversary, examples.y, len(source.class_names), state.memory)
-        )
+        setting = Setting(plan, adversary, examples.y, len(source.class_names), state.memory, encoding)
+        objective = method.objective(setting)
         with tracking(plan.track, folder.path, plan.identity()) as track:
             for epoch in range(len(state.history) + 1, plan.epochs + 1):
                 began = time.perf_counter() - state.seconds
-                order = learnt[_shuffled(source.ids[learnt], plan.seed, epoch)]
-                for now in run.learn(objective, examples, order, epoch, state):
+                learning, rows = examples, learnt
+                if method.grow:
+                    learning, rows = method.grow(setting, examples, learnt, epoch)
+                order = rows[_shuffled(learning.ids.cpu()[rows], plan.seed, epoch)]
+                for now in run.learn(objective, learning, order, epoch, state):
                     if now.step < now.steps:
                         progress(_after_the_last_epoch(now, state))
                         if (number := signalled()) is not None:
@@ -163,7 +170,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             history=state.history,
             seconds=sum(row["seconds"] for row in state.history),
         )
-        _save(result, plan, source, run.fabric.device.type)
+        _save(result, plan, source, run.fabric.device.type, encoding)
         report.render(folder.path, folder.page)
         return result
 
@@ -178,7 +185,7 @@ def _after_the_last_epoch(now: Progress, state: State) -> Progress:
 
 
 def _validate(
-    run: _Run, adversary: Adversary, examples: _Examples, held_out: Tensor
+    run: _Run, adversary: Adversary, examples: Examples, held_out: Tensor
 ) -> dict[str, float | None]:
     """What the model makes of the held-out examples: as they are, and the first of them under attack."""
     if not len(held_out):
@@ -189,19 +196,6 @@ def _validate(
         some = examples[held_out[: run.plan.validation_limit]]
         robust = adversary.withstood(some.x, some.y, some.ids) / len(some.ids)
     return {"validation_loss": loss, "validation_accuracy": right / len(held_out), "robust_accuracy": robust}
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """A data set, or some of its rows, on the device of the training."""
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor
-
-    def __getitem__(self, rows: Tensor) -> _Examples:
-        rows = rows.to(self.ids.device)
-        return _Examples(self.x[rows], self.y[rows], self.ids[rows])
 
 
 class _Attacked(nn.Module):
@@ -225,6 +219,7 @@ class _Run:
     fabric: Any
     model: Classifier
     optimizer: torch.optim.SGD
+    encoding: Encoding | None
     wrapped: Any
     stepper: Any
 
@@ -234,7 +229,9 @@ class _Run:
         return _Attacked(self.model, self.fabric)
 
     @classmethod
-    def start(cls, plan: TrainingPlan, fabric: Any, model: Classifier, state: State) -> _Run:
+    def start(
+        cls, plan: TrainingPlan, fabric: Any, model: Classifier, state: State, encoding: Encoding | None
+    ) -> _Run:
         model.to(fabric.device)
         if fabric.device.type == "cuda":
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -251,13 +248,13 @@ class _Run:
             if name in state.momentum:
                 optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
         with _quiet():
-            return cls(plan, fabric, model, optimizer, *fabric.setup(model, optimizer))
+            return cls(plan, fabric, model, optimizer, encoding, *fabric.setup(model, optimizer))
 
-    def to_device(self, dataset: Dataset) -> _Examples:
-        return _Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
+    def to_device(self, dataset: Dataset) -> Examples:
+        return Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
 
     def learn(
-        self, objective: Objective, examples: _Examples, order: Tensor, epoch: int, state: State
+        self, objective: Objective, examples: Examples, order: Tensor, epoch: int, state: State
     ) -> Iterator[Progress]:
         """One epoch over the rows of `order`, or the rest of one begun; tells of its progress, of the last step
         always."""
@@ -299,13 +296,14 @@ class _Run:
                 yield Progress(epoch, plan.epochs, step + 1, steps, seen, mean, int(correct.sum()) / seen)
 
     @torch.inference_mode()
-    def evaluate(self, examples: _Examples, rows: Tensor) -> tuple[float, int]:
+    def evaluate(self, examples: Examples, rows: Tensor) -> tuple[float, int]:
         """Mean cross-entropy and number of right answers in evaluation mode."""
         self.wrapped.eval()
         loss, correct = 0.0, 0
         for some in rows.split(_EVALUATION_BATCH):
             batch = examples[some]
-            logits = self.wrapped(batch.x)
+            x = self.encoding.own(batch.x, batch.ids) if self.encoding else batch.x
+            logits = self.wrapped(x)
             loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
             correct += int((logits.argmax(1) == batch.y).sum())
         return loss / max(1, len(rows)), correct
@@ -391,7 +389,7 @@ def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
         raise ArgumentError(
             f"k: expected at most {pixels}, the pixels of an image of {plan.data}, got {plan.k}"
         )
-    if plan.method != "standard" and plan.training_k() > pixels:
+    if "multi_k" in METHODS[plan.method].uses and plan.training_k() > pixels:
         raise ArgumentError(
             f"multi_k: expected a training budget of at most {pixels}, the pixels of an image of {plan.data}, "
             f"got {plan.multi_k:g} x {plan.k} = {plan.training_k()}"
@@ -405,9 +403,9 @@ def _fabric(plan: TrainingPlan) -> Any:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise ArgumentError("device: expected a device of this machine, got cuda, of which torch finds none")
-    with _quiet():
-        from lightning_fabric import Fabric
+    from lightning_fabric import Fabric  # sets the level of its logger, which _quiet lowers
 
+    with _quiet():
         return Fabric(accelerator=device, devices=1, precision=PRECISIONS[plan.precision])
 
 
@@ -449,11 +447,13 @@ def _shuffled(ids: Tensor, seed: int, epoch: int) -> Tensor:
     return Streams(seed, ids, "shuffle").order(epoch)
 
 
-def _build(plan: TrainingPlan, source: Dataset) -> Classifier:
-    """The model that suits the data."""
+def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Classifier:
+    """The model that suits the data, or their encoding."""
     _, channels, height, width = source.x.shape
     mean = std = None
-    if plan.normalize:
+    if encoding:
+        channels = encoding.channels(channels)
+    elif plan.normalize:
         # rounded, so that they read well and the order of summation does not show
         std, mean = (
             [round(value, 4) for value in moment.tolist()]
@@ -472,7 +472,9 @@ def _build(plan: TrainingPlan, source: Dataset) -> Classifier:
     )
 
 
-def _save(result: TrainingResult, plan: TrainingPlan, source: Dataset, device: str) -> None:
+def _save(
+    result: TrainingResult, plan: TrainingPlan, source: Dataset, device: str, encoding: Encoding | None
+) -> None:
     save(
         result.model,
         result.out,
@@ -494,4 +496,5 @@ def _save(result: TrainingResult, plan: TrainingPlan, source: Dataset, device: s
             "device": device,
             "threads": torch.get_num_threads(),
         },
+        **({"ablation": encoding.record()} if encoding else {}),
     )

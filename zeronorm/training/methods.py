@@ -9,11 +9,25 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zeronorm.training import adversarial, fast_ls, standard, trades
+from zeronorm.training import ablation, adversarial, append, fast_ls, standard, trades
 
 if TYPE_CHECKING:
+    from zeronorm.data import Dataset
     from zeronorm.training.adversary import Adversary
     from zeronorm.training.plan import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A data set, or some of its rows, on the device of the training."""
+
+    x: Float[Tensor, "n c h w"]
+    y: Int[Tensor, "n"]
+    ids: Int[Tensor, "n"]
+
+    def __getitem__(self, rows: Tensor) -> Examples:
+        rows = rows.to(self.ids.device)
+        return Examples(self.x[rows], self.y[rows], self.ids[rows])
 
 
 @dataclass(frozen=True)
@@ -30,21 +44,45 @@ class Batch:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method may use: the plan, the attack, and a memory that the checkpoint keeps."""
+    """What a method may use: the plan, the attack, the encoding if the method has one, and a memory that the
+    checkpoint keeps."""
 
     plan: TrainingPlan
     adversary: Adversary
     y: Int[Tensor, "n"]  # the labels of all training data
     classes: int
     memory: dict[str, Tensor]  # by name; a method fills it unless a resumed training has brought it
+    encoding: ablation.Encoding | None = None
 
 
 # (model in training mode, batch) -> (loss to descend, logits of what was learnt, to count)
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 
-METHODS: dict[str, Callable[[Setting], Objective]] = {
-    "standard": standard.objective,
-    "sat": adversarial.objective,
-    "strades": trades.objective,
-    "fast_ls": fast_ls.objective,
+
+@dataclass(frozen=True)
+class Method:
+    """A training method: how a batch becomes a loss, and what else sets it apart."""
+
+    objective: Callable[[Setting], Objective]
+    uses: tuple[str, ...] = ()
+    """Fields of the plan that it has and not every other method; with "attack" it needs a `k`."""
+    encoding: Callable[[TrainingPlan, Dataset], ablation.Encoding] | None = None
+    """How its model is shown the images, if not as they are."""
+    grow: Callable[[Setting, Examples, Tensor, int], tuple[Examples, Tensor]] | None = None
+    """(setting, examples, rows to learn, epoch) -> the two for this epoch, if not the same."""
+
+
+_ATTACK = ("multi_k", "attack", "steps", "gradient", "tolerance")
+
+METHODS: dict[str, Method] = {
+    "standard": Method(standard.objective),
+    "sat": Method(adversarial.objective, _ATTACK),
+    "strades": Method(trades.objective, (*_ATTACK, "beta")),
+    "fast_ls": Method(fast_ls.objective, (*_ATTACK, "beta", "noise", "label_momentum", "label_warm_up")),
+    "ablation": Method(ablation.objective, ("retained", "null"), encoding=ablation.Encoding.of),
+    "truncated": Method(
+        standard.objective,
+        ("attack", "steps", "append_every", "append_limit", "box_factor"),
+        grow=append.grow,
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -20,18 +21,7 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls t
 
 # where and when a training runs, as opposed to what it computes
 _CIRCUMSTANCES = ("out", "device", "resume", "track")
-# what only robust methods use, what only held-out examples under attack need, and values that turn a field off
-_ROBUST = (
-    "multi_k",
-    "attack",
-    "steps",
-    "gradient",
-    "tolerance",
-    "beta",
-    "noise",
-    "label_momentum",
-    "label_warm_up",
-)
+# what only held-out examples under attack need, and values that turn a field off
 _ATTACKED = ("validation_limit", "validation_steps", "validation_queries")
 _OFF = {"k": None, "average": 0.0}
 # arguments of `build` that a plan decides otherwise
@@ -55,17 +45,18 @@ class TrainingPlan:
     """Arguments of the architecture beyond those that follow from the data, such as `width`."""
     method: str = "standard"
     """How each batch becomes a loss: "standard" (cross-entropy on the examples as they are), "sat", "strades" or
-    "fast_ls" (on adversarial examples)."""
+    "fast_ls" (on adversarial examples), "ablation" (on what shows of a few random pixels), "truncated" (of a network
+    whose first layer truncates k products at either end: as they are, and those that broke it appended)."""
     k: int | None = None
-    """Pixels that an adversary may change and the model is to withstand; robust methods need it.  Given, the
+    """Pixels that an adversary may change and the model is to withstand; methods that attack need it.  Given, the
     held-out examples are attacked within it after each epoch, and the best epoch is the one that withstands most."""
     multi_k: float = 6.0
     """The budget of the training's attack, in multiples of k (Zhong et al., Table 7)."""
-    attack: dict[str, dict[str, Any]] = field(default_factory=lambda: {"sparse_pgd": {}})
+    attack: dict[str, dict[str, Any]] | None = None
     """Attacks to train against: names of the catalogue, each with its options; of several, one is drawn for
-    every mini-batch."""
+    every mini-batch.  Default sparse_pgd, and sparse_rs for "truncated"."""
     steps: int | None = None
-    """Updates or queries of the training's attack; default 20, and 1 for "fast_ls"."""
+    """Updates or queries of the training's attack; default 20, for "fast_ls" 1, for "truncated" 300."""
     gradient: str = "random"
     """Of sparse-PGD: "projected", "unprojected", "random" for each mini-batch, or "alternate" after five epochs."""
     tolerance: int = 10
@@ -78,6 +69,17 @@ class TrainingPlan:
     """Of "fast_ls": weight of the past in the moving average that is an example's label."""
     label_warm_up: float = 0.3
     """Of "fast_ls": share of the epochs that are learnt with the given labels first."""
+    retained: int = 45
+    """Of "ablation": pixels that are shown."""
+    null: str = "multichannel"
+    """Of "ablation": what hides a pixel, "multichannel" (no colour: the channels are doubled) or "mean"."""
+    append_every: int = 25
+    """Of "truncated": epochs between attacks on the training examples."""
+    append_limit: int | None = None
+    """Of "truncated": attack so many of them at most, drawn anew each time."""
+    box_factor: float = 1.0
+    """Of "truncated": the attack's values lie in the box of the images made so many times as wide, about its
+    middle (β of Beliaev et al., who take 100)."""
     epochs: int = 20
     """Passes over the training examples."""
     batch_size: int = 128
@@ -123,6 +125,7 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         # imported here: checks needs torch, the defaults of the command line do not
         from zeronorm import checks
+        from zeronorm.defenses.randomized_ablation import NULLS
         from zeronorm.models.classifier import ARCHITECTURES
         from zeronorm.training.methods import METHODS
         from zeronorm.training.tracking import TRACKERS
@@ -145,7 +148,13 @@ class TrainingPlan:
             "validation_limit": checks.integer("validation_limit", self.validation_limit, 1),
             "validation_steps": checks.integer("validation_steps", self.validation_steps, 1),
             "validation_queries": checks.integer("validation_queries", self.validation_queries, 1),
-            "attack": self._checked_attack(),
+            "retained": checks.integer("retained", self.retained, 1),
+            "null": checks.choice("null", self.null, NULLS),
+            "append_every": checks.integer("append_every", self.append_every, 1),
+            "append_limit": None
+            if self.append_limit is None
+            else checks.integer("append_limit", self.append_limit, 1),
+            "box_factor": checks.real("box_factor", self.box_factor, 0.0, open_low=True),
             "epochs": checks.integer("epochs", self.epochs, 1),
             "batch_size": checks.integer("batch_size", self.batch_size, 1),
             "lr": checks.real("lr", self.lr, 0.0, open_low=True),
@@ -163,17 +172,42 @@ class TrainingPlan:
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numpy's numbers have become Python's
 
-        if self.k is None and self.method != "standard":
+        if foreign := [name for name in self._foreign() if getattr(self, name) != _DEFAULTS[name]]:
+            raise ArgumentError(f"{foreign[0]}: the method {self.method} takes no {foreign[0]}")
+        if self.k is None and "attack" in METHODS[self.method].uses:
             raise ArgumentError(
                 f"k: expected the number of pixels that {self.method} shall withstand, got None"
             )
+        if self.k is not None and METHODS[self.method].encoding:
+            raise ArgumentError(f"k: the method {self.method} takes no k; zeronorm certify proves one")
+        if "attack" in METHODS[self.method].uses:
+            attack = self._checked_attack(
+                {self._attack_of_method(): {}} if self.attack is None else self.attack
+            )
+            object.__setattr__(self, "attack", attack)
+        if self.method == "truncated":
+            if "truncation" not in inspect.signature(ARCHITECTURES[self.model]).parameters:
+                raise ArgumentError(
+                    f"model: expected one with a truncated first layer, mlp or vgg19, got {self.model}"
+                )
+            object.__setattr__(self, "model_arguments", {"truncation": self.k} | self.model_arguments)
 
-    def _checked_attack(self) -> dict[str, dict[str, Any]]:
+    def _foreign(self) -> list[str]:
+        """Fields that other methods have and this one has not."""
+        from zeronorm.training.methods import METHODS
+
+        uses = METHODS[self.method].uses
+        return [name for method in METHODS.values() for name in method.uses if name not in uses]
+
+    def _attack_of_method(self) -> str:
+        return "sparse_rs" if self.method == "truncated" else "sparse_pgd"
+
+    def _checked_attack(self, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         from zeronorm.attacks.catalogue import get
 
-        if not self.attack:
+        if not given:
             raise ArgumentError("attack: expected the name of an attack at least, got none")
-        attacks = {get(name): dict(options) for name, options in self.attack.items()}
+        attacks = {get(name): dict(options) for name, options in given.items()}
         for attack, options in attacks.items():
             if attack.kind != "budget":
                 raise ArgumentError(f"attack: expected one that searches within a budget, got {attack.name}")
@@ -183,16 +217,16 @@ class TrainingPlan:
     def training_k(self) -> int:
         """The budget of the training's attack."""
         assert self.k is not None
-        return max(1, round(self.multi_k * self.k))
+        return self.k if self.method == "truncated" else max(1, round(self.multi_k * self.k))
 
     def attack_steps(self) -> int:
         """Updates or queries of the training's attack."""
-        return self.steps or (1 if self.method == "fast_ls" else 20)
+        return self.steps or {"fast_ls": 1, "truncated": 300}.get(self.method, 20)
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights: every field but where and when, and what this method does not use."""
         unused = [name for name, off in _OFF.items() if getattr(self, name) == off]
-        unused += () if self.method != "standard" else _ROBUST
+        unused += self._foreign()
         unused += () if self.k is not None else _ATTACKED
         return {name: value for name, value in asdict(self).items() if name not in (*_CIRCUMSTANCES, *unused)}
 
@@ -204,11 +238,11 @@ class TrainingPlan:
                 continue
             value = getattr(self, option.name)
             if option.name == "attack":
-                if value != {"sparse_pgd": {}}:
+                if value and value != {self._attack_of_method(): {}}:
                     words += ["--attack", ",".join(_typed(*attack) for attack in value.items())]
                 continue
             flag = option.name.replace("_", "-")
-            if value == option.default:
+            if value == _DEFAULTS[option.name]:
                 continue
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
@@ -217,6 +251,9 @@ class TrainingPlan:
         for name, value in self.model_arguments.items():
             words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
         return shlex.join(words) + " --out DIR"
+
+
+_DEFAULTS = {option.name: option.default for option in fields(TrainingPlan)}
 
 
 def _typed(attack: str, options: dict[str, Any]) -> str:
