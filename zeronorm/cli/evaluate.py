@@ -37,6 +37,8 @@ def evaluate(
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
@@ -66,7 +68,7 @@ def evaluate(
         search = [attack, steps, queries, seed, precision]
         asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out([model, data], asked)
-    with options.resumable(out), Display() as display:
+    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
         evaluation = zn.evaluate(
             network,
             dataset,
@@ -81,6 +83,7 @@ def evaluate(
             precision=precision,
             name=model,
             command=shlex.join(["zeronorm", *sys.argv[1:]]),
+            workers=pool,
             on_progress=display.show,
         )
     print(evaluation)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +50,13 @@ Precision = Annotated[
     str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Share the work among so many processes (needs zeronorm[ray]).")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Address of a Ray cluster to run them on, such as auto or ray://host:10001."),
+]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
@@ -77,6 +84,17 @@ def resumable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
         raise typer.Exit(130) from None
+
+
+def at_work(workers: int | None, ray: str | None) -> AbstractContextManager[Any]:
+    """The processes asked for; None: this one."""
+    if workers is None and ray is None:
+        return nullcontext()
+    if workers is None:
+        raise ArgumentError(f"workers: expected how many processes of the cluster {ray} to use, got none")
+    from zeronorm.evaluation.workers import Workers
+
+    return Workers(workers, ray)
 
 
 def default_out(names: Sequence[str], asked: Sequence[Any]) -> Path:

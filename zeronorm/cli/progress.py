@@ -65,7 +65,7 @@ class Display:
             else f"{_COUNTED.get(state.stage, 'correct')} {state.robust}"
         )
         if rate:
-            detail += f"  {rate:,.0f} passes/s"
+            detail += f"  {rate:,.0f} passes/s" + (f" by {state.workers}" if state.workers > 1 else "")
         started = title != self._stage
         if self._console.is_terminal:
             if started:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,9 +18,76 @@ from zeronorm.evaluation.plan import PlannedStage, takes
 from zeronorm.evaluation.query_counter import QueryCounter
 from zeronorm.evaluation.records import Row, finite
 from zeronorm.evaluation.replay import predict, verdict
+from zeronorm.evaluation.workers import Effort, Passed, Report
 from zeronorm.threat_model import L0
 
 _FLUSH_SECONDS = 2.0  # how much finished work a kill may cost at most, within a batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that are searched together, by their places among those of the run."""
+
+    places: list[int]
+    examples: Examples
+    start: Tensor | None  # adversarials to begin a sparser search from
+    written: list[bool]  # who has a row already
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The same work in two."""
+        half = len(self) // 2
+
+        def part(which: slice) -> Batch:
+            start = None if self.start is None else self.start[which]
+            examples = self.examples.at(list(range(len(self)))[which])
+            return Batch(self.places[which], examples, start, self.written[which])
+
+        return part(slice(half)), part(slice(half, None))
+
+
+@dataclass(frozen=True)
+class Search:
+    """A stage of the cascade within one budget, as work for whoever does it."""
+
+    threat: L0
+    stage: PlannedStage
+    seed: int
+    precision: str
+    sparser: bool
+
+    def __call__(self, model: Model, batch: Batch, passed: Passed, report: Report) -> dict[str, int]:
+        """Search the batch; returns how many results were doubtful."""
+        before = Effort(0.0, 0, 0)
+        started = time.perf_counter()
+
+        def told(rows: list[Row]) -> None:
+            nonlocal before
+            seconds = time.perf_counter() - started
+            now = Effort(seconds, int(search.counter.forwards.sum()), int(search.counter.backwards.sum()))
+            spent, before = now - before, now
+            report(rows, spent)
+
+        search = BatchSearch(
+            model,
+            batch.examples,
+            self.threat,
+            self.stage,
+            seed=self.seed,
+            precision=self.precision,
+            sparser=self.sparser,
+            start=batch.start,
+            written={j for j, written in enumerate(batch.written) if written},
+            on_rows=told,
+            on_pass=lambda examples: passed(examples, search.share()),
+        )
+        try:
+            search.run()
+        finally:
+            told([])
+        return {"unconfirmed": search.unconfirmed, "outside": search.outside}
 
 
 class BatchSearch:

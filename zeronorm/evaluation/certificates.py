@@ -34,6 +34,7 @@ from zeronorm.evaluation.replay import device_of
 from zeronorm.evaluation.runner import describe_data, execution, open_run, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import Verification
+from zeronorm.evaluation.workers import Effort
 
 Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method on its model
 
@@ -325,7 +326,6 @@ def _go_on(
     together = batch_size if not options else max(1, _PACKED * batch_size // (options["n0"] + options["n"]))
     for start in range(0, len(left), together):
         some, began = examples.at(left[start : start + together]), time.perf_counter()
-        session.begins("certificates")
         fresh = [
             some.row(i, None, 0, "") | proved
             for i, proved in enumerate(_prove(prover, some, options, seed, batch_size))
@@ -335,7 +335,7 @@ def _go_on(
         certified += sum(row["radius"] is not None and row["prediction"] == row["label"] for row in fresh)
         passes = sum(row["passes"] for row in fresh)
         session.rows, session.passes = session.rows + len(fresh), session.passes + passes
-        session.spent("certificates", time.perf_counter() - began, passes, 0)
+        session.spent("certificates", Effort(time.perf_counter() - began, passes, 0))
         note()
         folder.append(fresh)
         session.show("certificates", None, len(rows), len(examples), certified)

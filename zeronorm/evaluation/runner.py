@@ -6,14 +6,14 @@ whoever has no row yet and ends as if it never had been.
 
     evaluate    checks what was asked and opens the folder            plan, examples, diagnosis
     _Runner     who is searched next: budgets, stages, batches         ledger, session
-    BatchSearch one attack on one batch, measured again                batch_search, replay, query_counter
+    Search      one attack on one batch, measured again                batch_search, replay, query_counter
+    Workers     who does it: this process, or several                  workers
 """
 
 from __future__ import annotations
 
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from zeronorm.attacks.search import Model
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.batch_search import BatchSearch
+from zeronorm.evaluation.batch_search import Batch, Search
 from zeronorm.evaluation.examples import DataLike, Examples, as_dataset
 from zeronorm.evaluation.ledger import CLEAN, Ledger
 from zeronorm.evaluation.plan import (
@@ -45,6 +45,7 @@ from zeronorm.evaluation.records import Row, RunFolder, finite
 from zeronorm.evaluation.replay import device_of, predict, verdict
 from zeronorm.evaluation.result import Evaluation, summary_of
 from zeronorm.evaluation.session import Progress, Session, noted
+from zeronorm.evaluation.workers import Effort, Here, Listener, Workers, at_work
 from zeronorm.threat_model import L0
 
 _PICTURES = 48  # examples whose clean input is kept for the report
@@ -66,6 +67,7 @@ def evaluate(
     precision: str = "float32",
     name: str | None = None,
     command: str | None = None,
+    workers: int | Workers | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """How often does the model still answer right when an adversary may change a few pixels?
@@ -87,6 +89,7 @@ def evaluate(
         seed: of every random number, together with the example's id.
         precision: "float32", or "bfloat16" for faster passes during the search; verdicts are float32 always.
         name, command: how the model is called, and what started the run, for the record.
+        workers: so many processes, or `Workers` that are there already, share the searches; the result is the same.
         on_progress: called now and then with the state of the run.
 
     Returns:
@@ -137,12 +140,15 @@ def evaluate(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                run["execution"] = execution(x.device, batch_size)
-                ledger, session = Ledger(examples, folder, rows), Session(len(x), on_progress)
-                with noted(session, folder, run) as note:
-                    _Runner(
-                        model, examples, threats, stages, ledger, session, note, batch_size, seed, precision
-                    ).run(curve)
+                ledger = Ledger(examples, folder, rows)
+                with at_work(workers, model) as engine:
+                    run["execution"] = execution(x.device, batch_size) | {"workers": engine.count}
+                    session = Session(len(x), on_progress, engine.count)
+                    with noted(session, folder, run) as note:
+                        _Runner(
+                            model, examples, threats, stages, ledger, session, note, batch_size, seed, precision,
+                            engine,
+                        ).run(curve)  # fmt: skip
                 findings += diagnosis.inspect_rows(run, ledger.rows)
                 _finish(folder, run, ledger, x, findings)
             elif folder.journal.exists() or not folder.page.exists():
@@ -165,10 +171,11 @@ class _Runner:
         batch_size: int,
         seed: int,
         precision: str,
+        engine: Here | Workers,
     ) -> None:
         self.model, self.examples, self.threats, self.stages = model, examples, threats, stages
         self.ledger, self.session, self.note = ledger, session, note
-        self.batch_size, self.seed, self.precision = batch_size, seed, precision
+        self.batch_size, self.seed, self.precision, self.engine = batch_size, seed, precision, engine
 
     def run(self, curve: bool) -> None:
         """Everything that has no row yet."""
@@ -239,51 +246,47 @@ class _Runner:
         A batch that was interrupted is done again as a whole: the last bits of a model's answer may depend on
         the place in the batch, and a search on its last bits.
         """
-        done = 0
-        for batch in _batches(left, self.batch_size):
-            if not all(self.ledger.has(i, threat.k, stage.index) for i in batch):
-                self._search_batch(threat, stage, batch, done, len(left), sparser)
-            done += len(batch)
+        todo = [
+            batch
+            for batch in _batches(left, self.batch_size)
+            if not all(self.ledger.has(i, threat.k, stage.index) for i in batch)
+        ]
+        done = len(left) - sum(map(len, todo))
+        parts: dict[
+            int, float
+        ] = {}  # examples' worth of work in batches that are begun, by their first example
 
-    def _search_batch(
-        self, threat: L0, stage: PlannedStage, batch: list[int], done: int, todo: int, sparser: bool
-    ) -> None:
-        def passed(examples: int) -> None:
+        def passed(batch: Batch, examples: int, share: float) -> None:
             self.session.passes += examples
+            parts[batch.places[0]] = share * len(batch)
             if self.session.is_due():
-                self._show(stage.name, threat.k, done + int(search.share() * len(batch)), todo)
+                self._show(stage.name, threat.k, done + int(sum(parts.values())), len(left))
 
-        def took() -> None:
-            forwards, backwards = search.counter.forwards, search.counter.backwards
-            seconds = time.perf_counter() - started
-            self.session.spent(stage.name, seconds, int(forwards.sum()), int(backwards.sum()))
+        def report(batch: Batch, rows: list[Row], effort: Effort) -> None:
+            self.session.spent(stage.name, effort)
+            if rows:
+                self._write(rows)
 
-        def written(rows: list[Row]) -> None:
-            took()
-            self._write(rows)
+        def fault(what: str) -> None:
+            self.session.faults.append(f"{stage.name}, k={threat.k}: {what}")
+            self.note()
 
-        search = BatchSearch(
-            self.model,
-            self.examples.at(batch),
-            threat,
-            stage,
-            seed=self.seed,
-            precision=self.precision,
-            sparser=sparser,
-            start=self.ledger.start_for(batch, threat) if sparser else None,
-            written={j for j, i in enumerate(batch) if self.ledger.has(i, threat.k, stage.index)},
-            on_rows=written,
-            on_pass=passed,
+        search = Search(threat, stage, self.seed, self.precision, sparser)
+        batches = (self._batch(some, threat, stage, sparser) for some in todo)
+        for batch, doubts in self.engine.map(search, batches, Listener(passed, report, fault)):
+            for doubt, count in doubts.items():
+                self.session.doubts[doubt] += count
+            parts.pop(batch.places[0], None)
+            done += len(batch)
+            self._show(stage.name, threat.k, done + int(sum(parts.values())), len(left))
+
+    def _batch(self, places: list[int], threat: L0, stage: PlannedStage, sparser: bool) -> Batch:
+        return Batch(
+            places,
+            self.examples.at(places),
+            self.ledger.start_for(places, threat) if sparser else None,
+            [self.ledger.has(i, threat.k, stage.index) for i in places],
         )
-        started = time.perf_counter()
-        self.session.begins(stage.name)
-        try:
-            search.run()
-        finally:
-            took()
-        self.session.doubts["unconfirmed"] += search.unconfirmed
-        self.session.doubts["outside"] += search.outside
-        self._show(stage.name, threat.k, done + len(batch), todo)
 
     def _write(self, rows: list[Row]) -> None:
         self.session.rows += len(rows)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from zeronorm.evaluation.records import RunFolder
+from zeronorm.evaluation.workers import Effort
 
 _SHOW_SECONDS = 0.2
 
@@ -26,6 +27,7 @@ class Progress:
     n: int
     passes: int  # model passes over one example so far, in this session
     seconds: float
+    workers: int = 1
 
 
 class Session:
@@ -36,16 +38,17 @@ class Session:
         passes: of the model over one example.
         doubts: results an attack called adversarial that did not hold ("unconfirmed"), or that were "outside"
             the threat model.
+        faults: work that had to be done again, and why.
     """
 
-    def __init__(self, n: int, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, n: int, on_progress: Callable[[Progress], None] | None, workers: int = 1) -> None:
         self.rows, self.passes = 0, 0
         self.doubts = {"unconfirmed": 0, "outside": 0}
-        self._n, self._on_progress = n, on_progress
+        self.faults: list[str] = []
+        self._n, self._on_progress, self._workers = n, on_progress, workers
         self._started, self._stamp = time.perf_counter(), datetime.now(UTC)
         self._shown = 0.0
-        self._effort: dict[str, dict[str, float]] = {}
-        self._before: dict[str, dict[str, float]] = {}  # what a stage had taken before the batch it is at
+        self._effort: dict[str, Effort] = {}
 
     @property
     def is_watched(self) -> bool:
@@ -61,20 +64,12 @@ class Session:
         if self._on_progress is not None:
             now = self._shown = time.perf_counter()
             seconds = now - self._started
-            self._on_progress(Progress(stage, k, done, todo, robust, self._n, self.passes, seconds))
+            state = Progress(stage, k, done, todo, robust, self._n, self.passes, seconds, self._workers)
+            self._on_progress(state)
 
-    def begins(self, stage: str) -> None:
-        """A stage is given a batch."""
-        self._before[stage] = self._effort.get(stage, {"seconds": 0.0, "forwards": 0, "backwards": 0})
-
-    def spent(self, stage: str, seconds: float, forwards: int, backwards: int) -> None:
-        """Note what a stage has taken for its batch so far."""
-        before = self._before[stage]
-        self._effort[stage] = {
-            "seconds": round(before["seconds"] + seconds, 3),
-            "forwards": before["forwards"] + forwards,
-            "backwards": before["backwards"] + backwards,
-        }
+    def spent(self, stage: str, effort: Effort) -> None:
+        """Note what a stage has taken since the last time; the seconds of several workers add up."""
+        self._effort[stage] = self._effort.get(stage, Effort(0.0, 0, 0)) + effort
 
     def record(self) -> dict[str, Any]:
         """What this sitting has done so far, as run.json keeps it."""
@@ -82,8 +77,12 @@ class Session:
             "started": self._stamp.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._started, 3),
             "rows": self.rows,
-            "stages": self._effort,
+            "stages": {
+                stage: asdict(effort) | {"seconds": round(effort.seconds, 3)}
+                for stage, effort in self._effort.items()
+            },
             **self.doubts,
+            **({"faults": self.faults} if self.faults else {}),
         }
 
 

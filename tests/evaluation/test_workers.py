@@ -1,0 +1,170 @@
+"""Several processes: the result of one, whatever befalls them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from faulty_models import Faulty
+
+import zeronorm as zn
+from zeronorm import ArgumentError
+from zeronorm.evaluation import workers as module
+from zeronorm.evaluation.batch_search import Batch
+from zeronorm.evaluation.examples import Examples
+from zeronorm.evaluation.records import RunFolder
+from zeronorm.evaluation.workers import Workers
+
+ray = pytest.importorskip("ray")
+
+QUICK = {"attack": ["sparse_pgd", "sparse_rs"], "steps": 20, "queries": 40, "batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, for all tests of the file."""
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield zn.models.load("digits"), zn.data.load("digits", "test", 120)
+    torch.set_num_threads(threads)
+
+
+def rows_of(evaluation):
+    return RunFolder(evaluation.run).read_rows().to_pylist()
+
+
+def session_of(evaluation):
+    return RunFolder(evaluation.run).read_run()["sessions"][-1]
+
+
+@pytest.fixture(scope="module")
+def alone(digits):
+    return rows_of(zn.evaluate(*digits, [zn.L0(1), zn.L0(2)], **QUICK))
+
+
+def test_two_find_what_one_finds(cluster, digits, alone, tmp_path):
+    seen = []
+    with Workers(2) as two:
+        found = zn.evaluate(
+            *digits, [zn.L0(1), zn.L0(2)], **QUICK, workers=two, out=tmp_path / "run", on_progress=seen.append
+        )
+    assert rows_of(found) == alone
+    assert RunFolder(found.run).read_run()["execution"]["workers"] == 2
+    spent = session_of(found)["stages"]
+    assert sum(effort["forwards"] for effort in spent.values()) == sum(r["forwards"] for r in alone if r["k"])
+    assert {state.workers for state in seen} == {2} and seen[-1].passes > 0
+    assert "faults" not in session_of(found)
+    assert zn.verify(found.run, *digits)
+
+
+def test_a_curve_begins_where_larger_budgets_ended_in_workers_too(cluster, digits):
+    one, two = (
+        rows_of(zn.evaluate(*digits, zn.L0(3), **(QUICK | {"steps": 8}), curve=True, workers=n))
+        for n in (None, 2)
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("dies", "its worker died"), ("hangs", "did nothing for 4 s"), ("fills_memory", "not enough memory")],
+)
+def test_a_fault_costs_a_shard_and_no_figure(cluster, digits, tmp_path, how, said):
+    model, data = digits
+    faulty = Faulty(model, tmp_path / "flag", how).eval()
+    with Workers(2, patience=4.0) as two:
+        found = zn.evaluate(faulty, data, zn.L0(2), **QUICK, workers=two, out=tmp_path / "run")
+    expected = rows_of(zn.evaluate(faulty, data, zn.L0(2), **QUICK))
+    assert [(r["example"], r["stage"], r["outcome"]) for r in rows_of(found)] == [
+        (r["example"], r["stage"], r["outcome"]) for r in expected
+    ]
+    if how != "fills_memory":  # which searches other batches
+        assert rows_of(found) == expected
+    assert any(said in fault for fault in session_of(found)["faults"])
+
+
+def test_an_error_of_the_model_is_no_fault_of_the_worker(cluster, digits, tmp_path):
+    model, data = digits
+    faulty = Faulty(model, tmp_path / "flag", "raises").eval()
+    with Workers(1) as one, pytest.raises(RuntimeError, match="the model is of another opinion"):
+        zn.evaluate(faulty, data, zn.L0(2), **QUICK, workers=one, out=tmp_path / "run")
+    # what was done before is there, and it goes on
+    assert zn.evaluate(faulty, data, zn.L0(2), **QUICK, out=tmp_path / "run").n == 120
+
+
+def test_who_dies_again_and_again_ends_the_run_with_its_rows_kept(cluster, digits, tmp_path):
+    model, data = digits
+    faulty = Faulty(model, tmp_path / "flag", "dies", once=False).eval()
+    with (
+        Workers(2) as two,
+        pytest.raises(ArgumentError, match="failed 3 times, at last because its worker died"),
+    ):
+        zn.evaluate(faulty, data, zn.L0(2), **QUICK, workers=two, out=tmp_path / "run")
+    kept = RunFolder(tmp_path / "run")
+    assert len(kept.read_rows()) == 120 and "done again" in kept.read_run()["sessions"][-1]["faults"][0]
+
+
+def test_halves_are_the_whole():
+    examples = Examples(torch.rand(5, 1, 2, 2), torch.arange(5), torch.arange(5) + 7, list("abcde"))
+    whole = Batch([3, 4, 8, 9, 11], examples, torch.rand(5, 1, 2, 2), [True, False, False, True, False])
+    first, second = whole.halves()
+    assert first.places + second.places == whole.places and first.written + second.written == whole.written
+    assert torch.equal(torch.cat([first.start, second.start]), whole.start)
+    assert torch.equal(torch.cat([first.examples.ids, second.examples.ids]), examples.ids)
+    assert [*first.examples.names, *second.examples.names] == list("abcde")
+    assert (len(first), len(second)) == (2, 3)
+
+
+class TestRefusals:
+    def test_other_versions(self, cluster, digits, monkeypatch):
+        monkeypatch.setattr(module, "_versions", lambda: {"zeronorm": "9.9"})
+        with (
+            Workers(1) as one,
+            pytest.raises(
+                ArgumentError, match=r"workers: expected the versions that are here \(zeronorm 9.9\), got"
+            ),
+        ):
+            one.load(digits[0])
+
+    def test_more_gpus_than_there_are(self, cluster, digits):
+        class OnGpu(torch.nn.Linear):
+            def parameters(self, recurse=True):
+                return iter([type("Weight", (), {"device": torch.device("cuda")})])
+
+        with Workers(3) as three, pytest.raises(ArgumentError, match="workers: expected at most 0, the GPUs"):
+            three.load(OnGpu(1, 1))
+
+    def test_a_model_that_cannot_travel(self, cluster, digits):
+        import threading
+
+        model = torch.nn.Linear(64, 10).eval()
+        model.lock = threading.Lock()
+        with Workers(1) as one, pytest.raises(ArgumentError, match="model: expected one that can be sent"):
+            one.load(model)
+
+    @pytest.mark.parametrize(
+        ("make", "says"),
+        [
+            (lambda: Workers(0), "workers: expected an integer of at least 1, got 0"),
+            (lambda: Workers(1, patience=0.0), "patience: expected a number"),
+            (lambda: Workers(1, "auto").__enter__(), "ray: expected no address where Ray is running"),
+        ],
+    )
+    def test_arguments(self, cluster, make, says):
+        with pytest.raises(ArgumentError, match=says):
+            make()
+
+    def test_without_ray(self, monkeypatch):
+        import sys
+
+        monkeypatch.setitem(sys.modules, "ray", None)
+        with pytest.raises(
+            ArgumentError, match=r"workers: expected Ray to be installed; pip install 'zeronorm\[ray\]'"
+        ):
+            Workers(2).__enter__()
