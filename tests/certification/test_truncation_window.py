@@ -140,7 +140,13 @@ def trained():
     return model.eval()
 
 
-@pytest.mark.parametrize("attack", ["sparse_rs", "sparse_pgd", "guided_exchange", "sparse_autoattack"])
+FAST = ("sparse_rs", "sparse_pgd", "guided_exchange")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in zn.attacks.catalogue],
+)
 @pytest.mark.parametrize("width", [1.0, 30.0])
 def test_no_attack_breaks_a_certified_input(trained, attack, width):
     data = zn.data.load("digits", "test", 60)

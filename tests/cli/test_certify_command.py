@@ -68,6 +68,20 @@ def test_l0_lipschitz(zeronorm, tmp_path):
     assert zeronorm("verify", run).status == 0
 
 
+def test_truncation_window(zeronorm, tmp_path):
+    out, run = tmp_path / "model", tmp_path / "run"
+    said = zeronorm(
+        "train", "--model", "mlp", "--data", "digits", "--set", "truncation=5", "--epochs", 1, "--out", out
+    )
+    assert said.status == 0, said.err
+    said = zeronorm("certify", "--model", out, "--data", "digits", "--limit", 4, "--out", run, "--json")
+    assert said.status == 0 and "truncation window, deterministic" in said.out, said.err
+    assert json.loads(said.out.splitlines()[-1])["n"] == 4
+    assert zeronorm("verify", run).status == 0
+    said = zeronorm("certify", "--counts", run, "--alpha", 0.01, "--out", tmp_path / "other")
+    assert said.status == 2 and "got truncation_window, which is a proof" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

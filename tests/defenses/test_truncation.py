@@ -160,10 +160,25 @@ def test_a_truncated_checkpoint_stays_truncated(tmp_path):
     assert not torch.allclose(robust(x), mlp(x))
     zn.models.save(robust, tmp_path)
     assert torch.equal(zn.models.load(tmp_path)(x), robust(x))
-    # an architecture that does not know truncation would forget it
-    digits = truncate(zn.models.load("digits"), 3)
-    with pytest.raises(ArgumentError, match=r"expected a model made by zeronorm\.models\.build"):
-        zn.models.save(digits, tmp_path / "other")
+    # also of an architecture that does not know truncation
+    digits = zn.models.load("digits")
+    zn.models.save(truncate(digits, 3), tmp_path / "other")
+    loaded = zn.models.load(tmp_path / "other")
+    assert torch.equal(loaded(x), truncate(digits, 3)(x)) and not torch.allclose(loaded(x), digits(x))
+    # its weights alone do not make it another model, but k does
+    assert loaded.state_dict().keys() == digits.state_dict().keys()
+    digests = [zn.models.digest(m) for m in (digits, loaded, truncate(digits, 4), truncate(digits, 0))]
+    assert len(set(digests)) == 3 and digests[3] == digests[0]
+
+
+@pytest.mark.parametrize("name", ["lenet_300_100", "lenet5", "small_cnn", "resnet20", "vgg19"])
+def test_every_architecture_takes_truncation(name):
+    model, plain = zn.models.build(name, truncation=4), zn.models.build(name)
+    kinds = TruncatedLinear | TruncatedConv2d | TruncatedInput
+    assert [layer.k for layer in model.modules() if isinstance(layer, kinds)] == [4]
+    assert model.arguments["truncation"] == 4
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_errors():

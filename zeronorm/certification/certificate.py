@@ -28,6 +28,7 @@ class Certificate:
         counts: votes for each class, of a method that counts votes.
         selection: the votes that the candidate class was chosen by, where they are others.
         margin: what the radius follows from in a deterministic method, in units of its own.
+        passes: of the model, spent on each example, where they are not one.
         failure_probability: the chance, for each example, that its statement is wrong; 0 of a proof without draws.
     """
 
@@ -36,6 +37,7 @@ class Certificate:
     counts: Int64[Tensor, "b j"] | None = None
     selection: Int64[Tensor, "b j"] | None = None
     margin: Int64[Tensor, "b"] | None = None
+    passes: Int64[Tensor, "b"] | None = None
     failure_probability: float = 0.0
 
     def __len__(self) -> int:

@@ -134,13 +134,14 @@ def certify_truncated(
     per_position = x.shape[1] if unit == "pixel" and x.dim() > 2 else 1
     _, first, _ = _layers(model)
     most = first.k // per_position
-    predictions, radii = [], []
+    predictions, radii, passes = [], [], []
     with torch.no_grad():
         for some in x.double().split(batch_size):
             prediction = model(some).argmax(1)
-            radius = torch.zeros_like(prediction)
+            radius, spent = torch.zeros_like(prediction), torch.ones_like(prediction)
             left = torch.arange(len(some), device=x.device)
             for budget in range(1, most + 1):
+                spent[left] += 2  # one for each end of the intervals
                 leads = worst_case_logits(
                     model, some[left], prediction[left], budget * per_position, low=low, high=high
                 )
@@ -151,10 +152,11 @@ def certify_truncated(
                 radius[left] = budget
             predictions.append(prediction)
             radii.append(radius)
+            passes.append(spent)
     if not predictions:
         empty = torch.zeros(0, dtype=torch.int64, device=x.device)
         return Certificate(empty, empty)
-    return Certificate(torch.cat(predictions), torch.cat(radii))
+    return Certificate(torch.cat(predictions), torch.cat(radii), passes=torch.cat(passes))
 
 
 def worst_case_logits(

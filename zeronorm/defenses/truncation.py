@@ -75,6 +75,7 @@ class TruncatedLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, **options)
         self.k = _check_k(k, in_features, "input features")
+        _tell(self)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch o"]:
         if x.shape[-1] != self.in_features:
@@ -110,6 +111,7 @@ class TruncatedConv2d(nn.Conv2d):
         if self.groups != 1:
             raise ArgumentError(f"groups: expected 1, got {self.groups}")
         self.k = _check_k(k, self.weight[0].numel(), "entries of a patch")
+        _tell(self)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o y x"]:
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
@@ -156,6 +158,7 @@ class TruncatedInput(nn.Module):
         super().__init__()
         self.k, self.per_channel = checks.integer("k", k, 0), per_channel
         self.window = None if window is None else nn.Parameter(torch.ones(window))
+        _tell(self)
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         _check_finite("x", x)
@@ -174,8 +177,7 @@ def truncate(model: nn.Module, k: int) -> nn.Module:
     """A copy of the network whose first linear or convolutional layer truncates, with the same weights.
 
     First is what `model.modules()` names first, as in a sequence of layers.  A model of `zeronorm.models.build`
-    with an architecture that knows truncation (argument `truncation`) stays one that can be saved; of another
-    the layers come back bare, since a checkpoint would forget that they truncate.
+    stays one that can be saved, made as by its argument `truncation`: of `vgg19` this truncates the input.
 
     **Raises:** `ArgumentError` for a model without such a layer, and a k beyond half of its inputs (of a
     convolution: of a patch).
@@ -185,11 +187,9 @@ def truncate(model: nn.Module, k: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch module, got {type(model).__name__}")
     if isinstance(model, Classifier):
-        if "truncation" in model.arguments:
-            built = build(model.architecture, **(model.arguments | {"truncation": k}))
-            built.load_state_dict(model.state_dict())
-            return built.to(next(model.parameters())).train(model.training)
-        return nn.Sequential(copy.deepcopy(model.normalize), truncate(model.network, k)).train(model.training)
+        built = build(model.architecture, **(model.arguments | {"truncation": k}))
+        built.load_state_dict(model.state_dict())
+        return built.to(next(model.parameters())).train(model.training)
     model = copy.deepcopy(model)
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d):
@@ -201,6 +201,12 @@ def truncate(model: nn.Module, k: int) -> nn.Module:
         setattr(model.get_submodule(parent), own, truncated)
         return model
     raise ArgumentError("model: expected a network with a linear or convolutional layer, got none")
+
+
+def _tell(layer: TruncatedLinear | TruncatedConv2d | TruncatedInput) -> None:
+    """Let the digest of a model know k, without which its weights are those of another; not its state_dict."""
+    if layer.k:
+        layer.register_buffer("truncation", torch.tensor(layer.k), persistent=False)
 
 
 def _truncated(layer: nn.Linear | nn.Conv2d, k: int) -> nn.Module:

@@ -24,6 +24,7 @@ from zeronorm.certification.certificate import ABSTAIN, Certificate
 from zeronorm.certification.confidence import check_probability, leading_class
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz
 from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes
+from zeronorm.certification.truncation_window import certify_truncated
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.certification import Certification
@@ -38,9 +39,10 @@ from zeronorm.evaluation.workers import Effort
 
 Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method on its model
 
-# methods whose certificate is one function of model and inputs, in one pass
+# methods whose certificate is one function of model and inputs
 DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {
     "l0_lipschitz": certify_l0_lipschitz,
+    "truncation_window": certify_truncated,
 }
 METHODS = ("randomized_ablation", *DETERMINISTIC)
 
@@ -170,7 +172,8 @@ def recertify(
     plan, method = record["plan"], record["plan"]["method"]
     if method["name"] != "randomized_ablation":
         raise ArgumentError(
-            f"run: expected one of randomized_ablation, which has votes, got {method['name']}"
+            f"run: expected one of randomized_ablation, which has votes to read again, got {method['name']}, which "
+            "is a proof without a confidence level"
         )
     options = dict(method["options"])
     options |= {} if alpha is None else {"alpha": check_probability(alpha, "alpha")}
@@ -287,7 +290,11 @@ def _short(value: Any) -> str:
 def _made_for(model: Any) -> str:
     """The method of a model that is made for one."""
     architecture = getattr(model, "architecture", None)
-    return architecture if architecture in DETERMINISTIC else "randomized_ablation"
+    if architecture in DETERMINISTIC:
+        return architecture
+    # a truncated network that was trained on ablated images is made for those
+    truncates = isinstance(model, models.Classifier) and bool(model.arguments.get("truncation"))
+    return "truncation_window" if truncates and "ablation" not in model.facts else "randomized_ablation"
 
 
 def _smoothed(
@@ -364,13 +371,11 @@ def _prove(
         judged = _judged(rows, options, list(examples.x.shape[1:]))
         return [row | more for row, more in zip(rows, judged, strict=True)]
     certificate = prover(examples.x)
-    assert certificate.margin is not None
-    columns = zip(
-        certificate.prediction.tolist(), certificate.radius.tolist(), certificate.margin.tolist(), strict=True
-    )
+    found = [certificate.prediction, certificate.radius, certificate.margin, certificate.passes]
+    columns = zip(*([None] * len(certificate) if v is None else v.tolist() for v in found), strict=True)
     return [
-        {"answer": _null(p), "prediction": _null(p), "radius": _null(r), "margin": m, "passes": 1}
-        for p, r, m in columns
+        {"answer": _null(p), "prediction": _null(p), "radius": _null(r), "margin": m, "passes": n or 1}
+        for p, r, m, n in columns
     ]
 
 

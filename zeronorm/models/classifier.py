@@ -84,7 +84,8 @@ def build(
     - `mean`, `std`: per channel, of inputs in [0, 1]; normalisation is the model's first layer.  None: no
       normalisation.
     - `seed`: names the random weights; the global random state is neither read nor moved.
-    - `arguments`: the architecture's own, such as `width` of the small CNN.
+    - `arguments`: the architecture's own, such as `width` of the small CNN.  Every architecture takes
+      `truncation`, of its first layer (`zeronorm.defenses.truncate`) if it says nothing else.
 
     **Raises:** `ArgumentError` for a name or an argument that cannot be used.
     """
@@ -92,10 +93,11 @@ def build(
     constructor = ARCHITECTURES[architecture]
     shapes = {"in_channels": in_channels, "image_size": image_size, "classes": classes}
     given = {key: value for key, value in shapes.items() if value is not None} | arguments
+    names = list(inspect.signature(constructor).parameters)
+    truncation = None if "truncation" in names else given.pop("truncation", None)
     try:
         bound = inspect.signature(constructor).bind(**given)
     except TypeError:
-        names = list(inspect.signature(constructor).parameters)
         unknown = sorted(set(given) - set(names))
         raise ArgumentError(
             f"{', '.join(unknown)}: expected arguments of {architecture} ({', '.join(names)}), got {unknown[0]!r}"
@@ -110,6 +112,10 @@ def build(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(checks.integer("seed", seed, 0, 2**63 - 1))
         network = constructor(**made)
+    if truncation is not None:
+        from zeronorm.defenses.truncation import truncate  # here, since defences import models
+
+        network, made["truncation"] = truncate(network, truncation), truncation
     height, width = made["image_size"]
     made["image_size"] = height if height == width else [height, width]
     if mean is not None and std is not None:
