@@ -27,7 +27,9 @@ def certify(
     limit: options.Limit = None,
     method: Annotated[
         str | None,
-        typer.Option(help="randomized_ablation or l0_lipschitz (default: what the model is made for)."),
+        typer.Option(
+            help="randomized_ablation, l0_lipschitz or feature_partition (default: what the model is made for)."
+        ),
     ] = None,
     retained: Annotated[
         int | None,

@@ -22,6 +22,7 @@ from torch import Tensor
 from zeronorm import checks, models, report
 from zeronorm.certification.certificate import ABSTAIN, Certificate
 from zeronorm.certification.confidence import check_probability, leading_class
+from zeronorm.certification.feature_partition import certify_feature_partition
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz
 from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes
 from zeronorm.defenses import RandomizedAblation
@@ -40,6 +41,7 @@ Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method 
 # methods whose certificate is one function of model and inputs, in one pass
 DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {
     "l0_lipschitz": certify_l0_lipschitz,
+    "feature_partition": certify_feature_partition,
 }
 METHODS = ("randomized_ablation", *DETERMINISTIC)
 
