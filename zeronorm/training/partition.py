@@ -87,7 +87,9 @@ def train_feature_partition(
     model(data.x[:1].to(device))
     if int(data.y.max()) >= network.classes:
         raise ArgumentError(f"data: expected labels below {network.classes}, got {int(data.y.max())}")
-    x, y = model.normalize(data.x.to(device)), data.y.to(device)
+    low = plan.precision == "bfloat16"
+    x = model.normalize(data.x.to(device)).to(torch.bfloat16 if low else torch.float32)
+    y = data.y.to(device)
     generator = torch.Generator().manual_seed(plan.seed)
     matrices = [p for name, p in network.named_parameters() if name.endswith("weight")]
     vectors = [p for name, p in network.named_parameters() if not name.endswith("weight")]
@@ -95,6 +97,7 @@ def train_feature_partition(
         [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         lr=plan.lr,
         betas=(0.9, 0.99),
+        fused=True,
     )
     per_epoch = max(1, len(data) // plan.batch_size)
     steps = plan.epochs * per_epoch
@@ -110,7 +113,7 @@ def train_feature_partition(
                 torch.randperm(network.groups, generator=generator)[: plan.groups].to(device)
                 for _ in range(network.partitions)
             ]
-            with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 u = torch.cat([network.scores(batch, v, t) for v, t in enumerate(chosen)], dim=1)
             if network.hard:
                 loss = F.cross_entropy(u.float().flatten(0, 1), y[rows].repeat_interleave(u.shape[1]))
