@@ -251,6 +251,83 @@ def test_coverage_of_the_confidence_statement(bound):
     assert (radius == true_radius).mean() > 0.01  # and it does not hold by saying nothing
 
 
+def test_a_part_of_the_votes_and_the_rest_are_all():
+    smoothed, x = RandomizedAblation(Majority(3), 4), images(3, side=4)
+    part, rest = smoothed.vote_counts(x, 64), smoothed.vote_counts(x, 100, first=64)
+    assert torch.equal(part + rest, smoothed.vote_counts(x, 164))
+    with pytest.raises(ArgumentError, match="first: expected a multiple of 32, got 33"):
+        smoothed.vote_counts(x, 5, first=33)
+
+
+def test_votes_end_early_where_more_promise_nothing():
+    # all dark, undecided, and so on to all bright: the ends are as certain as can be
+    x = torch.linspace(0, 1, 9).view(-1, 1, 1, 1).expand(-1, 1, 4, 4) * torch.ones(9, 1, 4, 4)
+    smoothed = RandomizedAblation(Majority(3), 4)
+    early = smoothed.certify(x, 64, 2048, 0.01, looks=4, seed=3)
+    whole = smoothed.certify(x, 64, 2048, 0.01, seed=3)
+    spent = early.counts.sum(1)
+    assert set(spent.tolist()) <= {256, 512, 1024, 2048} and int(spent.sum()) < 9 * 1024
+    for i, n in enumerate(spent.tolist()):  # the first of the same votes, at a quarter of alpha
+        counts = smoothed.vote_counts(x[i : i + 1], n, seed=3, ids=torch.tensor([i]), purpose="estimation")
+        assert torch.equal(counts[0], early.counts[i])
+        chosen = int(early.selection[i].argmax())
+        assert early.radius[i] == zn.certification.ablation_radius(int(counts[0, chosen]), n, 16, 4, 0.0025)
+    assert (early.radius <= whole.radius).all() and (early.radius >= whole.radius - 1).all()
+    alone = smoothed.certify(x[4:5], 64, 2048, 0.01, looks=4, seed=3, ids=torch.tensor([4]))
+    assert torch.equal(alone.counts[0], early.counts[4])
+
+
+def test_ending_early_keeps_the_confidence():
+    """Simulated with the rule itself: of an input whose true radius is known, a share alpha at most claims more."""
+    from zeronorm.certification.randomized_ablation import certify_votes, settled, votes_at_looks
+
+    rng, d, k, n, alpha, looks = np.random.default_rng(0), 20, 3, 512, 0.2, 4
+    truth, trials = np.array([0.662, 0.2, 0.138]), 20_000
+    selection = np.tile([9, 1, 0], (trials, 1))
+    counts, going, first = np.zeros((trials, 3), np.int64), np.arange(trials), 0
+    for last in votes_at_looks(n, looks):
+        counts[going] += rng.multinomial(last - first, truth, len(going))
+        if last < n:
+            going = going[~settled(selection[going], counts[going], n, d, k, alpha, "half", looks)]
+        first = last
+    _, radius = certify_votes(selection, counts, d, k, alpha, "half", looks)
+    true_radius = np.searchsorted(zn.certification.share_touched(d, k), truth[0] - 0.5) - 1
+    wrong = (radius > true_radius).mean()
+    assert 0 < wrong <= alpha
+    assert len(going) < 0.9 * trials  # some did end early
+
+
+class Close(Majority):
+    """In float32 class 0 leads by less than bfloat16 can tell; elsewhere class 1 by much."""
+
+    def forward(self, x):
+        self.passes = [*getattr(self, "passes", []), (torch.is_autocast_enabled("cpu"), len(x))]
+        z = super().forward(x)
+        narrow = torch.stack([torch.full_like(z[:, 0], 1.001), torch.ones_like(z[:, 0]), -z[:, 0].abs()], 1)
+        narrow = narrow.bfloat16() if torch.is_autocast_enabled("cpu") else narrow
+        return torch.where((x.sum((1, 2, 3)) > 3.99)[:, None], narrow.to(z), z)
+
+
+def test_close_votes_in_bfloat16_are_cast_again():
+    x = images(4, side=4)
+    model = Close(3)
+    fast = RandomizedAblation(model, 4, precision="bfloat16").vote_counts(x, 96)
+    again = [rows for low, rows in model.passes if not low]
+    assert again and any(low for low, _ in model.passes)
+    assert torch.equal(fast, RandomizedAblation(Close(3), 4).vote_counts(x, 96))
+    with pytest.raises(ArgumentError, match="precision: expected one of"):
+        RandomizedAblation(model, 4, precision="half")
+
+
+def test_a_network_votes_alike_in_both_precisions():
+    x = images(6)
+    counts = [
+        RandomizedAblation(network(2), 9, precision=precision).vote_counts(x, 320)
+        for precision in ("float32", "bfloat16")
+    ]
+    assert torch.equal(*counts)
+
+
 def test_predict():
     smoothed, x = RandomizedAblation(Majority(), 4), images(6, side=4)
     counts = smoothed.vote_counts(x, 300, purpose="prediction")

@@ -179,6 +179,23 @@ def test_verify_another_model(run):
     assert any("model: digest" in p for p in zn.verify_certificates(run, other, dataset()).problems)
 
 
+def test_votes_that_ended_early_are_verified_and_reported(tmp_path):
+    early = zn.certify(Brightness(), dataset(), out=tmp_path / "early", **VOTES | {"n": 1000}, looks=3)
+    spent = [sum(row["counts"]) for row in rows(early.run)]
+    assert set(spent) <= {256, 512, 1000} and min(spent) < 1000
+    assert [row["passes"] for row in rows(early.run)] == [40 + n for n in spent]
+    assert zn.verify_certificates(early.run, Brightness(), dataset())
+    assert f"40 + up to 1,000 votes ({np.mean(spent):,.0f} on average" in str(early)
+    other = zn.recertify(early.run, tmp_path / "other", alpha=0.2)
+    assert all(a >= b for a, b in zip(other.summary.radii, early.summary.radii, strict=True))
+    assert zn.verify_certificates(other.run, Brightness(), dataset())
+
+
+def test_votes_in_bfloat16_say_so(tmp_path):
+    fast = zn.certify(Brightness(), dataset(), out=tmp_path / "fast", **VOTES, precision="bfloat16")
+    assert "votes in bfloat16" in str(fast) and zn.verify_certificates(fast.run, Brightness(), dataset())
+
+
 def test_the_page(run, tmp_path):
     page = (run / "report.html").read_text()
     assert "Proved right" in page and "Least certified" in page and "randomized ablation, 6 pixels" in page

@@ -23,6 +23,7 @@ PUBLISHED = {
     "lenet5": 431_080,
     "mlp": 7_770_874,  # Beliaev et al. 2022, their code
     "small_cnn": 3_319_898,
+    "feature_partition": 416_650,  # this library's own
     "preact_resnet18": 11_172_170,  # Zhong et al. 2024, their code
     "resnet20": 269_722,  # "0.27M", He et al. 2016, table 6
     "vgg19": 20_304_202,  # Beliaev et al. 2022, their code

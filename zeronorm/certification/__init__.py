@@ -13,6 +13,7 @@ from zeronorm.certification.discrete_smoothing import discrete_noise as discrete
 from zeronorm.certification.discrete_smoothing import discrete_smoothing_radius as discrete_smoothing_radius
 from zeronorm.certification.discrete_smoothing import information_left as information_left
 from zeronorm.certification.discrete_smoothing import vote_threshold as vote_threshold
+from zeronorm.certification.feature_partition import certify_feature_partition as certify_feature_partition
 from zeronorm.certification.feature_partition import certify_soft_votes as certify_soft_votes
 from zeronorm.certification.feature_partition import partition_radius as partition_radius
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz as certify_l0_lipschitz
@@ -33,6 +34,7 @@ __all__ = [
     "ablation_radius",
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
+    "certify_feature_partition",
     "certify_l0_lipschitz",
     "certify_nearest_neighbour",
     "certify_soft_votes",

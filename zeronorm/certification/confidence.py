@@ -46,7 +46,7 @@ def upper_bound(successes: Any, n: int, failure_probability: float = 0.05) -> Fl
     return np.where(successes < n, np.minimum(bound + ROUNDING, 1.0), 1.0)
 
 
-def leading_class(counts: Any, failure_probability: float = 0.05) -> Ints:
+def leading_class(counts: Any, failure_probability: float = 0.05, alike: bool = True) -> Ints:
     """The class most votes are for, or `ABSTAIN` where a fair coin could have separated the first two.
 
     Levine & Feizi 2020, PREDICT (after Cohen et al. 2019): the two-sided binomial test of the largest count
@@ -56,8 +56,9 @@ def leading_class(counts: Any, failure_probability: float = 0.05) -> Ints:
     **Arguments:**
 
     - `counts`: votes (b, classes).
+    - `alike`: whether it is an error if examples have different numbers of votes.
     """
-    votes = check_counts(counts)
+    votes = check_counts(counts, alike)
     alpha = check_probability(failure_probability)
     from scipy.special import bdtr
 
@@ -67,8 +68,8 @@ def leading_class(counts: Any, failure_probability: float = 0.05) -> Ints:
     return np.where((total > 0) & (p_value <= alpha), votes.argmax(1), ABSTAIN)
 
 
-def check_counts(counts: Any, n: int | None = None) -> Ints:
-    """Votes (b, classes) as int64; of `n` voters each, where n is given."""
+def check_counts(counts: Any, alike: bool = True) -> Ints:
+    """Votes (b, classes) as int64; `alike`: as many for each example."""
     votes = np.asarray(counts)
     if votes.ndim != 2 or votes.shape[1] < 2 or not np.issubdtype(votes.dtype, np.integer):
         raise ArgumentError(
@@ -78,9 +79,8 @@ def check_counts(counts: Any, n: int | None = None) -> Ints:
     if votes.size and votes.min() < 0:
         raise ArgumentError(f"counts: expected at least 0 votes for each class, got {votes.min()}")
     sums = votes.sum(1)
-    expected = sums[:1] if n is None else np.array([n])
-    if (wrong := sums[sums != expected]).size:
-        raise ArgumentError(f"counts: expected {expected[0]} votes for each example, got {wrong[0]}")
+    if alike and (wrong := sums[sums != sums[:1]]).size:
+        raise ArgumentError(f"counts: expected {sums[0]} votes for each example, got {wrong[0]}")
     return votes.astype(np.int64)
 
 

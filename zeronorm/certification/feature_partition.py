@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Certificate
 from zeronorm.certification.confidence import Ints, check_counts
 from zeronorm.errors import ArgumentError
+from zeronorm.models.feature_partition import UNIT, FeaturePartition
 
-UNIT = 1024
-"""Soft votes are whole multiples of 1 / UNIT, so that sums of them are exact."""
+ROUNDING = 1e-4
+"""By how much the difference of two scores of a group may change from pass to pass (batches of another size, another
+machine; float32) without harm to a certificate of `certify_feature_partition`."""
 
 
 def partition_radius(votes: Any) -> Ints:
@@ -45,6 +47,38 @@ def partition_radius(votes: Any) -> Ints:
     return np.where(radius >= counts.sum(1), UNBOUNDED, radius)
 
 
+@torch.inference_mode()
+def certify_feature_partition(model: Any, x: Float[Tensor, "b ..."], batch_size: int = 100) -> Certificate:
+    """How many pixels of each image may change, to any values, without changing the answer of a vote by groups.
+
+    Hard votes by `partition_radius`, soft ones as `certify_soft_votes` says; of several partitions every group that
+    holds a changed pixel turns, in each of them.  A group's scores are taken at their worst within `ROUNDING`: soft
+    votes are rounded after it is taken off, and a hard vote that so little could turn counts as changed.
+
+    **Arguments:**
+
+    - `model`: of `models.build("feature_partition")`, or such a network itself.
+    - `x`: images (b, c, h, w).
+
+    **Returns:** radii in pixels; `ABSTAIN` where no class is certain to lead; `margin` is the smallest lead, in votes
+    (hard) or in units of 1 / `UNIT` (soft; of several partitions their sum).
+
+    **Raises:** `ArgumentError` for another kind of model.
+    """
+    network = getattr(model, "network", model)
+    if not isinstance(network, FeaturePartition):
+        raise ArgumentError(f"model: expected a feature_partition network, got {type(model).__name__}")
+    checks.examples(x)
+    if network is not model:
+        model(x[:1])  # complains of inputs that do not fit
+        x = model.normalize(x)
+    prove = _certify_hard if network.hard else _certify_soft
+    with torch.autocast(x.device.type, enabled=False):
+        parts = [prove(network, part) for part in x.split(batch_size)]
+    prediction, radius, margin = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Certificate(prediction, radius, margin=margin)
+
+
 def certify_soft_votes(scores: Float[Tensor, "b groups classes"]) -> Certificate:
     """The certificate of a sum of bounded pair scores, one for each disjoint group of pixels.
 
@@ -65,20 +99,50 @@ def certify_soft_votes(scores: Float[Tensor, "b groups classes"]) -> Certificate
     if scores.dim() != 3 or scores.shape[2] < 2:
         raise ArgumentError(f"scores: expected shape (batch, groups, classes), got {tuple(scores.shape)}")
     checks.examples(scores, "scores")
-    b, groups, classes = scores.shape
     u = scores.double()
-    prediction, radius = torch.full((b,), ABSTAIN), torch.full((b,), ABSTAIN)
-    pairs = ((u[..., None] - u[..., None, :]).clamp(-1, 1) * UNIT).round().long().cpu()  # (b, groups, y, c)
-    leads = pairs.sum(1)  # (b, y, c)
-    leads.diagonal(dim1=1, dim2=2).fill_(groups * UNIT + 1)
+    pairs = ((u[..., None] - u[..., None, :]).clamp(-1, 1) * UNIT).round().long()
+    prediction, radius, margin = _certify_pairs(pairs[:, None])
+    return Certificate(prediction, radius, margin=margin)
+
+
+def _certify_soft(network: FeaturePartition, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    s = torch.stack([network.preferences(x, v) for v in range(network.partitions)], dim=1)
+    # clipped votes stay so unless they are within the allowance of the clip
+    return _certify_pairs(((s - ROUNDING) * UNIT).round().clamp_min(-UNIT).long())
+
+
+def _certify_hard(network: FeaturePartition, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    top, order = network.scores(x, 0).topk(2, dim=2)
+    votes = torch.nn.functional.one_hot(order[..., 0], network.classes).sum(1).cpu().numpy()
+    uncertain = (top[..., 0] - top[..., 1] <= ROUNDING).sum(1).cpu()
+    radius = torch.from_numpy(partition_radius(votes)) - uncertain
+    first = np.sort(votes, axis=1)[:, ::-1]
+    prediction = torch.from_numpy(votes.argmax(1))
+    return (
+        torch.where(radius < 0, ABSTAIN, prediction),
+        torch.where(radius < 0, ABSTAIN, radius),
+        torch.from_numpy(first[:, 0] - first[:, 1]),
+    )
+
+
+def _certify_pairs(pairs: Int[Tensor, "b v groups y c"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Predictions, radii and margins of whole numbers that each group's score of a pair is not below."""
+    b, _, groups, classes, _ = pairs.shape
+    device = pairs.device
+    leads = pairs.sum((1, 2))  # (b, y, c)
+    leads.diagonal(dim1=1, dim2=2).fill_(torch.iinfo(torch.int64).max)
     margin, leader = leads.amin(2).max(1)
-    leading = margin > 0
-    own = pairs[torch.arange(b), :, leader]  # (b, groups, c)
-    falls = (own + UNIT).sort(dim=1, descending=True).values.cumsum(1)
-    lead = leads[torch.arange(b), leader]
-    stands = (lead[:, None] > falls) | (torch.arange(classes) == leader[:, None])[:, None]
+    rows = torch.arange(b, device=device)
+    own = pairs.movedim(3, 1)[rows, leader]  # (b, v, groups, c)
+    # at worst the changes meet, in every partition, the groups that have most to lose
+    falls = (own + UNIT).sort(dim=2, descending=True).values.cumsum(2).sum(1)
+    itself = torch.arange(classes, device=device) == leader[:, None]
+    stands = (leads[rows, leader][:, None] > falls) | itself[:, None]
     # falls grow with the number of changes, so that the changes withstood are the first ones
     withstood = stands.all(2).long().cumprod(1).sum(1)
-    prediction[leading] = leader[leading]
-    radius[leading] = torch.where(withstood == groups, UNBOUNDED, withstood)[leading]
-    return Certificate(prediction, radius, margin=margin)
+    radius = torch.where(withstood == groups, UNBOUNDED, withstood)
+    return (
+        torch.where(margin > 0, leader, ABSTAIN),
+        torch.where(margin > 0, radius, ABSTAIN),
+        margin,
+    )

@@ -33,6 +33,29 @@ def certify_nearest_neighbour(
 
     **Returns:** radii in pixels; `ABSTAIN` where two classes are equally near; `margin` is d' - d.
     """
+    distances = class_distances(x, examples, labels, levels, batch_size)
+    ordered, order = distances.sort(dim=1)
+    if distances.shape[1] == 1 or bool(torch.isinf(ordered[:, 1]).all()):
+        return Certificate(order[:, 0], torch.full((len(x),), UNBOUNDED))
+    margin = (ordered[:, 1] - ordered[:, 0]).long()
+    radius = torch.div(margin - 1, 2, rounding_mode="floor")
+    return Certificate(
+        torch.where(margin > 0, order[:, 0], ABSTAIN), torch.where(margin > 0, radius, ABSTAIN), margin=margin
+    )
+
+
+@torch.inference_mode()
+def class_distances(
+    x: Float[Tensor, "b ..."],
+    examples: Float[Tensor, "n ..."],
+    labels: Int[Tensor, "n"],
+    levels: Sequence[float] = (0.5,),
+    batch_size: int = 250,
+) -> Float[Tensor, "b classes"]:
+    """In how many quantised pixels each image differs from the nearest example of every class; infinite of none.
+
+    Their negatives are the logits of the classifier that `certify_nearest_neighbour` certifies.
+    """
     checks.examples(x)
     checks.examples(examples, "examples")
     y = checks.labels(labels, examples, "labels")
@@ -55,14 +78,7 @@ def certify_nearest_neighbour(
             for c in range(classes)
         ]
         nearest.append(torch.stack(columns, dim=1))
-    ordered, order = torch.cat(nearest).sort(dim=1)
-    if classes == 1 or bool(torch.isinf(ordered[:, 1]).all()):
-        return Certificate(order[:, 0], torch.full((len(x),), UNBOUNDED))
-    margin = (ordered[:, 1] - ordered[:, 0]).long()
-    radius = torch.div(margin - 1, 2, rounding_mode="floor")
-    return Certificate(
-        torch.where(margin > 0, order[:, 0], ABSTAIN), torch.where(margin > 0, radius, ABSTAIN), margin=margin
-    )
+    return torch.cat(nearest)
 
 
 def _one_hot(x: Tensor, thresholds: Tensor) -> Float[Tensor, "b q"]:

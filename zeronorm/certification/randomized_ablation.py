@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zeronorm import checks
 from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED
@@ -169,6 +170,7 @@ def certify_votes(
     retained: int,
     failure_probability: float = 0.05,
     bound: str = "half",
+    looks: int = 1,
 ) -> tuple[Ints, Ints]:
     """CERTIFY of Levine & Feizi 2020, of votes already cast: predictions and radii.
 
@@ -179,22 +181,57 @@ def certify_votes(
     - `selection`, `counts`: votes (b, classes).
     - `bound`: "half" is corollary 1; "all_votes" is `ablation_radius_in_top`, with Bonferroni's shares of
       `failure_probability`.
+    - `looks`: after how many numbers of votes, chosen beforehand, counting may have ended, for whatever reason.  The
+      bounds at all of them hold together, each with its share of `failure_probability` (Bonferroni), so that examples
+      may have different numbers of votes.
 
     **Returns:** predictions (b,) and radii (b,), `ABSTAIN` both where nothing is certified.
     """
     checks.choice("bound", bound, BOUNDS)
-    chosen, votes = check_counts(selection), check_counts(counts)
+    each = check_probability(failure_probability) / checks.integer("looks", looks, 1)
+    chosen, votes = check_counts(selection), check_counts(counts, alike=looks == 1)
     if chosen.shape != votes.shape:
         raise ArgumentError(f"selection: expected votes of shape {votes.shape}, got {chosen.shape}")
-    if not len(votes):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    candidate = chosen.argmax(1)
-    if bound == "half":
-        own = np.take_along_axis(votes, candidate[:, None], 1)[:, 0]
-        radius = np.asarray(ablation_radius(own, int(votes[0].sum()), pixels, retained, failure_probability))
-    else:
-        radius = ablation_radius_in_top(votes, pixels, retained, candidate, 1, failure_probability)
+    candidate = chosen.argmax(1) if len(votes) else np.zeros(0, np.int64)
+    own = np.take_along_axis(votes, candidate[:, None], 1)[:, 0]
+    totals, radius = votes.sum(1), np.zeros(len(votes), np.int64)
+    for n in np.unique(totals):
+        of = totals == n
+        if bound == "half":
+            radius[of] = ablation_radius(own[of], int(n), pixels, retained, each)
+        else:
+            radius[of] = ablation_radius_in_top(votes[of], pixels, retained, candidate[of], 1, each)
     return np.where(radius == ABSTAIN, ABSTAIN, candidate), radius
+
+
+def votes_at_looks(n: int, looks: int) -> list[int]:
+    """After how many votes to look: n last, each time twice as many as before, in whole blocks of 32."""
+    n, looks = checks.integer("n", n, 1), checks.integer("looks", looks, 1)
+    return sorted({min(n, -(-n // (32 * 2**j)) * 32) if j else n for j in range(looks)})
+
+
+def settled(
+    selection: Any,
+    counts: Any,
+    n: int,
+    pixels: int,
+    retained: int,
+    failure_probability: float = 0.05,
+    bound: str = "half",
+    looks: int = 1,
+) -> npt.NDArray[np.bool_]:
+    """Where more votes promise no larger radius: n votes of the same shares would not give one.
+
+    A rule for when to stop; what `certify_votes` then says, with `looks`, holds whatever the rule.
+    """
+    votes = check_counts(counts, alike=False)
+    told = (pixels, retained, failure_probability, bound, looks)
+    _, now = certify_votes(selection, votes, *told)
+    expected = votes * n // np.maximum(votes.sum(1, keepdims=True), 1)
+    largest = votes.argmax(1)
+    expected[np.arange(len(votes)), largest] += n - expected.sum(1)
+    _, then = certify_votes(selection, expected, *told)
+    return then <= now
 
 
 def _bounds(votes: Ints, failure_probability: float) -> tuple[Floats, Floats]:

@@ -28,7 +28,8 @@ def certify(
     method: Annotated[
         str | None,
         typer.Option(
-            help="randomized_ablation, l0_lipschitz or truncation_window (default: what the model is made for)."
+            help="randomized_ablation, l0_lipschitz, feature_partition or truncation_window (default: what the "
+            "model is made for)."
         ),
     ] = None,
     retained: Annotated[
@@ -46,6 +47,17 @@ def certify(
         str,
         typer.Option(help="What the share is compared with: half, or all_votes (tighter, Jia et al. 2022)."),
     ] = "half",
+    looks: Annotated[
+        int,
+        typer.Option(
+            help="Places (n, n / 2, n / 4, ...) where the votes of an image may end, since more promise no larger "
+            "radius; the confidence stays alpha's."
+        ),
+    ] = 1,
+    precision: Annotated[
+        str,
+        typer.Option(help="Of votes: float32, or bfloat16, where close ones are cast again in float32."),
+    ] = "float32",
     counts: Annotated[
         Path | None,
         typer.Option(help="Folder of a complete run: its votes at this alpha and bound, without a model."),
@@ -78,6 +90,7 @@ def certify(
     colour = None if mean is None else _numbers(mean)
     command = shlex.join(["zeronorm", *sys.argv[1:]])
     asked = [str(counts), model, data, split, limit, method, retained, null, mean, n0, n, alpha, bound, seed]
+    asked += [looks, precision] if (looks, precision) != (1, "float32") else []
 
     import zeronorm as zn
 
@@ -106,6 +119,8 @@ def certify(
                     n=n,
                     alpha=alpha,
                     bound=bound,
+                    looks=looks,
+                    precision=precision,
                     batch_size=batch_size,
                     seed=seed,
                     name=model,

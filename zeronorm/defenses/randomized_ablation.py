@@ -23,12 +23,16 @@ from torch import Tensor, nn
 from zeronorm import checks
 from zeronorm.certification.certificate import ABSTAIN, Certificate
 from zeronorm.certification.confidence import check_probability, leading_class
-from zeronorm.certification.randomized_ablation import certify_votes
+from zeronorm.certification.randomized_ablation import certify_votes, settled, votes_at_looks
 from zeronorm.compiled import compiled, serves
 from zeronorm.errors import ArgumentError
 from zeronorm.seeding import Streams
 
 NULLS = ("multichannel", "mean")
+
+DOUBT = 2.0**-5
+"""Of votes in bfloat16: they are cast again in float32 where the two largest logits differ by no more than this share
+of the largest absolute one.  An error of bfloat16 that is larger would change a vote unnoticed."""
 
 _BLOCK = 32  # ablated images drawn together: a step of an example's random stream
 
@@ -50,6 +54,8 @@ class RandomizedAblation(nn.Module):
     - `mean`: of "mean", per channel, such as (0.1307,) for MNIST.  Of "multichannel", with `std`: inputs are
       normalised first, as the paper does for ImageNet (NULL is then distinct still, but not equally far from all).
     - `votes`, `alpha`: of the classifier as a model, see `forward`.
+    - `precision`: "float32", or "bfloat16": passes in that precision, and again in float32 for ablated images with
+      two nearly equal logits (`DOUBT`).  The classifier that is certified is the one in float32.
 
     Random numbers are named by seed, example and purpose: an example's votes do not depend on its batch.
     """
@@ -66,6 +72,7 @@ class RandomizedAblation(nn.Module):
         std: Sequence[float] | None = None,
         votes: int = 1000,
         alpha: float = 0.05,
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         self.base_classifier = checks.model(base_classifier)
@@ -80,6 +87,7 @@ class RandomizedAblation(nn.Module):
         self.mean, self.std = (None if m is None else tuple(float(v) for v in m) for m in (mean, std))
         self.votes = checks.integer("votes", votes, 1)
         self.alpha = check_probability(alpha, "alpha")
+        self.precision = checks.choice("precision", precision, ("float32", "bfloat16"))
         self._trusted = False  # the base classifier has been seen to answer the same twice
 
     # -- votes ------------------------------------------------------------------------------------------
@@ -94,6 +102,7 @@ class RandomizedAblation(nn.Module):
         seed: int = 0,
         ids: Int[Tensor, "b"] | None = None,
         purpose: str = "votes",
+        first: int = 0,
     ) -> Int[Tensor, "b classes"]:
         """How many of n ablated images of each input the base classifier takes for each class; on the CPU.
 
@@ -102,6 +111,7 @@ class RandomizedAblation(nn.Module):
         - `x`: images; the ablated ones of many inputs share a batch.
         - `batch_size`: ablated images per pass, taken up to a multiple of 32; the votes do not depend on it.
         - `seed`, `ids`, `purpose`: name the draws.  Another purpose: votes independent of these.
+        - `first`: how many of an example's votes to leave out, a multiple of 32: those after them are cast.
 
         **Raises:** `ArgumentError` for inputs or a base classifier that do not fit the encoding, logits that are not
         numbers, answers that change from pass to pass.
@@ -118,13 +128,16 @@ class RandomizedAblation(nn.Module):
             return torch.zeros(0, 2, dtype=torch.int64)
 
         # block by block over all examples, so that one call draws for many of them
-        parts = [(block, i) for block in range(-(-n // _BLOCK)) for i in range(len(x))]
+        if checks.integer("first", first, 0) % _BLOCK:
+            raise ArgumentError(f"first: expected a multiple of {_BLOCK}, got {first}")
+        before = first // _BLOCK
+        parts = [(block, i) for block in range(before, before - (-n // _BLOCK)) for i in range(len(x))]
         images = shown.new_empty(min(rows, len(parts) * _BLOCK), shown.shape[1], pixels)
         counts: Tensor | None = None
         for start in range(0, len(parts), rows // _BLOCK):
             batch = parts[start : start + rows // _BLOCK]
             of = torch.tensor([i for _, i in batch]).repeat_interleave(_BLOCK)
-            last = torch.tensor([min(n - block * _BLOCK, _BLOCK) for block, _ in batch])
+            last = torch.tensor([min(first + n - block * _BLOCK, _BLOCK) for block, _ in batch])
             asked = (torch.arange(_BLOCK) < last[:, None]).flatten()
             words = torch.cat(
                 [
@@ -169,6 +182,7 @@ class RandomizedAblation(nn.Module):
         batch_size: int = 1024,
         *,
         bound: str = "half",
+        looks: int = 1,
         seed: int = 0,
         ids: Int[Tensor, "b"] | None = None,
     ) -> Certificate:
@@ -177,14 +191,18 @@ class RandomizedAblation(nn.Module):
         `n0` votes choose the class; n others bound its share, with one-sided confidence 1 - `alpha` for each input.
         `bound` is one of `certification.randomized_ablation.BOUNDS`.  The votes are in the certificate: another
         confidence level or bound needs no new ones.
+
+        With `looks` above 1, an input's votes end early where more promise no larger radius: after n / 2, n / 4, ...
+        of them, at that many places in all.  Each look has its share of `alpha`, so that the confidence is the same;
+        radii may be a little smaller than with all n votes.
         """
         alpha = check_probability(alpha, "alpha")
         x = self._checked(x)
-        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "ids": ids}
-        selection = self.vote_counts(x, n0, **options, purpose="selection")
-        counts = self.vote_counts(x, n, **options, purpose="estimation")
+        selection, counts = self.votes_for_certificate(
+            x, n0, n, alpha, batch_size, bound=bound, looks=looks, seed=seed, ids=ids
+        )
         prediction, radius = certify_votes(
-            selection.numpy(), counts.numpy(), x.shape[2] * x.shape[3], self.retained, alpha, bound
+            selection.numpy(), counts.numpy(), x.shape[2] * x.shape[3], self.retained, alpha, bound, looks
         )
         return Certificate(
             torch.from_numpy(prediction),
@@ -193,6 +211,47 @@ class RandomizedAblation(nn.Module):
             selection=selection,
             failure_probability=alpha,
         )
+
+    def votes_for_certificate(
+        self,
+        x: Float[Tensor, "b ..."],
+        n0: int,
+        n: int,
+        alpha: float,
+        batch_size: int,
+        *,
+        bound: str,
+        looks: int,
+        seed: int,
+        ids: Int[Tensor, "b"] | None,
+    ) -> tuple[Int[Tensor, "b classes"], Int[Tensor, "b classes"]]:
+        """The votes that `certify` counts: those that choose the class, and those that bound its share."""
+        names = checks.identifiers(ids, x)
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+        selection = self.vote_counts(x, n0, ids=names, purpose="selection", **options)
+        pixels, first = x.shape[2] * x.shape[3], 0
+        counts = torch.zeros_like(selection)
+        going = torch.arange(len(x))
+        for last in votes_at_looks(n, looks):
+            counts[going] += self.vote_counts(
+                x[going], last - first, ids=names[going], purpose="estimation", first=first, **options
+            )
+            if last < n:
+                done = settled(
+                    selection[going].numpy(),
+                    counts[going].numpy(),
+                    n,
+                    pixels,
+                    self.retained,
+                    alpha,
+                    bound,
+                    looks,
+                )
+                going = going[torch.from_numpy(~done)]
+            first = last
+            if not len(going):
+                break
+        return selection, counts
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b outcomes"]:
         """The smoothed classifier for who attacks it: shares of `votes` votes, and abstention as one more class.
@@ -234,6 +293,29 @@ class RandomizedAblation(nn.Module):
 
     def _answers(self, ablated: Tensor) -> Int[Tensor, "r"]:
         """The base classifier's answers, and on its first images a look at whether they can be trusted."""
+        answers = self._votes(ablated)
+        if not self._trusted:
+            if not torch.equal(self._votes(ablated.clone()), answers):
+                raise ArgumentError(
+                    "base_classifier: expected the same answers twice, got others on a second pass; the certificate "
+                    "holds for deterministic classifiers only"
+                )
+            self._trusted = True
+        return answers.cpu()
+
+    def _votes(self, ablated: Tensor) -> Int[Tensor, "r"]:
+        if self.precision == "float32":
+            return self._logits(ablated).argmax(1)
+        with torch.autocast(ablated.device.type, torch.bfloat16):
+            z = self._logits(ablated)
+        largest, classes = z.float().topk(2, dim=1)
+        votes = classes[:, 0]
+        doubtful = largest[:, 0] - largest[:, 1] <= DOUBT * z.abs().amax(1)
+        if bool(doubtful.any()):
+            votes[doubtful] = self._logits(ablated[doubtful]).argmax(1)
+        return votes
+
+    def _logits(self, ablated: Tensor) -> Float[Tensor, "r classes"]:
         try:
             z = self.base_classifier(ablated)
         except Exception as error:  # whatever a stranger's model raises
@@ -246,16 +328,8 @@ class RandomizedAblation(nn.Module):
         checks.logits(z, len(ablated))
         if not bool((z.amax(1) < float("inf")).all()):
             raise ArgumentError("base_classifier: expected logits that are numbers, got NaN or infinity")
-        answers = z.argmax(1)
-        if not self._trusted:
-            self._classes = z.shape[1]
-            if not torch.equal(self.base_classifier(ablated.clone()).argmax(1), answers):
-                raise ArgumentError(
-                    "base_classifier: expected the same answers twice, got others on a second pass; the certificate "
-                    "holds for deterministic classifiers only"
-                )
-            self._trusted = True
-        return answers.cpu()
+        self._classes = z.shape[1]
+        return z
 
 
 # -- hiding pixels ---------------------------------------------------------------------------------------

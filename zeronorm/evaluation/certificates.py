@@ -22,8 +22,9 @@ from torch import Tensor
 from zeronorm import checks, models, report
 from zeronorm.certification.certificate import ABSTAIN, Certificate
 from zeronorm.certification.confidence import check_probability, leading_class
+from zeronorm.certification.feature_partition import certify_feature_partition
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz
-from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes
+from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes, votes_at_looks
 from zeronorm.certification.truncation_window import certify_truncated
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError
@@ -42,6 +43,7 @@ Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method 
 # methods whose certificate is one function of model and inputs
 DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {
     "l0_lipschitz": certify_l0_lipschitz,
+    "feature_partition": certify_feature_partition,
     "truncation_window": certify_truncated,
 }
 METHODS = ("randomized_ablation", *DETERMINISTIC)
@@ -67,6 +69,8 @@ def certify(
     n: int = 10_000,
     alpha: float = 0.05,
     bound: str = "half",
+    looks: int = 1,
+    precision: str = "float32",
     batch_size: int = 1024,
     seed: int = 0,
     name: str | None = None,
@@ -81,7 +85,8 @@ def certify(
         data: a `Dataset`, a tuple (x, y), or a name that `zeronorm.data.load` knows.
         method: one of `METHODS`; None: the one the model is made for.
         out: folder of the run.  A run that was interrupted there goes on; one of another plan is refused.
-        retained, null, mean, std, n0, n, alpha, bound: of randomized ablation, see `RandomizedAblation.certify`.
+        retained, null, mean, std, n0, n, alpha, bound, looks, precision: of randomized ablation, see
+            `RandomizedAblation` and its `certify`.
             `retained` and `null` are by default those that a model of `zeronorm train` was trained for.
         batch_size: inputs, or ablated images, per pass; the result does not depend on it.
         seed: of every random number, together with the example's id.
@@ -100,7 +105,9 @@ def certify(
     prover: RandomizedAblation | Proof
     if chosen == "randomized_ablation":
         prover = (
-            model if isinstance(model, RandomizedAblation) else _smoothed(model, retained, null, mean, std)
+            model
+            if isinstance(model, RandomizedAblation)
+            else _smoothed(model, retained, null, mean, std, precision)
         )
         options = {
             "retained": prover.retained,
@@ -112,6 +119,10 @@ def certify(
             "alpha": check_probability(alpha, "alpha"),
             "bound": checks.choice("bound", bound, BOUNDS),
         }
+        if checks.integer("looks", looks, 1) > 1:
+            options["looks"] = looks
+        if prover.precision != "float32":
+            options["precision"] = prover.precision
         model = prover.base_classifier
     else:
         prover = partial(DETERMINISTIC[chosen], model)
@@ -223,7 +234,8 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
     if method != "randomized_ablation":
         prover = partial(DETERMINISTIC[method], model)
     else:
-        prover = _smoothed(model, *(options[key] for key in ("retained", "null", "mean", "std")))
+        told = {key: options[key] for key in ("retained", "null", "mean", "std")}
+        prover = _smoothed(model, **told, precision=options.get("precision", "float32"))
         _check_votes(rows, options, plan["data"]["shape"], result)
         if result.problems:
             return result
@@ -250,10 +262,11 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
 def _check_votes(
     rows: list[Row], options: Mapping[str, Any], shape: Sequence[int], result: Verification
 ) -> None:
+    at_looks = votes_at_looks(options["n"], options.get("looks", 1))
     for row in rows:
-        for votes, cast in (("selection", "n0"), ("counts", "n")):
-            if sum(row[votes] or ()) != options[cast] or min(row[votes] or [-1]) < 0:
-                result.problems.append(f"example {row['example']}: its {votes} are not {options[cast]} votes")
+        for votes, cast in (("selection", [options["n0"]]), ("counts", at_looks)):
+            if sum(row[votes] or ()) not in cast or min(row[votes] or [-1]) < 0:
+                result.problems.append(f"example {row['example']}: its {votes} are not {cast[-1]} votes")
     if not result.problems:
         for row, judged in zip(rows, _judged(rows, options, shape), strict=True):
             for what, found in judged.items():
@@ -303,6 +316,7 @@ def _smoothed(
     null: str,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    precision: str,
 ) -> RandomizedAblation:
     trained_for = getattr(model, "facts", {}).get("ablation")
     if retained is None:
@@ -312,7 +326,7 @@ def _smoothed(
                 "zeronorm train --method ablation knows it"
             )
         retained, null, mean = trained_for["retained"], trained_for["null"], trained_for["mean"]
-    return RandomizedAblation(model, retained, null, mean=mean, std=std)
+    return RandomizedAblation(model, retained, null, mean=mean, std=std, precision=precision)
 
 
 def _go_on(
@@ -358,15 +372,20 @@ def _prove(
 ) -> list[Row]:
     """What each example's row says beyond whose it is."""
     if isinstance(prover, RandomizedAblation):
-        counted = {
-            votes: prover.vote_counts(
-                examples.x, options[cast], batch_size=batch_size, seed=seed, ids=examples.ids, purpose=purpose
-            ).tolist()
-            for votes, cast, purpose in (("selection", "n0", "selection"), ("counts", "n", "estimation"))
-        }
+        selection, counts = prover.votes_for_certificate(
+            examples.x,
+            options["n0"],
+            options["n"],
+            options["alpha"],
+            batch_size,
+            bound=options["bound"],
+            looks=options.get("looks", 1),
+            seed=seed,
+            ids=examples.ids,
+        )
         rows = [
-            {"selection": s, "counts": c, "passes": options["n0"] + options["n"]}
-            for s, c in zip(counted["selection"], counted["counts"], strict=True)
+            {"selection": s, "counts": c, "passes": sum(s) + sum(c)}
+            for s, c in zip(selection.tolist(), counts.tolist(), strict=True)
         ]
         judged = _judged(rows, options, list(examples.x.shape[1:]))
         return [row | more for row, more in zip(rows, judged, strict=True)]
@@ -386,10 +405,10 @@ def _judged(rows: list[Row], options: Mapping[str, Any], shape: Sequence[int]) -
     )
     if not len(rows):
         return []
-    prediction, radius = certify_votes(
-        selection, counts, int(np.prod(shape[1:])), options["retained"], options["alpha"], options["bound"]
-    )
-    answers = leading_class(counts, options["alpha"])
+    looks = options.get("looks", 1)
+    told = options["retained"], options["alpha"], options["bound"], looks
+    prediction, radius = certify_votes(selection, counts, int(np.prod(shape[1:])), *told)
+    answers = leading_class(counts, options["alpha"] / looks, alike=looks == 1)
     return [
         {"answer": _null(a), "prediction": _null(p), "radius": _null(r)}
         for a, p, r in zip(answers.tolist(), prediction.tolist(), radius.tolist(), strict=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
+from zeronorm.models.feature_partition import feature_partition
 from zeronorm.models.l0_lipschitz import l0_lipschitz
 from zeronorm.models.lenet import lenet5, lenet_300_100
 from zeronorm.models.mlp import mlp
@@ -29,6 +30,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "preact_resnet18": preact_resnet18,
     "resnet20": resnet20,
     "l0_lipschitz": l0_lipschitz,
+    "feature_partition": feature_partition,
     "vgg19": vgg19,
 }
 

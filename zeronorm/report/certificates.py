@@ -147,9 +147,17 @@ def describe_method(summary: CertificateSummary) -> str:
     """The method and what it was asked, in a line."""
     options = summary.run["plan"]["method"]["options"]
     if summary.method == "randomized_ablation":
+        votes = f"{options['n0']:,} + {options['n']:,} votes"
+        if (looks := options.get("looks", 1)) > 1:
+            spent = summary.passes / max(summary.n, 1) - options["n0"]
+            votes = (
+                f"{options['n0']:,} + up to {options['n']:,} votes ({spent:,.0f} on average: ended early at one of "
+                f"{looks} looks, each at its share of the confidence)"
+            )
+        precision = ", votes in bfloat16" if options.get("precision") == "bfloat16" else ""
         return (
-            f"randomized ablation, {options['retained']} pixels retained ({options['null']}), {options['n0']:,} + "
-            f"{options['n']:,} votes, {100 * (1 - options['alpha']):g} % confidence for each image"
+            f"randomized ablation, {options['retained']} pixels retained ({options['null']}), {votes}{precision}, "
+            f"{100 * (1 - options['alpha']):g} % confidence for each image"
         )
     return f"{summary.method.replace('_', ' ')}, deterministic"
 
