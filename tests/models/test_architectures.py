@@ -26,7 +26,10 @@ PUBLISHED = {
     "feature_partition": 416_650,  # this library's own
     "preact_resnet18": 11_172_170,  # Zhong et al. 2024, their code
     "resnet20": 269_722,  # "0.27M", He et al. 2016, table 6
+    "resnet32": 464_154,  # "0.46M", He et al. 2016, table 6
     "vgg19": 20_304_202,  # Beliaev et al. 2022, their code
+    "two_layer": 7_872,
+    "four_layer_cnn": 2_032_570,  # Gopalakrishnan et al. 2020, their code
 }
 
 
@@ -46,7 +49,7 @@ def test_l0_lipschitz_says_how_large_its_tables_are():
 
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (2, 17, 20), (1, 8, 8)]
-LEAST_SIDE = {"lenet5": 16, "vgg19": 32}
+LEAST_SIDE = {"lenet5": 16, "vgg19": 32, "four_layer_cnn": 12}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_an_example_has_the_same_logits_alone_in_a_batch_and_in_an_empty_one(nam
     model = models.build(name).double().eval()
     x = torch.rand(4, *model._input_shape, dtype=torch.float64)
     assert torch.allclose(model(x)[1:2], model(x[1:2]), atol=1e-12)
-    assert model(x[:0]).shape == (0, 10)
+    assert model(x[:0]).shape == (0, model.arguments["classes"])
 
 
 def test_resnet20_counts_twenty_layers_and_preact_resnet18_eighteen():
@@ -78,6 +81,7 @@ def test_resnet20_counts_twenty_layers_and_preact_resnet18_eighteen():
         )
 
     assert layers(models.build("resnet20")) == 20
+    assert layers(models.build("resnet32")) == 32
     assert layers(models.build("preact_resnet18")) == 18
 
 

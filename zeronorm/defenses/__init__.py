@@ -1,23 +1,28 @@
 """Defences: how to change a classifier so that it resists.
 
 robust = zn.defenses.truncate(model, k=10)
+sparsified = zn.defenses.SparsifyingFrontEnd("coif1", keep_fraction=0.035).wrap(model)
 smoothed = zn.defenses.RandomizedAblation(base_classifier, retained=45)
 """
 
 from zeronorm.defenses.randomized_ablation import RandomizedAblation as RandomizedAblation
 from zeronorm.defenses.randomized_ablation import ablate as ablate
 from zeronorm.defenses.randomized_ablation import random_subsets as random_subsets
+from zeronorm.defenses.sparsifying_front_end import SparsifyingFrontEnd as SparsifyingFrontEnd
 from zeronorm.defenses.truncation import TruncatedConv2d as TruncatedConv2d
 from zeronorm.defenses.truncation import TruncatedInput as TruncatedInput
 from zeronorm.defenses.truncation import TruncatedLinear as TruncatedLinear
 from zeronorm.defenses.truncation import truncate as truncate
 from zeronorm.defenses.truncation import truncated_inner_product as truncated_inner_product
+from zeronorm.defenses.wavelet_basis import WaveletBasis as WaveletBasis
 
 __all__ = [
     "RandomizedAblation",
+    "SparsifyingFrontEnd",
     "TruncatedConv2d",
     "TruncatedInput",
     "TruncatedLinear",
+    "WaveletBasis",
     "ablate",
     "random_subsets",
     "truncate",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,13 @@ from zeronorm.models.lenet import lenet5, lenet_300_100
 from zeronorm.models.mlp import mlp
 from zeronorm.models.normalize import Normalize
 from zeronorm.models.preact_resnet import preact_resnet18
-from zeronorm.models.resnet import resnet20
+from zeronorm.models.resnet import resnet20, resnet32
 from zeronorm.models.small_cnn import small_cnn
+from zeronorm.models.sparsity_based import four_layer_cnn, two_layer
 from zeronorm.models.vgg import vgg19
+
+if TYPE_CHECKING:
+    from zeronorm.defenses.sparsifying_front_end import SparsifyingFrontEnd
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": lenet_300_100,
@@ -29,17 +33,21 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "preact_resnet18": preact_resnet18,
     "resnet20": resnet20,
+    "resnet32": resnet32,
     "l0_lipschitz": l0_lipschitz,
     "feature_partition": feature_partition,
     "vgg19": vgg19,
+    "two_layer": two_layer,
+    "four_layer_cnn": four_layer_cnn,
 }
 
 
 class Classifier(nn.Module):
     """A network behind its normalisation: inputs in [0, 1] to logits.
 
-    `architecture` and `arguments` are what `build` needs to make it again; `facts` is what the sidecar of its
-    checkpoint says (data, accuracy, training), empty before it is saved or loaded.
+    `normalize` is all that comes before the network: with a front end, that first.  `architecture` and `arguments`
+    are what `build` needs to make it again; `facts` is what the sidecar of its checkpoint says (data, accuracy,
+    training), empty before it is saved or loaded.
     """
 
     architecture: str
@@ -73,6 +81,7 @@ def build(
     classes: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    front_end: Mapping[str, Any] | None = None,
     seed: int = 0,
     **arguments: Any,
 ) -> Classifier:
@@ -85,6 +94,8 @@ def build(
       by default those of the data set the architecture is known for (MNIST or CIFAR-10).
     - `mean`, `std`: per channel, of inputs in [0, 1]; normalisation is the model's first layer.  None: no
       normalisation.
+    - `front_end`: arguments of a `zeronorm.defenses.SparsifyingFrontEnd` for the images to pass first, such as
+      `{"wavelet": "coif1", "keep_fraction": 0.035}`, or None.
     - `seed`: names the random weights; the global random state is neither read nor moved.
     - `arguments`: the architecture's own, such as `width` of the small CNN.  Every architecture takes
       `truncation`, of its first layer (`zeronorm.defenses.truncate`) if it says nothing else.
@@ -110,6 +121,8 @@ def build(
     made["classes"] = checks.integer("classes", made["classes"], 2)
     made["image_size"] = _sides(made["image_size"])
     normalize = _normalize(mean, std, made["in_channels"])
+    if front_end is not None:
+        normalize = nn.Sequential(sparsifies := _front_end(front_end, architecture, made), normalize)
     # seeding this generator alone: torch.manual_seed would move those of other devices too
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(checks.integer("seed", seed, 0, 2**63 - 1))
@@ -122,6 +135,8 @@ def build(
     made["image_size"] = height if height == width else [height, width]
     if mean is not None and std is not None:
         made |= {"mean": [float(m) for m in mean], "std": [float(s) for s in std]}
+    if front_end is not None:
+        made["front_end"] = sparsifies.arguments
     return Classifier(architecture, dict(made), normalize, network)
 
 
@@ -131,6 +146,31 @@ def _sides(image_size: Any) -> tuple[int, int]:
         raise ArgumentError(f"image_size: expected one side or (height, width), got {image_size!r}")
     height, width = (checks.integer("image_size", side, 1) for side in sides)
     return height, width
+
+
+def _front_end(given: Any, architecture: str, made: Mapping[str, Any]) -> SparsifyingFrontEnd:
+    # here, since defences import models
+    from zeronorm.defenses.sparsifying_front_end import SparsifyingFrontEnd
+
+    if not isinstance(given, Mapping):
+        raise ArgumentError(f"front_end: expected the arguments of a front end by name, got {given!r}")
+    if architecture == "l0_lipschitz":
+        raise ArgumentError(
+            "front_end: expected none before l0_lipschitz, whose proofs count pixels as they are: a front end spreads "
+            "the change of one over many"
+        )
+    known = list(inspect.signature(SparsifyingFrontEnd).parameters)
+    for name in given:
+        if name not in known:
+            raise ArgumentError(f"front_end: expected arguments {', '.join(known)}, got {name!r}")
+    for name in known[:2]:
+        if name not in given:
+            raise ArgumentError(f"front_end: expected a {name}, got {', '.join(given) or 'nothing'}")
+    front_end = SparsifyingFrontEnd(**given)
+    front_end.basis(
+        torch.empty(0, made["in_channels"], *made["image_size"])
+    )  # complains of images that do not fit
+    return front_end
 
 
 def _normalize(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> nn.Module:
