@@ -118,7 +118,7 @@ def test_activation_sparsity():
 @pytest.mark.parametrize("bad", [1.0, -0.1, 2.0, float("nan"), float("inf")])
 def test_sparsity_out_of_range(bad):
     for function, name in ((prune, "sparsity"), (prune_further, "share")):
-        with pytest.raises(ArgumentError, match=ffr"{name}: expected a number in \[0, 1\), got {bad}"):
+        with pytest.raises(ArgumentError, match=rf"{name}: expected a number in \[0, 1\), got {bad}"):
             function(lenet(), bad)
 
 

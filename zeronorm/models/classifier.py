@@ -13,23 +13,27 @@ from torch import Tensor, nn
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
 from zeronorm.models.l0_lipschitz import l0_lipschitz
-from zeronorm.models.lenet import lenet5, lenet_300_100
+from zeronorm.models.lenet import lenet5, lenet5_caffe, lenet_300_100
+from zeronorm.models.linear import linear
 from zeronorm.models.mlp import mlp
 from zeronorm.models.normalize import Normalize
 from zeronorm.models.preact_resnet import preact_resnet18
 from zeronorm.models.resnet import resnet20
 from zeronorm.models.small_cnn import small_cnn
-from zeronorm.models.vgg import vgg19
+from zeronorm.models.vgg import vgg19, vgg_like
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": lenet_300_100,
     "lenet5": lenet5,
+    "lenet5_caffe": lenet5_caffe,
+    "linear": linear,
     "mlp": mlp,
     "small_cnn": small_cnn,
     "preact_resnet18": preact_resnet18,
     "resnet20": resnet20,
     "l0_lipschitz": l0_lipschitz,
     "vgg19": vgg19,
+    "vgg_like": vgg_like,
 }
 
 
