@@ -21,12 +21,15 @@ def parameters(model):
 PUBLISHED = {
     "lenet_300_100": 266_610,
     "lenet5": 431_080,
+    "lenet5_caffe": 431_080,  # its prototxt
+    "linear": 7_850,
     "mlp": 7_770_874,  # Beliaev et al. 2022, their code
     "small_cnn": 3_319_898,
     "feature_partition": 416_650,  # this library's own
     "preact_resnet18": 11_172_170,  # Zhong et al. 2024, their code
     "resnet20": 269_722,  # "0.27M", He et al. 2016, table 6
     "resnet32": 464_154,  # "0.46M", He et al. 2016, table 6
+    "vgg_like": 12_631_114,
     "vgg19": 20_304_202,  # Beliaev et al. 2022, their code
     "two_layer": 7_872,
     "four_layer_cnn": 2_032_570,  # Gopalakrishnan et al. 2020, their code
@@ -49,7 +52,7 @@ def test_l0_lipschitz_says_how_large_its_tables_are():
 
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (2, 17, 20), (1, 8, 8)]
-LEAST_SIDE = {"lenet5": 16, "vgg19": 32, "four_layer_cnn": 12}
+LEAST_SIDE = {"lenet5": 16, "lenet5_caffe": 16, "vgg_like": 32, "vgg19": 32, "four_layer_cnn": 12}
 
 
 @pytest.mark.parametrize(
@@ -199,3 +202,29 @@ def test_the_catalogue_lists_every_name_in_one_line_each():
     for entry in entries.values():
         assert entry.kind == ("architecture" if entry.name in ARCHITECTURES else "trained")
         assert 20 < len(entry.description) < 130 and "\n" not in entry.description
+
+
+def test_linear_with_two_classes_is_one_row():
+    model = models.build("linear", classes=2)
+    assert parameters(model) == 785
+    x, y = torch.rand(6, 1, 28, 28), torch.tensor([0, 1, 1, 0, 1, 0])
+    layer = model.network[1]
+    score = x.flatten(1) @ layer.weight[0] + layer.bias
+    assert torch.equal(model(x).argmax(1), (score > 0).long())
+    softplus = F.softplus(-score * (2 * y - 1)).mean()
+    assert torch.allclose(F.cross_entropy(model(x), y), softplus)
+
+
+def test_caffes_lenet5_is_linear_up_to_its_pooling():
+    model = models.build("lenet5_caffe")
+    kinds = [type(layer).__name__ for layer in model.network]
+    assert kinds == ["Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Linear", "ReLU", "Linear"]
+    twin = models.build("lenet5")
+    assert [p.shape for p in model.parameters()] == [p.shape for p in twin.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_vgg_like_has_twelve_convolutions_and_two_linear_layers():
+    modules = list(models.build("vgg_like").modules())
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in modules) == 12
+    assert sum(isinstance(m, torch.nn.Linear) for m in modules) == 2

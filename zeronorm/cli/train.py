@@ -28,6 +28,24 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An argument of the architecture: width=0.25."),
     ] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option(
+            help="A trained model to start from; it brings its architecture, and its zeros stay zero."
+        ),
+    ] = None,
+    prune: Annotated[
+        float, typer.Option(help="Share of every layer's non-zero weights to prune on the way, the smallest.")
+    ] = TrainingPlan.prune,
+    prune_rounds: Annotated[
+        int, typer.Option(help="Rounds of pruning, spread over the epochs.")
+    ] = TrainingPlan.prune_rounds,
+    keep_dense: Annotated[
+        str, typer.Option(help="Layers that are not pruned, with commas between them: first,last.")
+    ] = "",
+    l1: Annotated[
+        float, typer.Option(help="Weight of the absolute sum of the weights in the loss.")
+    ] = TrainingPlan.l1,
     method: Annotated[
         str,
         typer.Option(
@@ -152,10 +170,13 @@ def train(
 
     Channels, image size, classes and normalisation follow from the data.
 
+    Sparse:  zeronorm train --initial runs/mnist --prune 0.9 --prune-rounds 4 --data mnist --out runs/mnist-sparse
+
     A training that was stopped continues with --resume.
     """
     options: dict[str, Any] = {
         "data": data, "model": model, "model_arguments": _model_arguments(set_ or []),
+        "initial": initial, "prune": prune, "prune_rounds": prune_rounds, "keep_dense": _words(keep_dense), "l1": l1,
         "method": method.replace("-", "_"), "k": k, "multi_k": multi_k,
         "attack": attack if attack is None else {name: given for name, given in attacks(attack).values()},
         "steps": steps, "gradient": gradient, "tolerance": tolerance, "beta": beta, "noise": noise,
@@ -165,7 +186,7 @@ def train(
         "weight_decay": weight_decay, "average": average, "crop": crop, "flip": flip, "normalize": normalize,
         "validation": validation, "validation_limit": validation_limit, "validation_steps": validation_steps,
         "validation_queries": validation_queries, "limit": limit, "seed": seed, "precision": precision,
-        "device": device, "track": tuple(name.strip() for name in track.split(",") if name.strip()),
+        "device": device, "track": _words(track),
         "resume": resume,
     }  # fmt: skip
     varying = {"epochs": epochs, "batch_size": batch_size, "lr": lr}  # with the method
@@ -195,6 +216,10 @@ def train(
     typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")
     if json_:
         typer.echo(_json(result))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _model_arguments(settings: list[str]) -> dict[str, Any]:

@@ -3,8 +3,13 @@
 robust = zn.defenses.truncate(model, k=10)
 sparsified = zn.defenses.SparsifyingFrontEnd("coif1", keep_fraction=0.035).wrap(model)
 smoothed = zn.defenses.RandomizedAblation(base_classifier, retained=45)
+masks = zn.defenses.prune(model, sparsity=0.9)
 """
 
+from zeronorm.defenses.pruning import activation_sparsity as activation_sparsity
+from zeronorm.defenses.pruning import prune as prune
+from zeronorm.defenses.pruning import prune_further as prune_further
+from zeronorm.defenses.pruning import sparsity as sparsity
 from zeronorm.defenses.randomized_ablation import RandomizedAblation as RandomizedAblation
 from zeronorm.defenses.randomized_ablation import ablate as ablate
 from zeronorm.defenses.randomized_ablation import random_subsets as random_subsets
@@ -24,7 +29,11 @@ __all__ = [
     "TruncatedLinear",
     "WaveletBasis",
     "ablate",
+    "activation_sparsity",
+    "prune",
+    "prune_further",
     "random_subsets",
+    "sparsity",
     "truncate",
     "truncated_inner_product",
 ]

@@ -14,14 +14,15 @@ from zeronorm import checks
 from zeronorm.errors import ArgumentError
 from zeronorm.models.feature_partition import feature_partition
 from zeronorm.models.l0_lipschitz import l0_lipschitz
-from zeronorm.models.lenet import lenet5, lenet_300_100
+from zeronorm.models.lenet import lenet5, lenet5_caffe, lenet_300_100
+from zeronorm.models.linear import linear
 from zeronorm.models.mlp import mlp
 from zeronorm.models.normalize import Normalize
 from zeronorm.models.preact_resnet import preact_resnet18
 from zeronorm.models.resnet import resnet20, resnet32
 from zeronorm.models.small_cnn import small_cnn
 from zeronorm.models.sparsity_based import four_layer_cnn, two_layer
-from zeronorm.models.vgg import vgg19
+from zeronorm.models.vgg import vgg19, vgg_like
 
 if TYPE_CHECKING:
     from zeronorm.defenses.sparsifying_front_end import SparsifyingFrontEnd
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": lenet_300_100,
     "lenet5": lenet5,
+    "lenet5_caffe": lenet5_caffe,
+    "linear": linear,
     "mlp": mlp,
     "small_cnn": small_cnn,
     "preact_resnet18": preact_resnet18,
@@ -37,6 +40,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "l0_lipschitz": l0_lipschitz,
     "feature_partition": feature_partition,
     "vgg19": vgg19,
+    "vgg_like": vgg_like,
     "two_layer": two_layer,
     "four_layer_cnn": four_layer_cnn,
 }

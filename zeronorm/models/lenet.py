@@ -27,6 +27,17 @@ def lenet_300_100(
     )
 
 
+def lenet5_caffe(
+    in_channels: int = 1, image_size: tuple[int, int] = (28, 28), classes: int = 10
+) -> nn.Module:
+    """LeNet-5 of Caffe's example: no ReLU after the convolutions; 431,080 parameters on MNIST.
+
+    Jia et al., "Caffe" (2014), examples/mnist, and Guo et al. 2018, section 4.2.  Otherwise as `lenet5`.
+    """
+    layers = list(lenet5(in_channels, image_size, classes).children())
+    return nn.Sequential(*(layer for place, layer in enumerate(layers) if place not in (1, 4)))
+
+
 def lenet5(in_channels: int = 1, image_size: tuple[int, int] = (28, 28), classes: int = 10) -> nn.Module:
     """LeNet-5 in Caffe's 20-50-500 form, with ReLU throughout; 431,080 parameters on MNIST.
 

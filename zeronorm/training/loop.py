@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from zeronorm import data, report
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
-from zeronorm.models.checkpoint import save
+from zeronorm.models.checkpoint import load, save
 from zeronorm.models.classifier import Classifier, build
 from zeronorm.seeding import Streams
 from zeronorm.training.ablation import Encoding
@@ -33,6 +34,7 @@ from zeronorm.training.checkpoint import State, TrainingFolder
 from zeronorm.training.interrupt import Stopped, heeded
 from zeronorm.training.methods import METHODS, Batch, Examples, Objective, Setting
 from zeronorm.training.plan import PRECISIONS, TrainingPlan
+from zeronorm.training.pruning import Pruning
 from zeronorm.training.tracking import tracking
 
 _EVALUATION_BATCH = 512
@@ -85,8 +87,9 @@ class TrainingResult:
 def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now: None) -> TrainingResult:
     """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
 
-    The weights kept are those of the epoch that does best on the held-out examples: by what withstands an attack
-    where the plan has a `k`, by accuracy, then by the smaller loss; `accuracy` is theirs on the test split.
+    The weights kept are those of the epoch, with all rounds of pruning done, that does best on the held-out
+    examples: by what withstands an attack where the plan has a `k`, by accuracy, then by the smaller loss;
+    `accuracy` is theirs on the test split.
     Where the data has no test split of its own, the held-out examples are counted instead, and `split` says
     "validation".  The folder gets a page with the curves.
 
@@ -127,6 +130,8 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
                 if method.grow:
                     learning, rows = method.grow(setting, examples, learnt, epoch)
                 order = rows[_shuffled(learning.ids.cpu()[rows], plan.seed, epoch)]
+                if not state.begun:
+                    run.pruning.begin(epoch, run.optimizer, state.average)
                 for now in run.learn(objective, learning, order, epoch, state):
                     if now.step < now.steps:
                         progress(_after_the_last_epoch(now, state))
@@ -144,7 +149,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
                         "seconds": round(time.perf_counter() - began, 3),
                     }
                 run.keep(state)
-                state.finish(row, _merit)
+                state.finish(row, partial(_merit, plan))
                 folder.write(state)
                 track(row)
                 progress(_after_the_last_epoch(now, state))
@@ -220,6 +225,7 @@ class _Run:
     model: Classifier
     optimizer: torch.optim.SGD
     encoding: Encoding | None
+    pruning: Pruning
     wrapped: Any
     stepper: Any
 
@@ -247,8 +253,9 @@ class _Run:
         for name, parameter in model.network.named_parameters():
             if name in state.momentum:
                 optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
+        pruning = Pruning(plan, model, state.memory, fresh=not state.network)
         with _quiet():
-            return cls(plan, fabric, model, optimizer, encoding, *fabric.setup(model, optimizer))
+            return cls(plan, fabric, model, optimizer, encoding, pruning, *fabric.setup(model, optimizer))
 
     def to_device(self, dataset: Dataset) -> Examples:
         return Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
@@ -280,8 +287,10 @@ class _Run:
             except ArgumentError:  # of the attack, perhaps because the model is ruined
                 self._check_logits(x, f"at step {step + 1} of epoch {epoch}", epoch)
                 raise
+            loss = loss + self.pruning.penalty()
             self.stepper.zero_grad()
             self.fabric.backward(loss)
+            self.pruning.mask_gradients()
             self.stepper.step()
             self._move_average(state, done)
 
@@ -363,12 +372,13 @@ class _Run:
         raise ArgumentError(f"lr: expected a finite loss, got {what} with lr {self.plan.lr:g}; {kept}")
 
 
-def _merit(row: dict[str, Any]) -> tuple[float, float, float]:
-    """What the best epoch has most of: held-out examples that withstand the attack, if there was one, then
-    accuracy, then little loss; without validation, age."""
+def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float, float]:
+    """What the best epoch has most of: rounds of pruning behind it, held-out examples that withstand the attack,
+    if there was one, accuracy, little loss; without validation, age."""
+    rounds = float(sum(row["epoch"] >= epoch for epoch in plan.pruned_before()))
     if row["validation_accuracy"] is None:
-        return float(row["epoch"]), 0.0, 0.0
-    return row["robust_accuracy"] or 0.0, row["validation_accuracy"], -row["validation_loss"]
+        return rounds, float(row["epoch"]), 0.0, 0.0
+    return rounds, row["robust_accuracy"] or 0.0, row["validation_accuracy"], -row["validation_loss"]
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
@@ -448,7 +458,7 @@ def _shuffled(ids: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Classifier:
-    """The model that suits the data, or their encoding."""
+    """The model that suits the data, or their encoding: new, or the one to start from."""
     _, channels, height, width = source.x.shape
     mean = std = None
     if encoding:
@@ -460,11 +470,21 @@ def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Cl
             for moment in torch.std_mean(source.x, dim=(0, 2, 3), correction=0)
         )
         std = [value or 1.0 for value in std]  # of a channel that never varies
+    shapes: dict[str, Any] = {
+        "in_channels": channels,
+        "image_size": height if height == width else [height, width],
+        "classes": len(source.class_names),
+    }
+    if plan.initial is not None:
+        model = load(plan.initial)
+        if (found := {name: model.arguments[name] for name in shapes}) != shapes:
+            raise ArgumentError(
+                f"initial: expected a model with {shapes} for {plan.data}, got one with {found}"
+            )
+        return model.float()
     return build(
         plan.model,
-        in_channels=channels,
-        image_size=height if height == width else (height, width),
-        classes=len(source.class_names),
+        **shapes,
         mean=mean,
         std=std,
         seed=plan.seed,

@@ -23,7 +23,9 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {  # as Fabric calls t
 _CIRCUMSTANCES = ("out", "device", "resume", "track")
 # what only held-out examples under attack need, and values that turn a field off
 _ATTACKED = ("validation_limit", "validation_steps", "validation_queries")
-_OFF = {"k": None, "average": 0.0}
+_OFF = {
+    "k": None, "average": 0.0, "initial": None, "prune": 0.0, "prune_rounds": 1, "keep_dense": (), "l1": 0.0
+}  # fmt: skip
 # arguments of `build` that a plan decides otherwise
 _FROM_DATA = ("in_channels", "image_size", "classes", "mean", "std", "seed")
 
@@ -43,6 +45,18 @@ class TrainingPlan:
     """Architecture, as `zeronorm.models.build` names it."""
     model_arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of the architecture beyond those that follow from the data, such as `width`."""
+    initial: str | os.PathLike[str] | None = None
+    """A trained model to start from, as `zeronorm.models.load` names it, instead of random weights; it brings its
+    architecture and normalisation.  What is zero in it stays zero."""
+    prune: float = 0.0
+    """Share of every layer's non-zero weights to set to zero, the smallest, on the way; 0: none."""
+    prune_rounds: int = 1
+    """Rounds that this is done in, each of the same share of what is left.  With `initial` the first is before the
+    first epoch and the others follow at equal distances; without, as many epochs come before the first one."""
+    keep_dense: tuple[str, ...] = ()
+    """Layers that are not pruned, by name; "first" and "last" stand for these (Guo et al. 2018, on CIFAR-10)."""
+    l1: float = 0.0
+    """Weight λ of λ Σ |w| in the loss, over the weights that pruning is about."""
     method: str = "standard"
     """How each batch becomes a loss: "standard" (cross-entropy on the examples as they are), "sat", "strades" or
     "fast_ls" (on adversarial examples), "ablation" (on what shows of a few random pixels), "truncated" (of a network
@@ -169,6 +183,7 @@ class TrainingPlan:
             "device": checks.choice("device", self.device, DEVICES),
             "track": tuple(checks.choice("track", name, TRACKERS) for name in self.track),
         }
+        checked |= self._checked_sparsity()
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numpy's numbers have become Python's
 
@@ -190,7 +205,42 @@ class TrainingPlan:
                 raise ArgumentError(
                     f"model: expected one with a truncated first layer, mlp or vgg19, got {self.model}"
                 )
-            object.__setattr__(self, "model_arguments", {"truncation": self.k} | self.model_arguments)
+            if self.initial is None:
+                object.__setattr__(self, "model_arguments", {"truncation": self.k} | self.model_arguments)
+
+    def _checked_sparsity(self) -> dict[str, Any]:
+        from zeronorm import checks
+        from zeronorm.defenses.pruning import share_below_one
+        from zeronorm.models.checkpoint import load
+
+        checked: dict[str, Any] = {
+            "prune": share_below_one("prune", self.prune),
+            "prune_rounds": checks.integer("prune_rounds", self.prune_rounds, 1),
+            "keep_dense": (self.keep_dense,) if isinstance(self.keep_dense, str) else tuple(self.keep_dense),
+            "l1": checks.real("l1", self.l1, 0.0),
+        }
+        most = self.epochs if self.initial is not None else self.epochs - 1
+        if checked["prune"] and checked["prune_rounds"] > most:
+            raise ArgumentError(
+                f"prune_rounds: expected an epoch at least around each of {self.prune_rounds} rounds, "
+                f"got {self.epochs} epochs"
+            )
+        if self.initial is not None:
+            architecture = load(self.initial).architecture
+            if self.model not in (_DEFAULTS["model"], architecture) or self.model_arguments:
+                raise ArgumentError(
+                    f"model: expected that of {self.initial}, {architecture}, or none beside it"
+                )
+            checked |= {"model": architecture, "initial": os.fspath(self.initial)}
+        return checked
+
+    def pruned_before(self) -> list[int]:
+        """The epochs, from 1, that a round of pruning comes before."""
+        if not self.prune:
+            return []
+        dense = int(self.initial is None)  # a stretch that is learnt first
+        stretches = self.prune_rounds + dense
+        return [1 + (i + dense) * self.epochs // stretches for i in range(self.prune_rounds)]
 
     def _foreign(self) -> list[str]:
         """Fields that other methods have and this one has not."""
@@ -228,7 +278,12 @@ class TrainingPlan:
         unused = [name for name, off in _OFF.items() if getattr(self, name) == off]
         unused += self._foreign()
         unused += () if self.k is not None else _ATTACKED
-        return {name: value for name, value in asdict(self).items() if name not in (*_CIRCUMSTANCES, *unused)}
+        said = {name: value for name, value in asdict(self).items() if name not in (*_CIRCUMSTANCES, *unused)}
+        if self.initial is not None:
+            from zeronorm.models.checkpoint import digest, load
+
+            said["initial"] = digest(load(self.initial))  # wherever it lies
+        return said
 
     def command(self) -> str:
         """The command line of this plan; options at their default are left out."""
@@ -244,6 +299,8 @@ class TrainingPlan:
             flag = option.name.replace("_", "-")
             if value == _DEFAULTS[option.name]:
                 continue
+            if isinstance(value, tuple):
+                value = ",".join(value)
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
