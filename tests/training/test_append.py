@@ -88,7 +88,6 @@ def test_trained_stopped_and_resumed(plan, tmp_path):
     ("changes", "says"),
     [
         ({"k": None}, "k: expected the number of pixels that truncated shall withstand"),
-        ({"model": "small_cnn", "model_arguments": {}}, "model: expected one with a truncated first layer"),
         ({"k": 33}, "k|truncation"),
         ({"multi_k": 2.0}, "multi_k: the method truncated takes no multi_k"),
         ({"box_factor": 0.0}, "box_factor: expected a number"),

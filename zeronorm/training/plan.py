@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shlex
@@ -200,13 +199,8 @@ class TrainingPlan:
                 {self._attack_of_method(): {}} if self.attack is None else self.attack
             )
             object.__setattr__(self, "attack", attack)
-        if self.method == "truncated":
-            if "truncation" not in inspect.signature(ARCHITECTURES[self.model]).parameters:
-                raise ArgumentError(
-                    f"model: expected one with a truncated first layer, mlp or vgg19, got {self.model}"
-                )
-            if self.initial is None:
-                object.__setattr__(self, "model_arguments", {"truncation": self.k} | self.model_arguments)
+        if self.method == "truncated" and self.initial is None:
+            object.__setattr__(self, "model_arguments", {"truncation": self.k} | self.model_arguments)
 
     def _checked_sparsity(self) -> dict[str, Any]:
         from zeronorm import checks
