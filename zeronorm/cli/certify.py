@@ -67,6 +67,8 @@ def certify(
     ] = 1024,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
@@ -106,7 +108,7 @@ def certify(
 
             network = resolve_model(model, resolve_device(device))
             dataset = zn.data.load(data, split, limit)
-            with Display() as display:
+            with options.at_work(workers, ray) as pool, Display() as display:
                 result = zn.certify(
                     network,
                     dataset,
@@ -125,6 +127,7 @@ def certify(
                     seed=seed,
                     name=model,
                     command=command,
+                    workers=pool,
                     on_progress=display.show,
                 )
     print(result.table())

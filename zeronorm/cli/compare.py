@@ -41,6 +41,8 @@ def compare(
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the comparison (default: under runs/). The same command resumes it."),
@@ -75,7 +77,7 @@ def compare(
         search = [list(searches), steps, queries, seed, precision]
         asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out(["compare", *models, data], asked)
-    with options.resumable(out), Display() as display:
+    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
         comparison = zn.compare(
             networks,
             dataset,
@@ -89,6 +91,7 @@ def compare(
             seed=seed,
             precision=precision,
             command=shlex.join(["zeronorm", *sys.argv[1:]]),
+            workers=pool,
             on_progress=display.show_titled,
         )
     print(comparison.table())

@@ -38,14 +38,13 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """The same work in two."""
-        half = len(self) // 2
+        first, second = self.examples.halves()
 
-        def part(which: slice) -> Batch:
+        def part(examples: Examples, which: slice) -> Batch:
             start = None if self.start is None else self.start[which]
-            examples = self.examples.at(list(range(len(self)))[which])
             return Batch(self.places[which], examples, start, self.written[which])
 
-        return part(slice(half)), part(slice(half, None))
+        return part(first, slice(len(first))), part(second, slice(len(first), None))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from zeronorm.evaluation.replay import device_of
 from zeronorm.evaluation.runner import describe_data, execution, open_run, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import Verification
-from zeronorm.evaluation.workers import Effort
+from zeronorm.evaluation.workers import Effort, Here, Listener, Passed, Report, Workers, at_work
 
 Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method on its model
 
@@ -75,6 +76,7 @@ def certify(
     seed: int = 0,
     name: str | None = None,
     command: str | None = None,
+    workers: int | Workers | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Certification:
     """For each input: how many pixels may be changed, to any values, without changing the answer, proved?
@@ -91,6 +93,7 @@ def certify(
         batch_size: inputs, or ablated images, per pass; the result does not depend on it.
         seed: of every random number, together with the example's id.
         name, command: how the model is called, and what started the run, for the record.
+        workers: so many processes, or `Workers` that are there already, share the work; the result is the same.
         on_progress: called now and then with the state of the run.
 
     Returns:
@@ -150,10 +153,12 @@ def certify(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                run["execution"] = execution(examples.x.device, batch_size)
-                session = Session(len(examples), on_progress)
-                with noted(session, folder, run) as note:
-                    rows = _go_on(prover, examples, options, seed, batch_size, folder, rows, session, note)
+                with at_work(workers, prover, examples.x.device) as engine:
+                    run["execution"] = execution(examples.x.device, batch_size) | {"workers": engine.count}
+                    session = Session(len(examples), on_progress, engine.count)
+                    proving = _Proving(options, seed, batch_size)
+                    with noted(session, folder, run) as note:
+                        rows = _go_on(engine, proving, examples, folder, rows, session, note)
                 _finish(folder, run, rows, examples)
             elif folder.journal.exists() or not folder.page.exists():
                 tidy_up(folder)
@@ -329,37 +334,62 @@ def _smoothed(
     return RandomizedAblation(model, retained, null, mean=mean, std=std, precision=precision)
 
 
+@dataclass(frozen=True)
+class _Proving:
+    """The certificates of some examples, as work for whoever does it."""
+
+    options: Mapping[str, Any]
+    seed: int
+    batch_size: int
+
+    def __call__(self, prover: Any, some: Examples, passed: Passed, report: Report) -> None:
+        began = time.perf_counter()
+        proved = _prove(prover, some, self.options, self.seed, self.batch_size)
+        rows: list[Row] = [
+            {name: row.get(name) for name in CertificateFolder.schema.names}
+            for row in (some.row(i, None, 0, "") | found for i, found in enumerate(proved))
+        ]
+        passes = sum(row["passes"] for row in rows)
+        passed(passes, 1.0)
+        report(rows, Effort(time.perf_counter() - began, passes, 0))
+
+
 def _go_on(
-    prover: RandomizedAblation | Proof,
+    engine: Here | Workers,
+    proving: _Proving,
     examples: Examples,
-    options: Mapping[str, Any],
-    seed: int,
-    batch_size: int,
     folder: CertificateFolder,
     rows: list[Row],
     session: Session,
     note: Callable[[], None],
 ) -> list[Row]:
     """Everything that has no row yet."""
+    rows = list(rows)
     done = {row["example"] for row in rows}
     left = [i for i, id_ in enumerate(examples.ids.tolist()) if id_ not in done]
-    certified = sum(row["radius"] is not None and row["prediction"] == row["label"] for row in rows)
-    together = batch_size if not options else max(1, _PACKED * batch_size // (options["n0"] + options["n"]))
-    for start in range(0, len(left), together):
-        some, began = examples.at(left[start : start + together]), time.perf_counter()
-        fresh = [
-            some.row(i, None, 0, "") | proved
-            for i, proved in enumerate(_prove(prover, some, options, seed, batch_size))
-        ]
-        fresh = [{name: row.get(name) for name in folder.schema.names} for row in fresh]
-        rows = rows + fresh
-        certified += sum(row["radius"] is not None and row["prediction"] == row["label"] for row in fresh)
-        passes = sum(row["passes"] for row in fresh)
-        session.rows, session.passes = session.rows + len(fresh), session.passes + passes
-        session.spent("certificates", Effort(time.perf_counter() - began, passes, 0))
+    options, together = proving.options, proving.batch_size
+    if options:
+        together = max(1, _PACKED * together // (options["n0"] + options["n"]))
+
+    def passed(some: Examples, passes: int, share: float) -> None:
+        session.passes += passes
+
+    def written(some: Examples, fresh: list[Row], effort: Effort) -> None:
+        session.spent("certificates", effort)
+        session.rows += len(fresh)
+        rows.extend(fresh)
         note()
         folder.append(fresh)
+        certified = len([r for r in rows if r["radius"] is not None and r["prediction"] == r["label"]])
         session.show("certificates", None, len(rows), len(examples), certified)
+
+    def fault(what: str) -> None:
+        session.faults.append(what)
+        note()
+
+    shards = (examples.at(left[start : start + together]) for start in range(0, len(left), together))
+    for _ in engine.map(proving, shards, Listener(passed, written, fault)):
+        pass
     return rows
 
 

@@ -30,6 +30,7 @@ from zeronorm.evaluation.runner import evaluate
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
 from zeronorm.evaluation.verify import Verification, verify
+from zeronorm.evaluation.workers import Workers, begun
 from zeronorm.threat_model import L0
 
 _REPORT = "report.html"
@@ -92,6 +93,7 @@ def compare(
     seed: int = 0,
     precision: str = "float32",
     command: str | None = None,
+    workers: int | Workers | None = None,
     on_progress: Callable[[str, Progress], None] | None = None,
 ) -> Comparison:
     """Run several attacks on one model or several, and set their results side by side, example by example.
@@ -110,6 +112,7 @@ def compare(
             and another attack or model is added to what is there.  None keeps it in a temporary folder.
         steps, queries: length of every white-box and black-box search, so that budgets can be compared.
         command: what started the comparison, for the record.
+        workers: so many processes, or `Workers` that are there already, share the searches; the result is the same.
         on_progress: called now and then with which run it is, in words, and its state.
 
     Raises:
@@ -126,7 +129,7 @@ def compare(
         if out is None:
             out = temporary.enter_context(tempfile.TemporaryDirectory(prefix="zeronorm-"))
         folder = ComparisonFolder(out)
-        with folder.locked():
+        with folder.locked(), begun(workers) as engine:
             record = _open(folder, named, asked, command)
             for number, run in enumerate(record["runs"], start=1):
                 title = f"{number}/{len(record['runs'])} {run['model']}"
@@ -143,6 +146,7 @@ def compare(
                     precision=precision,
                     name=run["model"],
                     command=command,
+                    workers=engine,
                     on_progress=None if on_progress is None else _titled(on_progress, title),
                 )
                 digest = folder.run(run["path"]).read_run()["rows_digest"]

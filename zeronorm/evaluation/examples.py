@@ -49,6 +49,11 @@ class Examples:
         names = None if self.names is None else [self.names[i] for i in places]
         return Examples(self.x[places], self.y[places], self.ids[places], names)
 
+    def halves(self) -> tuple[Examples, Examples]:
+        """The first half and the rest."""
+        half = len(self) // 2
+        return self.at(list(range(half))), self.at(list(range(half, len(self))))
+
     def row(self, i: int, k: int | None, stage: int, attack: str) -> Row:
         """How a row of the i-th example begins: whose it is, and of which search."""
         return {

@@ -141,7 +141,7 @@ def evaluate(
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
                 ledger = Ledger(examples, folder, rows)
-                with at_work(workers, model) as engine:
+                with at_work(workers, model, x.device) as engine:
                     run["execution"] = execution(x.device, batch_size) | {"workers": engine.count}
                     session = Session(len(x), on_progress, engine.count)
                     with noted(session, folder, run) as note:

@@ -78,8 +78,8 @@ class Here:
 
     count = 1
 
-    def load(self, model: Any) -> None:
-        """The model that the work is about."""
+    def load(self, model: Any, device: torch.device) -> None:
+        """The model that the work is about, which is on that device."""
         self._model = model
 
     def map(self, work: Work, shards: Iterable[Any], listener: Listener) -> Iterator[tuple[Any, Any]]:
@@ -140,10 +140,9 @@ class Workers:
         if self._began:
             self._ray.shutdown()
 
-    def load(self, model: Any) -> None:
+    def load(self, model: Any, device: torch.device) -> None:
         """Put the model where the workers take it from: it travels once to each node."""
-        parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
-        gpu = parameter is not None and parameter.device.type == "cuda"
+        gpu = device.type == "cuda"
         there = int(self._ray.cluster_resources().get("GPU", 0))
         if gpu and there < self.count:
             raise ArgumentError(f"workers: expected at most {there}, the GPUs there are, got {self.count}")
@@ -280,13 +279,18 @@ class Workers:
 
 
 @contextmanager
-def at_work(workers: int | Workers | None, model: Any) -> Iterator[Here | Workers]:
-    """Whoever is to do the work, with the model; processes that are begun here end here."""
-    with ExitStack() as begun:
-        engine = Workers(workers) if isinstance(workers, int) else workers or Here()
-        if isinstance(workers, int) and isinstance(engine, Workers):
-            begun.enter_context(engine)
-        engine.load(model)
+def begun(workers: int | Workers | None) -> Iterator[Workers | None]:
+    """The workers asked for; those that are begun here end here."""
+    with ExitStack() as ours:
+        yield ours.enter_context(Workers(workers)) if isinstance(workers, int) else workers
+
+
+@contextmanager
+def at_work(workers: int | Workers | None, model: Any, device: torch.device) -> Iterator[Here | Workers]:
+    """Whoever is to do the work, with the model."""
+    with begun(workers) as others:
+        engine = others or Here()
+        engine.load(model, device)
         yield engine
 
 
