@@ -9,7 +9,7 @@ Sparse-RS adversarials that are appended; "clean", without them; "appending by s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +20,16 @@ import zeronorm as zn
 from zeronorm.certification import certify_truncated
 from zeronorm.data import Dataset
 from zeronorm.evaluation.reproduction import Work
+from zeronorm.seeding import Streams
 from zeronorm.training.append import train_appending
+from zeronorm.training.methods import Batch
+from zeronorm.training.truncation_window import window_loss
 
 Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
 
 BETA = 100
 BUDGETS = (3, 5, 8)
-ARCHITECTURES = {"F": "mlp", "VGG": "vgg19"}
+ARCHITECTURES = {"F": "mlp", "VGG": "vgg19", "W": "mlp"}
 STATISTICS = {  # of the training images
     "mnist": {"mean": [0.1307], "std": [0.3081]},
     "cifar10": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
@@ -89,12 +92,23 @@ def stronger(work: Work) -> Rows:
 
 
 def certified(work: Work) -> Rows:
-    """What the truncation window proves of networks that were not trained on their windows."""
-    names = [name for name in work.scale["models"] if re.match(r"F\([1-9]", name)]
-    for where in work.todo(model=names, k=[0, 1, 2]):
-        model, data = network(work, where["model"]), images(work, where["model"], "test", "test")
-        proven = certify_truncated(model, data.x).holds(data.y, where["k"])
-        yield where, {"certified": float(proven.double().mean()), "n": len(data)}
+    """What the truncation window proves, of the paper's networks and of one that was trained on its window.
+
+    Of the latter also what the cascade leaves: the true share lies between.
+    """
+    window = f"W({work.scale['W']['truncation']}), window"
+    paper = [name for name in work.scale["models"] if re.match(r"F\([1-9]", name)]
+    for names, budgets in ((paper, [0, 1]), ([window], work.scale["windows"])):
+        for where in work.todo(model=names, how=["proved"], k=budgets):
+            model, data = network(work, where["model"]), images(work, where["model"], "test", "certified")
+            proven = certify_truncated(model, data.x).holds(data.y, where["k"])
+            yield where, {"right": float(proven.double().mean()), "n": len(data)}
+    steps, queries = work.scale["steps"], work.scale["queries"][-1]
+    for where in work.todo(model=[window], how=["left by the cascade"], k=work.scale["windows"]):
+        found = robust(
+            work, window, "sparse_autoattack", where["k"], steps=steps, queries=queries, version="plus"
+        )
+        yield where, {"right": found["robust"], "n": found["n"]}
 
 
 # -- what the tables are made of ---------------------------------------------------------------------------
@@ -102,7 +116,7 @@ def certified(work: Work) -> Rows:
 
 def network(work: Work, name: str) -> zn.models.Classifier:
     """The model of that name, trained."""
-    said = re.fullmatch(r"(F|VGG)\((\d+)\), (clean|appending)(?: by (\w+))?", name)
+    said = re.fullmatch(r"(F|VGG|W)\((\d+)\), (clean|appending|window)(?: by (\w+))?", name)
     assert said is not None, name
     settings = work.scale[said[1]]
 
@@ -111,8 +125,10 @@ def network(work: Work, name: str) -> zn.models.Classifier:
         model = zn.models.build(
             ARCHITECTURES[said[1]],
             in_channels=data.x.shape[1], image_size=data.x.shape[2], truncation=int(said[2]),
-            **({"widths": settings["widths"]} if said[1] == "F" else {}), **STATISTICS[settings["data"]],
+            **({"widths": settings["widths"]} if "widths" in settings else {}), **STATISTICS[settings["data"]],
         ).to(work.device)  # fmt: skip
+        if said[3] == "window":
+            return learn_window(model, data, settings), {}
         # the paper: Sparse-RS with 300 queries; sparse-PGD has two passes for each of 50 updates
         attack = said[4] or "sparse_rs"
         cost = {"queries": work.scale["queries"][0]} if attack == "sparse_rs" else {"steps": 50}
@@ -125,13 +141,31 @@ def network(work: Work, name: str) -> zn.models.Classifier:
     return work.model(name, train)
 
 
+def learn_window(
+    model: zn.models.Classifier, data: Dataset, settings: Mapping[str, Any]
+) -> zn.models.Classifier:
+    """Adam on the worst-case logits, the budget rising over the first half of the epochs."""
+    epochs, batches = settings["epochs"], -(-len(data) // 128)
+    objective = window_loss(settings["budget"], epochs // 2)
+    optimizer = torch.optim.Adam(model.parameters(), settings["lr"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["lr"], total_steps=epochs * batches)
+    for epoch in range(1, epochs + 1):
+        for rows in Streams(0, data.ids, "window").order(epoch).split(128):
+            loss, _ = objective(model, Batch(data.x[rows], data.y[rows], data.ids[rows], rows, epoch, 0))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model
+
+
 def images(work: Work, name: str, split: str, limit: str | None) -> Dataset:
     """The data that a model is for; of the test split as many as the scale says under `limit`."""
     settings = work.scale[name.split("(")[0]]
     data = zn.data.load(settings["data"], split, settings.get("train") if split == "train" else None)
     if limit is not None:
         data = zn.data.load(settings["data"], split, work.scale[limit])
-    x = data.x if name[0] == "F" or data.x.shape[2] >= 32 else F.interpolate(data.x, (32, 32))
+    x = data.x if name[0] != "V" or data.x.shape[2] >= 32 else F.interpolate(data.x, (32, 32))
     return replace(data, x=x.to(work.device), y=data.y.to(work.device), ids=data.ids.to(work.device))
 
 
