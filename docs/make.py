@@ -1,7 +1,7 @@
 """What the README shows and the code decides: the attack table, the quickstart's output, the report's picture.
 
-Run `python docs/make.py` after a change that moves one of them, or `python docs/make.py --tables` for the table
-alone, which needs neither a run nor a browser.  tests/docs says when that is due.
+Run `python docs/make.py` after a change that moves one of them, or `python docs/make.py --tables` for the tables
+alone, those of the reproductions too, which needs neither a run nor a browser.  tests/docs says when that is due.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def block(text: str, name: str) -> str:
 
 def put(text: str, name: str, content: str) -> str:
     """The text with the block of that name replaced."""
-    return text.replace(block(text, name), content)
+    old, mark = block(text, name), f"<!-- made: {name} -->\n"
+    return text.replace(f"{mark}{old}", f"{mark}{content}")
 
 
 def picture(page: Path, folder: Path) -> None:
@@ -112,9 +113,28 @@ def picture(page: Path, folder: Path) -> None:
             browser.close()
 
 
+def reproduced() -> dict[Path, str]:
+    """The README of each reproduction, its tables made from the rows beside it."""
+    from zeronorm.evaluation import reproduction
+
+    pages = {}
+    for name in reproduction.available():
+        paper = reproduction.load(name)
+        page = paper.folder / "README.md"
+        text = page.read_text()
+        for table in paper.tables:
+            text = put(text, table, paper.markdown(table, paper.recorded()))
+        pages[page] = text
+    return pages
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--tables", action="store_true", help="only the table of attacks")
+    options.add_argument(
+        "--tables", action="store_true", help="only the tables of attacks and of reproductions"
+    )
+    for page, made in reproduced().items():
+        page.write_text(made)
     text = put(README.read_text(), "attacks", attack_table())
     if not options.parse_args().tables:
         with tempfile.TemporaryDirectory() as folder:

@@ -7,24 +7,33 @@ import pytest
 
 from zeronorm.compiled import compiled, part
 from zeronorm.lanes import (
+    FEW,
     LANES,
     above,
     alike,
+    ascending,
     at_least,
     at_most,
     below,
     highest,
     larger,
     largest,
+    largest_of_both,
     load,
+    load_few,
     lowest,
     minus,
     ones,
     plus_product,
+    plus_product_unless,
     plus_unless,
+    products,
     smaller,
     smallest,
+    smallest_of_both,
+    some_products,
     store,
+    store_all,
     times,
     total,
     where_at_least,
@@ -80,3 +89,56 @@ def test_nothing_compares_with_nan():
     everything(a, b, np.float32(0), vectors, words, np.zeros(4, np.float32))
     assert words.tolist() == [0, 0, 0, 0, 0, 64, np.uint64(2**64 - 1)]
     assert (vectors[1:3] == b).all()
+
+
+@compiled
+def between_lanes(start, stop, a, b, number, vectors, words):
+    for row in range(start, stop):
+        x, y = load(a, row, 0), load(b, row, 0)
+        words[0], words[1] = at_least(x, y), above(x, y)
+        store(vectors, 0, 0, plus_product_unless(x, number, y, words[0]))
+        store(vectors, 1, 0, plus_product_unless(x, y, y, words[0]))
+        store(vectors, 2, FEW, load_few(a, row, 3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lanes_with_lanes(dtype):
+    a, b = np.random.default_rng(1).standard_normal((2, 1, LANES)).astype(dtype).round(1)
+    b[0, ::5] = a[0, ::5]
+    vectors, words = np.zeros((3, LANES), dtype), np.zeros(2, np.uint64)
+    between_lanes(a, b, dtype(0.7), vectors, words)
+    x, y = a[0], b[0]
+    bits = np.array([[int(word) >> lane & 1 for lane in range(LANES)] for word in words])
+    assert (bits == [x >= y, x > y]).all()
+    expected = [np.where(x >= y, x, x + factor * y) for factor in (dtype(0.7), y)]
+    np.testing.assert_allclose(vectors[:2], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(vectors[2, FEW : 2 * FEW], x[3 : 3 + FEW])
+    assert not vectors[2, :FEW].any() and not vectors[2, 2 * FEW :].any()
+
+
+@compiled
+def in_groups(start, stop, once, x, weight, like, count, pad, whole, some, high, low):
+    for _ in range(start, stop):
+        a = ascending(products(like, x, 3, 5, weight, 1, 2, 0, pad))
+        b = ascending(some_products(like, x, 3, 5, weight, 1, 2, count, pad))
+        store_all(whole, a)
+        store_all(some, b)
+        store_all(high, largest_of_both(a, b))
+        store_all(low, smallest_of_both(a, b))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_groups_are_sorted_lane_by_lane(size, dtype):
+    generator = np.random.default_rng(size)
+    x, weight = (generator.standard_normal(shape).astype(dtype).round(1) for shape in ((30, 30), (2, 20)))
+    whole, some, high, low = np.zeros((4, size, FEW), dtype)
+    count = max(1, size - 2)
+    in_groups(np.zeros(1), x, weight, (0,) * size, count, dtype(9), whole, some, high, low)
+    made = x[5 : 5 + size, 5 : 5 + FEW] * weight[1, 2 : 2 + size, None]  # row 3, coordinate 2: row 5 of x
+    np.testing.assert_array_equal(whole, np.sort(made, 0))
+    padded = np.concatenate([made[:count], np.full((size - count, FEW), dtype(9))])
+    np.testing.assert_array_equal(some, np.sort(padded, 0))
+    both = np.sort(np.concatenate([made, padded]), 0)
+    np.testing.assert_array_equal(high, both[size:])
+    np.testing.assert_array_equal(low, both[:size])

@@ -1,39 +1,172 @@
-"""Tables I and II of Beliaev et al. 2022 on MNIST, and what stronger attacks leave of them.
+"""Tables I and II and Fig. 1 of Beliaev et al. 2022, and what stronger attacks leave of them.
 
-    python reproductions/beliaev2022_truncation/reproduce.py --scale cpu
-    python reproductions/beliaev2022_truncation/reproduce.py --scale paper --device cuda
+    zeronorm reproduce beliaev2022_truncation --scale cpu
 
-Writes measured-SCALE.json beside itself, row by row.  MNIST is looked for in $ZERONORM_DATA or on the Hub.
+A model is named by what it is: "F(10), appending" is the fully connected network with truncation 10, trained on
+Sparse-RS adversarials that are appended; "clean", without them; "appending by sparse_pgd", on those of that attack.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 import zeronorm as zn
 from zeronorm.certification import certify_truncated
 from zeronorm.data import Dataset
+from zeronorm.evaluation.reproduction import Work
+from zeronorm.seeding import Streams
 from zeronorm.training.append import train_appending
+from zeronorm.training.methods import Batch
+from zeronorm.training.truncation_window import window_loss
 
-SCALES: dict[str, dict[str, Any]] = {
-    "cpu": {
-        "train": 10_000, "widths": [128, 256, 100], "rounds": 2, "epochs": 6, "attacked": 1000,
-        "test": 50, "queries": [300, 1000], "steps": 200, "pointwise": 25, "pointwise_queries": 5000,
-    },
-    "paper": {
-        "train": None, "widths": [1568, 3136, 500, 100], "rounds": 4, "epochs": 25, "attacked": None,
-        "test": 512, "queries": [300, 1000, 5000], "steps": 10_000, "pointwise": 512,
-        "pointwise_queries": 100_000,
-    },
-}  # fmt: skip
-BUDGETS, K, BETA = (3, 5, 8), 10, 100
-WHITE_BOX = ("sparse_pgd", "sigma_zero", "fmn_l0", "guided_exchange")
+Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
+
+BETA = 100
+BUDGETS = (3, 5, 8)
+ARCHITECTURES = {"F": "mlp", "VGG": "vgg19", "W": "mlp"}
+STATISTICS = {  # of the training images
+    "mnist": {"mean": [0.1307], "std": [0.3081]},
+    "cifar10": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
+    "digits": {"mean": [0.3], "std": [0.4]},
+}
+
+
+def table1(work: Work) -> Rows:
+    """Clean accuracy on the whole test set, robust accuracy within each budget of pixels and queries."""
+    for where in work.todo(model=work.scale["models"]):
+        yield where, clean(work, where["model"])
+    for where in work.todo(model=work.scale["models"], k=BUDGETS, queries=work.scale["queries"]):
+        yield where, robust(work, where["model"], "sparse_rs", where["k"], queries=where["queries"])
+
+
+def table2(work: Work) -> Rows:
+    """Pointwise, ten restarts: half of the images need no more changed pixels than this; 0 for clean errors."""
+    for where in work.todo(model=["F(0), clean", *work.scale["models"]], β=[BETA, 1]):
+        model, data = network(work, where["model"]), images(work, where["model"], "test", "pointwise")
+        threat = box(None, where["β"])
+        x_adv = zn.attacks.pointwise(
+            model, data.x, data.y, threat, queries=work.scale["pointwise_queries"], restarts=10, ids=data.ids
+        )
+        changes = threat.distance(data.x, x_adv).double()
+        changes[answers(model, x_adv) == data.y] = torch.inf
+        yield where, {"median": float(changes.median()), "n": len(data)}
+
+
+def figure1a(work: Work) -> Rows:
+    """Without adversarial training: F(k) and F(0) under k pixels."""
+    for where in work.todo(model=["F(k)", "F(0)"], k=work.scale["k"]):
+        name = f"{where['model'].replace('k', str(where['k']))}, clean"
+        yield where, robust(work, name, "sparse_rs", where["k"], queries=work.scale["queries"][1])
+
+
+def figure1b(work: Work) -> Rows:
+    """After it: the networks of table I, and each number of pixels up to 10."""
+    budgets = [k for k in work.scale["k"] if k <= 10]
+    for where in work.todo(model=[name for name in work.scale["models"] if "appending" in name], k=budgets):
+        yield where, robust(work, where["model"], "sparse_rs", where["k"], queries=work.scale["queries"][1])
+
+
+def stronger(work: Work) -> Rows:
+    """Attacks that the paper did not have, with gradients, and the cascades."""
+    steps, queries = work.scale["steps"], work.scale["queries"][-1]
+    attacks: dict[str, dict[str, Any]] = {
+        "sparse_rs": {"queries": queries},
+        "sparse_pgd": {"steps": steps},
+        "sigma_zero": {"steps": steps},
+        "fmn_l0": {"steps": steps},
+        "guided_exchange": {"steps": steps},
+        "sparse_autoattack": {"steps": steps, "queries": queries},
+        "sparse_autoattack, plus": {"steps": steps, "queries": queries, "version": "plus"},
+    }
+    for where in work.todo(model=work.scale["stronger"]):
+        yield where, clean(work, where["model"])
+    for where in work.todo(model=work.scale["stronger"], attack=list(attacks), k=BUDGETS):
+        name, options = where["attack"].split(",")[0], attacks[where["attack"]]
+        yield where, robust(work, where["model"], name, where["k"], **options)
+
+
+def certified(work: Work) -> Rows:
+    """What the truncation window proves, of the paper's networks and of one that was trained on its window.
+
+    Of the latter also what the cascade leaves: the true share lies between.
+    """
+    window = f"W({work.scale['W']['truncation']}), window"
+    paper = [name for name in work.scale["models"] if re.match(r"F\([1-9]", name)]
+    for names, budgets in ((paper, [0, 1]), ([window], work.scale["windows"])):
+        for where in work.todo(model=names, how=["proved"], k=budgets):
+            model, data = network(work, where["model"]), images(work, where["model"], "test", "certified")
+            proven = certify_truncated(model, data.x).holds(data.y, where["k"])
+            yield where, {"right": float(proven.double().mean()), "n": len(data)}
+    steps, queries = work.scale["steps"], work.scale["queries"][-1]
+    for where in work.todo(model=[window], how=["left by the cascade"], k=work.scale["windows"]):
+        found = robust(
+            work, window, "sparse_autoattack", where["k"], steps=steps, queries=queries, version="plus"
+        )
+        yield where, {"right": found["robust"], "n": found["n"]}
+
+
+# -- what the tables are made of ---------------------------------------------------------------------------
+
+
+def network(work: Work, name: str) -> zn.models.Classifier:
+    """The model of that name, trained."""
+    said = re.fullmatch(r"(F|VGG|W)\((\d+)\), (clean|appending|window)(?: by (\w+))?", name)
+    assert said is not None, name
+    settings = work.scale[said[1]]
+
+    def train() -> tuple[zn.models.Classifier, dict[str, Any]]:
+        data = images(work, name, "train", None)
+        model = zn.models.build(
+            ARCHITECTURES[said[1]],
+            in_channels=data.x.shape[1], image_size=data.x.shape[2], truncation=int(said[2]),
+            **({"widths": settings["widths"]} if "widths" in settings else {}), **STATISTICS[settings["data"]],
+        ).to(work.device)  # fmt: skip
+        if said[3] == "window":
+            return learn_window(model, data, settings), {}
+        # the paper: Sparse-RS with 300 queries; sparse-PGD has two passes for each of 50 updates
+        attack = said[4] or "sparse_rs"
+        cost = {"queries": work.scale["queries"][0]} if attack == "sparse_rs" else {"steps": 50}
+        history = train_appending(
+            model, data, box(10, BETA), rounds=settings["rounds"] if said[3] == "appending" else 0,
+            epochs=settings["epochs"], attack=attack, lr=settings["lr"], limit=settings.get("attacked"), **cost,
+        )  # fmt: skip
+        return model, {"history": history}
+
+    return work.model(name, train)
+
+
+def learn_window(
+    model: zn.models.Classifier, data: Dataset, settings: Mapping[str, Any]
+) -> zn.models.Classifier:
+    """Adam on the worst-case logits, the budget rising over the first half of the epochs."""
+    epochs, batches = settings["epochs"], -(-len(data) // 128)
+    objective = window_loss(settings["budget"], epochs // 2)
+    optimizer = torch.optim.Adam(model.parameters(), settings["lr"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["lr"], total_steps=epochs * batches)
+    for epoch in range(1, epochs + 1):
+        for rows in Streams(0, data.ids, "window").order(epoch).split(128):
+            loss, _ = objective(model, Batch(data.x[rows], data.y[rows], data.ids[rows], rows, epoch, 0))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model
+
+
+def images(work: Work, name: str, split: str, limit: str | None) -> Dataset:
+    """The data that a model is for; of the test split as many as the scale says under `limit`."""
+    settings = work.scale[name.split("(")[0]]
+    data = zn.data.load(settings["data"], split, settings.get("train") if split == "train" else None)
+    if limit is not None:
+        data = zn.data.load(settings["data"], split, work.scale[limit])
+    x = data.x if name[0] != "V" or data.x.shape[2] >= 32 else F.interpolate(data.x, (32, 32))
+    return replace(data, x=x.to(work.device), y=data.y.to(work.device), ids=data.ids.to(work.device))
 
 
 def box(k: int | None, beta: float) -> zn.L0:
@@ -41,113 +174,24 @@ def box(k: int | None, beta: float) -> zn.L0:
     return zn.L0(k, low=(1 - beta) / 2, high=(1 + beta) / 2)
 
 
-def right(model: Any, x: torch.Tensor, y: torch.Tensor) -> float:
+def answers(model: Any, x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return float((model(x).argmax(1) == y).double().mean())
+        return torch.cat([model(some).argmax(1) for some in x.split(500)])
 
 
-def attacked(model: Any, data: Dataset, name: str, threat: zn.L0, **options: Any) -> tuple[float, float]:
-    """Robust accuracy, clean errors counted as errors; and the seconds it took."""
-    began, correct = time.perf_counter(), 0
+def clean(work: Work, name: str) -> dict[str, Any]:
+    """Accuracy on the whole test set."""
+    model, data = network(work, name), images(work, name, "test", None)
+    return {"clean": float((answers(model, data.x) == data.y).double().mean()), "n": len(data)}
+
+
+def robust(work: Work, name: str, attack: str, k: int, **options: Any) -> dict[str, Any]:
+    """The share still right under attack; clean errors count as errors."""
+    model, data, threat = network(work, name), images(work, name, "test", "test"), box(k, BETA)
+    right = 0
     for rows in torch.arange(len(data)).split(128):
-        x, y, ids = data.x[rows], data.y[rows], data.ids[rows]
-        x_adv = zn.attacks.catalogue[name].function(model, x, y, threat, ids=ids, **options)
+        x, y = data.x[rows], data.y[rows]
+        x_adv = zn.attacks.catalogue[attack].function(model, x, y, threat, ids=data.ids[rows], **options)
         assert bool(threat.contains(x, x_adv).all())
-        correct += round(len(rows) * right(model, x_adv, y))
-    return correct / len(data), round(time.perf_counter() - began, 1)
-
-
-def median_changes(model: Any, data: Dataset, beta: float, queries: int) -> float:
-    """Pointwise: the median number of pixels it needs, 0 for clean errors."""
-    threat = box(None, beta)
-    x_adv = zn.attacks.pointwise(model, data.x, data.y, threat, queries=queries, restarts=10, ids=data.ids)
-    changes = threat.distance(data.x, x_adv).double()
-    with torch.no_grad():
-        changes[model(x_adv).argmax(1) == data.y] = torch.inf
-    return float(changes.median())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", choices=SCALES, default="cpu")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--only", choices=[f"{name}{how}" for name in ("F0", "F10") for how in ("", "-appending")]
-    )
-    scale = SCALES[(asked := parser.parse_args()).scale]
-    suffix = f"-{asked.only}" if asked.only else ""
-    out = Path(__file__).parent / f"measured-{asked.scale}{suffix}.json"
-    rows: list[dict[str, Any]] = []
-
-    def tell(**row: Any) -> None:
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        out.write_text(json.dumps({"scale": asked.scale, **scale, "rows": rows}, indent=1) + "\n")
-
-    def on_device(data: Dataset) -> Dataset:
-        return Dataset(
-            data.x.to(asked.device), data.y.to(asked.device), data.ids.to(asked.device), data.name,
-            data.split, data.class_names,
-        )  # fmt: skip
-
-    train = on_device(zn.data.load("mnist", "train", scale["train"]))
-    test = on_device(zn.data.load("mnist", "test", scale["test"]))
-    whole = on_device(zn.data.load("mnist", "test"))
-    for truncation, appending in ((0, False), (K, True), (0, True), (K, False)):
-        name = f"F({truncation})"
-        if asked.only not in (None, f"F{truncation}{'-appending' if appending else ''}"):
-            continue
-        model = zn.models.build(
-            "mlp", widths=scale["widths"], truncation=truncation, mean=[0.1307], std=[0.3081]
-        ).to(asked.device)
-        began = time.perf_counter()
-        rounds = scale["rounds"] if appending else 0
-        history = train_appending(
-            model, train, box(10, BETA), rounds=rounds, epochs=scale["epochs"],
-            queries=300, limit=scale["attacked"],
-        )  # fmt: skip
-        tell(
-            model=name, appending=appending, clean=right(model, whole.x, whole.y), n=len(whole),
-            history=history, seconds=round(time.perf_counter() - began, 1),
-        )  # fmt: skip
-        for attack in WHITE_BOX if truncation else WHITE_BOX[:1]:
-            for budget in BUDGETS:
-                robust, seconds = attacked(model, test, attack, box(budget, BETA), steps=scale["steps"])
-                tell(
-                    model=name, appending=appending, attack=attack, k=budget, steps=scale["steps"],
-                    robust=robust, n=len(test), seconds=seconds,
-                )  # fmt: skip
-        if truncation:
-            for budget in BUDGETS:
-                robust, seconds = attacked(
-                    model, test, "sparse_autoattack", box(budget, BETA), steps=scale["steps"],
-                    queries=scale["queries"][-1], version="plus",
-                )  # fmt: skip
-                tell(
-                    model=name, appending=appending, attack="sparse_autoattack plus", k=budget,
-                    steps=scale["steps"], robust=robust, n=len(test), seconds=seconds,
-                )  # fmt: skip
-            proven = certify_truncated(model, test.x.cpu()).holds(test.y.cpu(), 1)
-            tell(
-                model=name, appending=appending, certified_at_1=float(proven.double().mean()),
-                n=len(test),
-            )  # fmt: skip
-        for budget in BUDGETS:
-            for queries in scale["queries"]:
-                robust, seconds = attacked(model, test, "sparse_rs", box(budget, BETA), queries=queries)
-                tell(
-                    model=name, appending=appending, attack="sparse_rs", k=budget, queries=queries,
-                    robust=robust, n=len(test), seconds=seconds,
-                )  # fmt: skip
-        few = on_device(zn.data.load("mnist", "test", scale["pointwise"]))
-        for beta in (BETA, 1):
-            tell(
-                model=name, appending=appending, attack="pointwise", beta=beta, n=len(few),
-                median=median_changes(model, few, beta, scale["pointwise_queries"]),
-            )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+        right += int((answers(model, x_adv) == y).sum())
+    return {"robust": right / len(data), "n": len(data)}

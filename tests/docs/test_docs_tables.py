@@ -45,9 +45,17 @@ def test_attacks():
     )
 
 
+def test_reproductions():
+    pages = make.reproduced()
+    assert pages
+    for page, text in pages.items():
+        assert page.read_text() == text, "run python docs/make.py --tables"
+
+
 def test_putting_a_block_leaves_the_rest():
     text = "a\n<!-- made: one -->\nold\n<!-- end -->\nb\n<!-- made: two -->\nold\n<!-- end -->\n"
-    assert make.block(make.put(text, "two", "new"), "two") == "new"
+    changed = make.put(text, "two", "new")
+    assert make.block(changed, "two") == "new" and make.block(changed, "one") == "old"
     assert make.put(make.put(text, "one", "x"), "one", "old") == text
     with pytest.raises(AssertionError, match="three"):
         make.block(text, "three")

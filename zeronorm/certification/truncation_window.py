@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.certification.certificate import Certificate
+from zeronorm.defenses.truncated_patches import truncated_patches
 from zeronorm.defenses.truncated_products import truncated_products
 from zeronorm.defenses.truncation import TruncatedConv2d, TruncatedLinear
 from zeronorm.errors import ArgumentError
@@ -211,13 +212,14 @@ def _first_range(
         first._reversed_padding_repeated_twice,
         mode="constant" if first.padding_mode == "zeros" else first.padding_mode,
     )
-    patches = F.unfold(padded, first.kernel_size, first.dilation, 0, first.stride).transpose(1, 2)
-    rows = patches.reshape(-1, patches.shape[2])
-    ends = []
-    for end in truncated_range(first.weight.flatten(1), rows, first.k, budget):
-        maps = end.view(len(h), -1, first.out_channels).transpose(1, 2).reshape(len(h), *shape)
-        ends.append(maps if first.bias is None else maps + first.bias[:, None, None])
-    return ends[0], ends[1]
+    patches = F.unfold(padded, first.kernel_size, first.dilation, 0, first.stride)
+    weight, k = first.weight.flatten(1), first.k
+    ends = [
+        truncated_patches(patches, weight, k + moved, k - moved).reshape(len(h), *shape)
+        for moved in (-budget, budget)
+    ]
+    bias = 0 if first.bias is None else first.bias[:, None, None]
+    return ends[0] + bias, ends[1] + bias
 
 
 def _through(layer: nn.Module, least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:

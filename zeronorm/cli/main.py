@@ -19,6 +19,7 @@ from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
 from zeronorm.cli.list import list_
 from zeronorm.cli.report import report
+from zeronorm.cli.reproduce import reproduce
 from zeronorm.cli.train import train
 from zeronorm.cli.verify import verify
 from zeronorm.errors import BY_MODEL, ArgumentError
@@ -40,6 +41,7 @@ app.command()(compare)
 app.command()(train)
 app.command()(report)
 app.command()(verify)
+app.command()(reproduce)
 app.command("list")(list_)
 app.command()(bench)
 

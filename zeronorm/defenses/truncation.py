@@ -14,6 +14,7 @@ dropped (as in their code; the paper appends a constant coordinate, which can).
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zeronorm import checks
+from zeronorm.defenses.truncated_patches import truncated_patches
 from zeronorm.defenses.truncated_products import truncated_products
 from zeronorm.errors import ArgumentError
 
@@ -80,7 +82,7 @@ class TruncatedLinear(nn.Linear):
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch o"]:
         if x.shape[-1] != self.in_features:
             raise ArgumentError(f"x: expected {self.in_features} features, got shape {tuple(x.shape)}")
-        sums = _products(x.reshape(-1, self.in_features), self.weight, self.k)
+        sums = _products(truncated_products, x.reshape(-1, self.in_features), self.weight, self.k)
         sums = sums.view(*x.shape[:-1], self.out_features)
         return sums if self.bias is None else sums + self.bias
 
@@ -129,9 +131,8 @@ class TruncatedConv2d(nn.Conv2d):
         per_image = shape[0] * shape[1] * weight.shape[1]
         outputs = []
         for some in x.split(max(1, _PATCHES // max(1, per_image))):
-            patches = F.unfold(some, self.kernel_size, self.dilation, padding, self.stride).transpose(1, 2)
-            sums = _products(patches.reshape(-1, weight.shape[1]), weight, self.k)
-            outputs.append(sums.view(len(some), -1, len(weight)).transpose(1, 2))
+            patches = F.unfold(some, self.kernel_size, self.dilation, padding, self.stride)
+            outputs.append(_products(truncated_patches, patches, weight, self.k))
         sums = torch.cat(outputs).reshape(len(x), len(weight), *shape)
         return sums if self.bias is None else sums + self.bias[:, None, None]
 
@@ -225,14 +226,14 @@ def _truncated(layer: nn.Linear | nn.Conv2d, k: int) -> nn.Module:
     return made.train(layer.training)
 
 
-def _products(x: Float[Tensor, "r d"], weight: Float[Tensor, "o d"], k: int) -> Float[Tensor, "r o"]:
+def _products(
+    of: Callable[[Tensor, Tensor, int, int], Tensor], x: Tensor, weight: Float[Tensor, "o d"], k: int
+) -> Tensor:
     """Truncated products of layers: in float32 at least, where autocast or a half-precision model has less."""
     _check_finite("x", x)
     _check_finite("weight", weight)
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    return truncated_products(x.to(dtype), weight.to(dtype), k, k).to(
-        torch.promote_types(x.dtype, weight.dtype)
-    )
+    return of(x.to(dtype), weight.to(dtype), k, k).to(torch.promote_types(x.dtype, weight.dtype))
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

@@ -1,0 +1,283 @@
+"""A paper's tables measured again, published figures beside ours.
+
+A reproduction is a folder in `reproductions/` of the source, which an installed package does not have:
+
+    plan.toml             the paper, its claim, and the settings of each scale
+    expected.toml         the published figures, table by table, and what is expected of our own
+    reproduce.py          a function for each table that yields its rows
+    measured-SCALE.jsonl  the rows of a finished run
+    README.md             what was found, and what differs from the paper
+
+A row is one measurement: where in the table it stands, and its figures.  Rows are appended as they come, and trained
+models are kept, so that a run that was stopped goes on with what it lacks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import zeronorm
+from zeronorm import checks, models
+from zeronorm.errors import ArgumentError
+from zeronorm.files import locked, replace_files
+
+ROOT = Path(zeronorm.__file__).parents[1] / "reproductions"
+
+Row = dict[str, Any]  # table, where, figures, seconds
+
+
+class Work:
+    """What a table's function is given.
+
+    Attributes:
+        scale: the settings of the scale, from plan.toml.
+        device: where to work.
+    """
+
+    def __init__(self, scale: Mapping[str, Any], device: torch.device, folder: Path) -> None:
+        self.scale, self.device = scale, device
+        self._folder = folder
+        self._models: dict[str, models.Classifier] = {}
+        self._done: list[Mapping[str, Any]] = []
+
+    def todo(self, **values: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Every combination of the values that has no row yet; the last name varies fastest."""
+        for combination in itertools.product(*values.values()):
+            where = dict(zip(values, combination, strict=True))
+            if where not in self._done:
+                yield where
+
+    def model(
+        self, name: str, train: Callable[[], tuple[models.Classifier, dict[str, Any]]]
+    ) -> models.Classifier:
+        """The model of that name, trained once for all tables and kept in the folder of the run.
+
+        `train` gives the model and what its sidecar should say about the training.
+        """
+        if name not in self._models:
+            path = self._folder / "models" / name
+            if not (path / models.checkpoint.SIDECAR).exists():
+                trained, facts = train()
+                models.save(trained.cpu().eval(), path, training=facts)
+            self._models[name] = models.load(path).to(self.device)
+        return self._models[name]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One folder, read."""
+
+    name: str
+    plan: Mapping[str, Any]
+    expected: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / self.name
+
+    @property
+    def scales(self) -> dict[str, Mapping[str, Any]]:
+        """Settings by the name of the scale."""
+        return dict(self.plan["scales"])
+
+    @property
+    def tables(self) -> list[str]:
+        return list(self.expected["tables"])
+
+    def module(self) -> ModuleType:
+        """Its reproduce.py."""
+        path = self.folder / "reproduce.py"
+        spec = importlib.util.spec_from_file_location(f"reproductions_{self.name}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def recorded(self) -> dict[str, list[Row]]:
+        """The rows that are kept beside it, by scale."""
+        found = {scale: self.folder / f"measured-{scale}.jsonl" for scale in self.scales}
+        return {scale: read_rows(path) for scale, path in found.items() if path.exists()}
+
+    def run(
+        self,
+        scale: str,
+        out: Path,
+        device: torch.device,
+        only: str | None = None,
+        show: Callable[[Row], None] = lambda row: None,
+    ) -> list[Row]:
+        """Measure what `out` has no row of yet; all its rows, in the order they came.
+
+        Raises:
+            ArgumentError: for a scale or a table that there is not, and a folder with rows of other settings.
+        """
+        settings = self.scales[checks.choice("scale", scale, tuple(self.scales))]
+        tables = self.tables if only is None else [checks.choice("only", only, tuple(self.tables))]
+        module = self.module()
+        with locked(out, "reproducing into"):
+            asked = {"reproduction": self.name, "scale": scale, "settings": dict(settings)}
+            run = out / "run.json"
+            if run.exists() and (found := json.loads(run.read_text())) != asked:
+                raise ArgumentError(
+                    f"out: expected an empty folder or rows of {self.name} at these settings, found those of "
+                    f"{found.get('reproduction')} at scale {found.get('scale')} in {out}"
+                )
+            replace_files({run: f"{json.dumps(asked, indent=1)}\n".encode()})
+            rows = read_rows(out / "rows.jsonl") if (out / "rows.jsonl").exists() else []
+            write_rows(out / "rows.jsonl", rows)  # without a line that a kill cut off
+            work = Work(settings, device, out)
+            with open(out / "rows.jsonl", "a") as file:
+                for table in tables:
+                    work._done = [row["where"] for row in rows if row["table"] == table]
+                    began = time.perf_counter()
+                    for where, figures in getattr(module, table)(work):
+                        if where in work._done:  # by a function that does not ask what is left
+                            continue
+                        seconds = round(time.perf_counter() - began, 1)
+                        row = {"table": table, "where": where, "figures": figures, "seconds": seconds}
+                        file.write(json.dumps(row) + "\n")
+                        file.flush()
+                        rows.append(row)
+                        show(row)
+                        began = time.perf_counter()
+        return rows
+
+    def published(self, table: str, where: Mapping[str, Any]) -> dict[str, Any]:
+        """The figures that the paper gives for a place in a table; empty if it gives none."""
+        section = self.expected["tables"][table]
+        for row in section.get("rows", ()):
+            if {key: value for key, value in row.items() if key not in section["figures"]} == where:
+                return {key: row[key] for key in section["figures"] if key in row}
+        return {}
+
+    def claims(self, scale: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """What is expected of our figures at a scale: each with its `value` and whether it `holds`.
+
+        Without a row both are None.
+        """
+        judged = []
+        for claim in self.expected.get("claims", ()):
+            if claim["scale"] != scale:
+                continue
+            found = [r for r in rows if r["table"] == claim["table"] and r["where"] == claim["where"]]
+            value = found[0]["figures"][claim["figure"]] if found else None
+            low, high = claim.get("at_least", -float("inf")), claim.get("at_most", float("inf"))
+            judged.append(claim | {"value": value, "holds": None if value is None else low <= value <= high})
+        return judged
+
+    def markdown(self, table: str, measured: Mapping[str, Sequence[Row]]) -> str:
+        """A table as Markdown: for each line of it what was published, and what was measured at each scale."""
+        section = self.expected["tables"][table]
+        across, formats = section.get("across", []), section["figures"]
+        sources: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {
+            "published": [
+                ({k: v for k, v in row.items() if k not in formats}, row) for row in section.get("rows", ())
+            ]
+        }
+        for scale, rows in measured.items():
+            of_table = [(row["where"], row["figures"]) for row in rows if row["table"] == table]
+            sources[f"measured, {scale}"] = of_table
+        cells: dict[tuple[Any, ...], str] = {}
+        lines: dict[str, dict[str, Any]] = {}
+        for source, entries in sources.items():
+            for where, figures in entries:
+                own = {key: value for key, value in where.items() if key not in across}
+                # numbered, so that columns come in the order of `across` and `figures`
+                place = tuple((n, where[key]) for n, key in enumerate(across) if key in where)
+                lines[line := json.dumps(own)] = own
+                for n, (figure, style) in enumerate(formats.items()):
+                    if figure in figures:
+                        cells[line, source, place, n] = _formatted(figures[figure], style)
+        columns = sorted({key[2:] for key in cells})
+        names = list(dict.fromkeys(key for own in lines.values() for key in own))
+        figures_across = {n for place, n in columns if place}
+        titles = [
+            ", ".join(
+                ([list(formats)[n]] if not place or len(figures_across) > 1 else [])
+                + [f"{across[key]} {value}" for key, value in place]
+            )
+            for place, n in columns
+        ]
+        if not columns:
+            return "Not measured."
+        made = [f"| {' | '.join([*names, '', *titles])} |", f"|{'---|' * (len(names) + 1 + len(titles))}"]
+        for line, own in lines.items():
+            for source in sources:
+                found = [cells.get((line, source, *column), "") for column in columns]
+                if any(found):
+                    words = [*(str(own.get(name, "")) for name in names), source, *found]
+                    made.append(f"| {' | '.join(words)} |")
+        return "\n".join([*made, "", _caption(formats, sources)]).strip()
+
+
+def available() -> list[str]:
+    """The names of the reproductions, none where only the package is installed."""
+    return sorted(path.parent.name for path in ROOT.glob("*/plan.toml"))
+
+
+def load(name: str) -> Reproduction:
+    """The reproduction of that name.
+
+    Raises:
+        ArgumentError: for a name that there is not, and without the source.
+    """
+    if not ROOT.is_dir():
+        raise ArgumentError(
+            "name: reproductions are part of the source, not of the installed package; run this in a checkout of "
+            "zeronorm that is installed with pip install --editable"
+        )
+    chosen = checks.choice("name", name, tuple(available()))
+    plan, expected = (
+        tomllib.loads((ROOT / chosen / f"{part}.toml").read_text()) for part in ("plan", "expected")
+    )
+    return Reproduction(chosen, plan, expected)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file, without a last one that was cut off."""
+    lines = path.read_text().splitlines()
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number + 1 < len(lines):
+                raise ArgumentError(
+                    f"{path}: expected a row in line {number + 1}, got {line[:40]!r}"
+                ) from None
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    replace_files({path: "".join(f"{json.dumps(row)}\n" for row in rows).encode()})
+
+
+def _formatted(value: Any, style: str) -> str:
+    # papers round halves up
+    return f"{100 * value + 1e-9:.1f}" if style == "%" else f"{value:{style}}"
+
+
+def _caption(formats: Mapping[str, str], sources: Mapping[str, Any]) -> str:
+    """In per cent what is, and how many examples each of our figures is a share of."""
+    shares = [figure for figure, style in formats.items() if style == "%"]
+    said = [f"{' and '.join(shares)} in per cent"] if shares else []
+    for source, entries in list(sources.items())[1:]:
+        counted: dict[str, set[int]] = {}
+        for _, figures in entries:
+            for figure in formats:
+                if figure in figures and "n" in figures:
+                    counted.setdefault(figure, set()).add(figures["n"])
+        parts = [f"{figure} n = {'/'.join(f'{n:,}' for n in sorted(ns))}" for figure, ns in counted.items()]
+        said += [f"{source}: {', '.join(parts)}"] if parts else []
+    return f"{'; '.join(said)}." if said else ""
