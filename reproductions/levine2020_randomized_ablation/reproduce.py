@@ -20,10 +20,11 @@ from PIL import Image
 import zeronorm as zn
 from zeronorm.certification import ABSTAIN
 from zeronorm.data import Dataset
-from zeronorm.evaluation.reproduction import Work
+from zeronorm.evaluation import reproduction
 from zeronorm.metrics import median_certified
 from zeronorm.training.ablation import AblationTraining, train_ablation
 
+Work = reproduction.Work
 Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
 
 K = {"mnist": 45, "cifar10": 75}  # of tables 2, 7 and 8
@@ -112,7 +113,9 @@ def smoothed(work: Work, name: str, k: int, null: str, **options: Any) -> zn.def
     def train() -> tuple[zn.models.Classifier, dict[str, Any]]:
         data = images(work, name, "train", settings.get("train"))
         taken = ("epochs", "lr", "batch_size", "weight_decay", "crop", "flip")
-        plan = AblationTraining(retained=k, null=null, **{key: settings[key] for key in taken if key in settings})
+        plan = AblationTraining(
+            retained=k, null=null, **{key: settings[key] for key in taken if key in settings}
+        )
         _, channels, height, width = data.x.shape
         arguments = {"width": settings["width"]} if "width" in settings else {}
         model = zn.models.build(
@@ -126,7 +129,12 @@ def smoothed(work: Work, name: str, k: int, null: str, **options: Any) -> zn.def
         mean = images(work, name, "train", settings.get("train")).x.mean((0, 2, 3)).tolist()
         mean = [round(m, 4) for m in mean]
     return zn.defenses.RandomizedAblation(
-        work.model(f"{name}, k = {k}, {null}", train), k, null, mean=mean, alpha=work.scale["alpha"], **options
+        work.model(f"{name}, k = {k}, {null}", train),
+        k,
+        null,
+        mean=mean,
+        alpha=work.scale["alpha"],
+        **options,
     )
 
 
@@ -161,4 +169,3 @@ def _median(certificate: zn.certification.Certificate, data: Dataset) -> dict[st
     radius[(certificate.prediction != data.y.cpu()) | certificate.abstained] = -math.inf
     median = median_certified(radius.numpy())
     return {"median": median} if math.isfinite(median) else {}
-
