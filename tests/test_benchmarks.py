@@ -34,7 +34,9 @@ def test_a_training_step_against_its_bare_passes():
 
 
 def test_certificates_attacked_at_their_radius():
-    words = "--model nearest-neighbour --data digits --neighbours 300 --images 12 --queries 30 --attack pointwise"
+    words = (
+        "--model nearest-neighbour --data digits --neighbours 300 --images 12 --queries 30 --attack pointwise"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.certificates", *words.split(), "--beyond", "0,12"],
         cwd=ROOT,
