@@ -9,7 +9,7 @@ from feature_partition_attack import by_groups
 import zeronorm as zn
 from zeronorm.certification import certify_feature_partition
 from zeronorm.errors import ArgumentError
-from zeronorm.training.partition import PartitionTraining, train_feature_partition
+from zeronorm.training.partition import PartitionTraining, _one_cycle, train_feature_partition
 
 QUICK = PartitionTraining(
     budget=3.0, temperature=2.0, epochs=12, batch_size=60, flip=False, precision="float32"
@@ -107,6 +107,12 @@ def test_same_plan_same_weights_and_no_global_state_moves(trained):
     again = train_feature_partition(build(), zn.data.load("digits", "train"), QUICK)
     assert zn.models.checkpoint.digest(again) == zn.models.checkpoint.digest(trained)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_learning_rate_rises_and_falls():
+    assert _one_cycle(0.0, 0.3) == pytest.approx(0.04) and _one_cycle(0.3, 0.3) == 1.0
+    assert _one_cycle(0.65, 0.3) == pytest.approx(0.5) and _one_cycle(1.0, 0.3) == pytest.approx(0.0)
+    assert _one_cycle(0.0, 0.0) == 1.0  # for a model that is trained already
 
 
 def test_refusals():
