@@ -5,8 +5,8 @@
     python -m benchmarks.certificates --model nearest-neighbour --data mnist --images 1000
     python -m benchmarks.certificates --model runs/ablation --data mnist --votes 200 --images 200
 
-Every image is searched within exactly as many pixels as are proved of it, one more, and four more; images with radius
-0 are left out.  Anything broken within the radius is an error of ours.  A smoothed classifier is attacked through votes
+Every image is searched within exactly as many pixels as are proved of it, and within four more; images with radius 0
+are left out.  Anything broken within the radius is an error of ours.  A smoothed classifier is attacked through votes
 drawn anew for every input, and judged by ten times as many: broken is a confident answer of another class.
 """
 
@@ -31,7 +31,6 @@ from zeronorm.certification.nearest_neighbour import class_distances
 from zeronorm.evaluation.certificates import DETERMINISTIC
 
 NEIGHBOUR = "nearest-neighbour"
-BEYOND = (0, 1, 4)  # pixels more than are proved
 
 
 class NearestNeighbour(torch.nn.Module):
@@ -81,6 +80,7 @@ def main() -> None:
         "--images", type=int, default=1000, help="certified ones, with a radius of at least 1"
     )
     parser.add_argument("--attack", default="sparse_rs,pointwise", help="with commas")
+    parser.add_argument("--beyond", default="0,4", help="pixels more than are proved, with commas")
     parser.add_argument("--steps", type=int, default=20, help="of attacks that take steps")
     parser.add_argument("--queries", type=int, default=200, help="of attacks that take queries")
     parser.add_argument("--votes", type=int, default=200, help="of a smoothed classifier, for each query")
@@ -106,7 +106,7 @@ def main() -> None:
     for name in options.attack.split(","):
         attack = zn.attacks.catalogue[name]
         cost = {option: getattr(options, option) for option in attack.cost}
-        for beyond in BEYOND:
+        for beyond in map(int, options.beyond.split(",")):
             began, broken = time.process_time(), 0
             for k in radius[rows].unique().tolist():
                 some = rows[radius[rows] == k]

@@ -31,3 +31,20 @@ def test_a_training_step_against_its_bare_passes():
     lines = done.stdout.splitlines()[1:]
     assert [line.split()[0] for line in lines] == ["sat", "strades", "fast_ls"]
     assert all("ms of bare passes: " in line and line.endswith(" images/s") for line in lines)
+
+
+def test_certificates_attacked_at_their_radius():
+    words = (
+        "--model nearest-neighbour --data digits --neighbours 300 --images 12 --queries 30 --attack pointwise"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.certificates", *words.split(), "--beyond", "0,12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    title, within, beyond = done.stdout.splitlines()
+    assert title.startswith("nearest-neighbour on digits: 12 certified images, radii ")
+    assert within.startswith("  pointwise, 30 queries, radius + 0: 0 of 12 broken")
+    assert int(beyond.split("radius + 12: ")[1].split()[0]) > 0

@@ -18,7 +18,7 @@ def test_there_are_snippets():
     assert len(SNIPPETS["evaluation.md"]) == 2
     assert len(SNIPPETS["records.md"]) == 1
     assert len(SNIPPETS["comparing-attacks.md"]) == 2
-    assert len(SNIPPETS["certificates.md"]) == 1
+    assert len(SNIPPETS["certificates.md"]) == 2
     assert len(SNIPPETS["truncation.md"]) == 2
 
 

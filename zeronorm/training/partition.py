@@ -24,26 +24,26 @@ from zeronorm.models import Classifier
 from zeronorm.models.feature_partition import FeaturePartition
 from zeronorm.training.plan import PRECISIONS
 
-_WARM_UP = 0.3  # share of the steps over which the learning rate and the budget rise
-
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionTraining:
     """How to train.  The defaults suit soft votes of 128 groups on CIFAR-10.
 
     `budget` is the b of the training loss: more trades clean accuracy for radius; `temperature` divides the worst-case
-    logits, in votes; hard votes use neither.  Each step evaluates `groups` random ones of each partition.
+    logits, in votes; hard votes use neither.  Each step evaluates `groups` random ones of each partition.  `warm_up` is
+    the share of the steps over which the learning rate and the budget rise; 0 suits a model that is trained already.
     `precision` is of the training's passes; certificates are float32 always.
     """
 
     budget: float = 44.0
     temperature: float = 24.0
     groups: int = 8
-    epochs: int = 60
+    epochs: int = 120
     batch_size: int = 250
     lr: float = 4e-3
-    weight_decay: float = 0.01
-    crop: int = 0
+    warm_up: float = 0.3
+    weight_decay: float = 0.02
+    crop: int = 2
     flip: bool = True
     precision: str = "bfloat16"
     seed: int = 0
@@ -55,6 +55,7 @@ class PartitionTraining:
         checks.integer("seed", self.seed, 0, 2**63 - 1)
         checks.real("budget", self.budget, 0.0)
         checks.real("weight_decay", self.weight_decay, 0.0)
+        checks.real("warm_up", self.warm_up, 0.0, 1.0)
         for name in ("lr", "temperature"):
             checks.real(name, getattr(self, name), 0.0, open_low=True)
         checks.choice("precision", self.precision, PRECISIONS)
@@ -107,7 +108,7 @@ def train_feature_partition(
         for step, rows in enumerate(order.tensor_split(per_epoch), start=epoch * per_epoch):
             share = step / steps
             for group in optimizer.param_groups:
-                group["lr"] = plan.lr * _one_cycle(share)
+                group["lr"] = plan.lr * _one_cycle(share, plan.warm_up)
             batch = _augmented(x[rows], plan, generator)
             chosen = [
                 torch.randperm(network.groups, generator=generator)[: plan.groups].to(device)
@@ -118,7 +119,8 @@ def train_feature_partition(
             if network.hard:
                 loss = F.cross_entropy(u.float().flatten(0, 1), y[rows].repeat_interleave(u.shape[1]))
             else:
-                budget = plan.budget * min(1.0, share / _WARM_UP)
+                rising = share < plan.warm_up
+                budget = plan.budget * (share / plan.warm_up if rising else 1.0)
                 loss = _worst_case_loss(u.float(), y[rows], network.groups, budget, plan.temperature)
             optimizer.zero_grad()
             loss.backward()
@@ -157,9 +159,8 @@ def _augmented(
     return x
 
 
-def _one_cycle(share: float) -> float:
+def _one_cycle(share: float, warm_up: float) -> float:
     """Of the learning rate: up from a 25th along a cosine, and down to nothing."""
-    rising, low = share < _WARM_UP, 0.04
-    at = share / _WARM_UP if rising else (share - _WARM_UP) / (1 - _WARM_UP)
-    cosine = 0.5 * (1 - math.cos(math.pi * at))
-    return low + (1 - low) * cosine if rising else 1 - cosine
+    if share < warm_up:
+        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * share / warm_up))
+    return 0.5 * (1 + math.cos(math.pi * (share - warm_up) / (1 - warm_up)))

@@ -1,0 +1,171 @@
+"""Tables 1, 2, 3, 6, 7 and 8 of Levine & Feizi 2020.
+
+    zeronorm reproduce levine2020_randomized_ablation --scale cpu
+
+At CPU scale there is no CIFAR-10, and ImageNet is a synthetic folder of images: it shows that the code runs on one.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import zeronorm as zn
+from zeronorm.certification import ABSTAIN
+from zeronorm.data import Dataset
+from zeronorm.evaluation import reproduction
+from zeronorm.metrics import median_certified
+from zeronorm.training.ablation import AblationTraining, train_ablation
+
+Work = reproduction.Work
+Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
+
+K = {"mnist": 45, "cifar10": 75}  # of tables 2, 7 and 8
+
+
+def table1(work: Work) -> Rows:
+    """MNIST: accuracy, abstentions and median radius for every k."""
+    yield from _of_every_k(work, "mnist")
+
+
+def table3(work: Work) -> Rows:
+    """The same on CIFAR-10."""
+    yield from _of_every_k(work, "cifar10")
+
+
+def table6(work: Work) -> Rows:
+    """The same on ImageNet, or a folder like it."""
+    yield from _of_every_k(work, "imagenet")
+
+
+def table2(work: Work) -> Rows:
+    """Pointwise against the smoothed classifier, votes drawn anew for every query; clean errors count as 0 pixels."""
+    settings = work.scale["pointwise"]
+    for where in work.todo(model=[f"ablation, k = {K['mnist']}"]):
+        data = images(work, "mnist", "test", settings["test"])
+        model = smoothed(work, "mnist", K["mnist"], "multichannel", votes=settings["votes"])
+        threat = zn.L0(None)
+        x_adv = zn.attacks.pointwise(
+            model, data.x, data.y, threat, queries=settings["queries"], restarts=settings["restarts"], ids=data.ids
+        )  # fmt: skip
+        changes = threat.distance(data.x, x_adv).double()
+        changes[model(x_adv).argmax(1) == data.y] = math.inf
+        yield where, {"median": float(changes.median()), "n": len(data)}
+
+
+def table7(work: Work) -> Rows:
+    """The certificate at the number of votes and the confidence of Lee et al. 2019."""
+    both = {
+        f"ablation, k = {K['mnist']}": (work.scale["n0"], work.scale["n"], work.scale["alpha"]),
+        f"ablation, k = {K['mnist']}, 100 + 100,000 votes at 99.9 %": (100, 10 * work.scale["n"], 0.001),
+    }
+    for where in work.todo(method=list(both)):
+        n0, n, alpha = both[where["method"]]
+        data = images(work, "mnist", "test", work.scale["mnist"].get("test"))
+        certificate = smoothed(work, "mnist", K["mnist"], "multichannel").certify(
+            data.x, n0, n, alpha, ids=data.ids
+        )
+        yield where, {"votes": n, "n": len(data), **_median(certificate, data)}
+
+
+def table8(work: Work) -> Rows:
+    """NULL as a colour of its own, and as the mean colour."""
+    names = [name for name in K if name in work.scale]
+    for name in names:
+        for where in work.todo(data=[name], null=["multichannel", "mean"], k=[K[name]]):
+            yield where, measured(work, name, where["k"], where["null"])
+
+
+# -- what the tables are made of ---------------------------------------------------------------------------
+
+
+def _of_every_k(work: Work, name: str) -> Rows:
+    for where in work.todo(k=work.scale[name]["retained"] if name in work.scale else []):
+        yield where, measured(work, name, where["k"], "multichannel")
+
+
+def measured(work: Work, name: str, k: int, null: str) -> dict[str, Any]:
+    """Classification accuracy (abstaining is wrong), the share of abstentions, and the median certified radius."""
+    data = images(work, name, "test", work.scale[name].get("test"))
+    model, alpha = smoothed(work, name, k, null), work.scale["alpha"]
+    answers = model.predict(data.x, work.scale["predict"], alpha, ids=data.ids)
+    certificate = model.certify(data.x, work.scale["n0"], work.scale["n"], alpha, ids=data.ids)
+    y = data.y.cpu()
+    return {
+        "accuracy": float((answers == y).double().mean()),
+        "abstained": float((answers == ABSTAIN).double().mean()),
+        "n": len(data),
+        **_median(certificate, data),
+    }
+
+
+def smoothed(work: Work, name: str, k: int, null: str, **options: Any) -> zn.defenses.RandomizedAblation:
+    """The smoothed classifier, its base classifier trained."""
+    settings = work.scale[name]
+
+    def train() -> tuple[zn.models.Classifier, dict[str, Any]]:
+        data = images(work, name, "train", settings.get("train"))
+        taken = ("epochs", "lr", "batch_size", "weight_decay", "crop", "flip")
+        plan = AblationTraining(
+            retained=k, null=null, **{key: settings[key] for key in taken if key in settings}
+        )
+        _, channels, height, width = data.x.shape
+        arguments = {"width": settings["width"]} if "width" in settings else {}
+        model = zn.models.build(
+            settings["model"], in_channels=channels * (2 if null == "multichannel" else 1),
+            image_size=(height, width), classes=len(data.class_names), **arguments,
+        ).to(work.device)  # fmt: skip
+        return train_ablation(model, data, plan), plan.record()
+
+    mean = None
+    if null == "mean":
+        mean = images(work, name, "train", settings.get("train")).x.mean((0, 2, 3)).tolist()
+        mean = [round(m, 4) for m in mean]
+    return zn.defenses.RandomizedAblation(
+        work.model(f"{name}, k = {k}, {null}", train),
+        k,
+        null,
+        mean=mean,
+        alpha=work.scale["alpha"],
+        **options,
+    )
+
+
+def images(work: Work, name: str, split: str, limit: int | None) -> Dataset:
+    """The data that a scale names; of ImageNet, where it names none, synthetic images in folders."""
+    settings = work.scale[name]
+    if "data" in settings:
+        data = zn.data.load(settings["data"], split, limit)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            _write_images(Path(folder), settings)
+            data = zn.data.load(f"folder:{folder}", split, limit)
+    return replace(data, x=data.x.to(work.device), y=data.y.to(work.device), ids=data.ids.to(work.device))
+
+
+def _write_images(folder: Path, settings: dict[str, Any]) -> None:
+    """SPLIT/CLASS/ folders of colour images; classes differ in hue."""
+    rng, side = np.random.default_rng(0), settings["side"]
+    for split in ("train", "test"):
+        for i in range(settings["images"]):
+            label = i % settings["classes"]
+            pixels = rng.integers(0, 128, (side, side, 3), dtype=np.uint8)
+            pixels[..., label % 3] += 100
+            where = folder / split / f"class{label}"
+            where.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(where / f"{i:03}.png")
+
+
+def _median(certificate: zn.certification.Certificate, data: Dataset) -> dict[str, float]:
+    """The paper's: wrong and uncertified images count as less than 0; no figure (N/A) where it is one of these."""
+    radius = certificate.radius.double()
+    radius[(certificate.prediction != data.y.cpu()) | certificate.abstained] = -math.inf
+    median = median_certified(radius.numpy())
+    return {"median": median} if math.isfinite(median) else {}
