@@ -3,5 +3,6 @@
 from zeronorm.theory import gaussian_mixture as gaussian_mixture
 from zeronorm.theory.linear_robustness import UNBREAKABLE as UNBREAKABLE
 from zeronorm.theory.linear_robustness import minimal_changes as minimal_changes
+from zeronorm.theory.linear_robustness import minimal_epsilon as minimal_epsilon
 
-__all__ = ["UNBREAKABLE", "gaussian_mixture", "minimal_changes"]
+__all__ = ["UNBREAKABLE", "gaussian_mixture", "minimal_changes", "minimal_epsilon"]
