@@ -160,6 +160,12 @@ class L0(Box):
         allowed = self.allowed_positions(x)
         return self.positions(x) if allowed is None else int(allowed.sum())
 
+    def as_linf(self, x: Float[Tensor, "b ..."]) -> Linf | None:
+        """The ℓ∞ ball that this is for inputs like x, if every feature may change, each by so much."""
+        features = math.prod(x.shape[1:])
+        whole = self.k == features == self.positions(x) and self.allowed is None
+        return Linf(self.linf, self.low, self.high) if whole and self.linf is not None else None
+
     def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Int[Tensor, "b"]:
         """Number of changed positions, in this threat model's unit."""
         count = distances.l0_pixels if self.unit == "pixel" else distances.l0_features

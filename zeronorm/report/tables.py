@@ -190,9 +190,10 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
 def text_table(summary: Summary) -> str:
     """The summary for a terminal: one line per budget, one line per stage."""
     plan = summary.run["plan"]
+    cap = plan["threat"].get("linf")
     lines = [
         f"{plan['model']['name']} on {data_title(plan['data'])}, n = {summary.n}, {plan['attack']['name']}, "
-        f"L0 in {summary.unit}s"
+        f"L0 in {summary.unit}s" + ("" if cap is None else f", each by at most {cap:g}")
     ]
     if not summary.complete:
         lines.append(
