@@ -38,14 +38,17 @@ HERE, KEPT = Path(__file__).parent, Path("runs/gopalakrishnan2020")
 GRADIENTS = ("bpda", "projection", "iterated")
 SCALES: dict[str, dict[str, Any]] = {
     "cpu": {
-        "epochs": 5, "images": 200, "steps": 100, "restarts": 5, "rivals": 3, "binary_steps": 200,
+        "epochs": 5, "images": 200, "steps": 100, "restarts": 5, "rivals": 3, "binary_steps": (300, 100),
         "at_images": 15_000, "at_steps": 7, "at_epochs": 3, "at_epsilons": (0.2,), "sparse_images": 100,
-        "sparse_steps": 200, "queries": 1000, "cifar_images": 0, "adaptive_images": 100, "adaptive_restarts": 20,
+        "sparse_steps": 100, "queries": 500, "cifar_images": 0, "binary_images": 1000,
+        "strades_width": 0.25, "strades_epochs": 6, "strades_images": 8000, "adaptive_images": 100,
+        "adaptive_restarts": 20,
     },
     "paper": {
-        "epochs": 20, "images": 10_000, "steps": 1000, "restarts": 100, "rivals": 9, "binary_steps": 1000,
+        "epochs": 20, "images": 10_000, "steps": 1000, "restarts": 100, "rivals": 9, "binary_steps": (1000, 1000),
         "at_images": 60_000, "at_steps": 40, "at_epochs": 20, "at_epsilons": (0.1, 0.2, 0.3), "sparse_images": 1000,
-        "sparse_steps": 10_000, "queries": 10_000, "cifar_images": 10_000, "adaptive_images": 1000,
+        "sparse_steps": 10_000, "queries": 10_000, "cifar_images": 10_000, "binary_images": 3609,
+        "strades_width": 1.0, "strades_epochs": 20, "strades_images": None, "adaptive_images": 1000,
         "adaptive_restarts": 1000,
     },
 }  # fmt: skip
@@ -56,11 +59,8 @@ Tell = Callable[..., None]
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
-        return float(
-            torch.cat([model(a).argmax(1) == b for a, b in zip(x.split(500), y.split(500), strict=True)])
-            .double()
-            .mean()
-        )
+        right = [model(some).argmax(1) == of for some, of in zip(x.split(500), y.split(500), strict=True)]
+    return float(torch.cat(right).double().mean())
 
 
 def attacked(
@@ -165,7 +165,12 @@ def learnt(model: nn.Module, data: Dataset, epochs: int) -> nn.Module:
 
 def two_layer(scale: dict[str, Any], device: str, tell: Tell) -> None:
     train, test = threes_and_sevens()
-    some = replace(test, x=test.x[:1000], y=test.y[:1000], ids=test.ids[:1000])
+    some = replace(
+        test,
+        x=test.x[: scale["binary_images"]],
+        y=test.y[: scale["binary_images"]],
+        ids=test.ids[: scale["binary_images"]],
+    )
     front_end = {"wavelet": "db5", "keep_fraction": 0.03}
     for name, given in (("none", None), ("front end", front_end)):
         model = learnt(zn.models.build("two_layer", front_end=given), train, 20)
@@ -175,7 +180,7 @@ def two_layer(scale: dict[str, Any], device: str, tell: Tell) -> None:
             right = torch.ones(len(some), dtype=torch.bool)
             for gradient in GRADIENTS if given else ("true",):
                 seen = behind(gradient, model, 0.01, **given) if given else model
-                for steps, size in ((1, epsilon), (scale["binary_steps"], 0.01)):
+                for steps, size in ((1, epsilon), (scale["binary_steps"][gradient == "iterated"], 0.01)):
                     x_adv, _ = attacked(seen, some, "locally_linear", threat, steps=steps, step_size=size)
                     holds = model(x_adv).argmax(1) == some.y
                     right &= holds
@@ -383,34 +388,41 @@ def inside(scale: dict[str, Any], device: str, tell: Tell) -> None:
 
 
 def sparse(scale: dict[str, Any], device: str, tell: Tell) -> None:
-    some = zn.data.load("mnist", "test", scale["sparse_images"])
-    defended = cnn("cnn-front-end", scale, device, MNIST_FRONT_END)
-    models = {("none", "none"): cnn("cnn", scale, device)}
-    models |= {
-        ("front end", gradient): behind(gradient, defended, **MNIST_FRONT_END)
-        for gradient in ("bpda", "true")
-    }
-    for (name, gradient), model in models.items():
-        right = torch.ones(len(some), dtype=torch.bool)
-        for k in (1, 2, 5, 10, 20):
-            x_adv, seconds = attacked(
-                model,
+    """Plain networks, and small ones trained against sparse attacks, with and without the front end."""
+    some, whole = zn.data.load("mnist", "test", scale["sparse_images"]), zn.data.load("mnist", "test")
+    models: list[tuple[str, str, nn.Module]] = [
+        ("none", "standard", cnn("cnn", scale, device)),
+        ("front end", "standard", cnn("cnn-front-end", scale, device, MNIST_FRONT_END)),
+    ]
+    for name, front_end in (("none", None), ("front end", MNIST_FRONT_END)):
+        models.append((name, "strades", strades(name, scale, device, front_end)))
+    for name, training, model in models:
+        clean = accuracy(model, whole.x, whole.y)
+        for gradient in ("none",) if name == "none" else ("bpda", "projection"):
+            seen = model if name == "none" else behind(gradient, model, **MNIST_FRONT_END)
+            run = zn.evaluate(
+                seen,
                 some,
-                "sparse_autoattack",
-                zn.L0(k),
+                [zn.L0(k) for k in (1, 2, 5, 10, 20)],
                 steps=scale["sparse_steps"],
                 queries=scale["queries"],
             )
-            with torch.no_grad():
-                right &= (model(x_adv).argmax(1) == some.y).cpu()
-            tell(
-                defence=name,
-                gradient=gradient,
-                k=k,
-                accuracy=float(right.double().mean()),
-                n=len(some),
-                seconds=seconds,
-            )
+            robust = {str(k): float(share) for k, share in run.robust_accuracy.items()}
+            tell(defence=name, training=training, gradient=gradient, clean=clean, robust=robust, n=len(some))
+
+
+def strades(name: str, scale: dict[str, Any], device: str, front_end: dict[str, Any] | None) -> nn.Module:
+    """A small CNN trained by sTRADES against 10 pixels."""
+    out = KEPT / f"strades-{name.replace(' ', '-')}"
+    if not (out / "model.json").exists():
+        arguments: dict[str, Any] = {"width": scale["strades_width"]}
+        plan = zn.training.TrainingPlan(
+            data="mnist", model="small_cnn", method="strades", k=10, multi_k=1.0, steps=10, lr=0.02, out=out,
+            epochs=scale["strades_epochs"], limit=scale["strades_images"], device=device, validation_limit=100,
+            model_arguments=arguments | ({"front_end": front_end} if front_end else {}),
+        )  # fmt: skip
+        zn.training.train(plan)
+    return zn.models.load(out).to(device)
 
 
 # -- Table IV ----------------------------------------------------------------------------------------------
