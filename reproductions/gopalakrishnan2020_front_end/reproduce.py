@@ -38,18 +38,18 @@ HERE, KEPT = Path(__file__).parent, Path("runs/gopalakrishnan2020")
 GRADIENTS = ("bpda", "projection", "iterated")
 SCALES: dict[str, dict[str, Any]] = {
     "cpu": {
-        "epochs": 5, "images": 200, "steps": 100, "restarts": 5, "rivals": 3, "binary_steps": (300, 100),
-        "at_images": 15_000, "at_steps": 7, "at_epochs": 3, "at_epsilons": (0.2,), "sparse_images": 100,
-        "sparse_steps": 100, "queries": 500, "cifar_images": 0, "binary_images": 1000,
-        "strades_width": 0.25, "strades_epochs": 6, "strades_images": 8000, "adaptive_images": 100,
-        "adaptive_restarts": 20,
+        "epochs": 5, "images": 200, "steps": 100, "restarts": 5, "rivals": 3, "binary_steps": (200, 50),
+        "at_images": 15_000, "at_steps": 7, "at_epochs": 3, "at_epsilons": (0.2,), "sparse_images": 60,
+        "sparse_steps": 100, "queries": 500, "cifar_images": 0, "binary_images": 300,
+        "strades_width": 0.25, "strades_epochs": 6, "strades_images": 8000, "adaptive_images": 60,
+        "adaptive_restarts": 10, "neighbours": 4, "at_test_images": 100, "at_restarts": 2,
     },
     "paper": {
         "epochs": 20, "images": 10_000, "steps": 1000, "restarts": 100, "rivals": 9, "binary_steps": (1000, 1000),
         "at_images": 60_000, "at_steps": 40, "at_epochs": 20, "at_epsilons": (0.1, 0.2, 0.3), "sparse_images": 1000,
         "sparse_steps": 10_000, "queries": 10_000, "cifar_images": 10_000, "binary_images": 3609,
         "strades_width": 1.0, "strades_epochs": 20, "strades_images": None, "adaptive_images": 1000,
-        "adaptive_restarts": 1000,
+        "adaptive_restarts": 1000, "neighbours": 16, "at_test_images": 10_000, "at_restarts": 100,
     },
 }  # fmt: skip
 MNIST_FRONT_END = {"wavelet": "coif1", "keep_fraction": 0.035}
@@ -287,7 +287,7 @@ def adaptive(scale: dict[str, Any], device: str, tell: Tell) -> None:
         ("true gradient, restarts", true, "pgd", threat, pgd),
         ("iterated, restarts", behind("iterated", defended, **MNIST_FRONT_END), "pgd", threat, pgd),
         ("true gradient, small steps", true, "pgd", threat, slow),
-        ("mean gradient of neighbours", Smoothed(projection, 0.1, 8), "pgd", threat, slow),
+        ("mean gradient of neighbours", Smoothed(projection, 0.1, scale["neighbours"]), "pgd", threat, slow),
         ("each rival, projection", projection, "locally_linear", threat, {"steps": 100, "step_size": 0.02}),
         ("scores only", defended, "sparse_rs", threat.as_l0(some.x), {"queries": scale["queries"]}),
     ]
@@ -305,7 +305,7 @@ def adaptive(scale: dict[str, Any], device: str, tell: Tell) -> None:
 
 def adversarial(scale: dict[str, Any], device: str, tell: Tell) -> None:
     """Table III and the text: adversarial training, with and without the front end."""
-    whole, some = zn.data.load("mnist", "test"), zn.data.load("mnist", "test", scale["images"])
+    whole, some = zn.data.load("mnist", "test"), zn.data.load("mnist", "test", scale["at_test_images"])
     for trained in scale["at_epsilons"]:
         for name, front_end in (("adversarial training", None), ("both", MNIST_FRONT_END)):
             out = KEPT / f"at-{trained}{'-front-end' if front_end else ''}"
@@ -322,7 +322,7 @@ def adversarial(scale: dict[str, Any], device: str, tell: Tell) -> None:
             facts = {"defence": name, "trained": trained}
             tell(**facts, attack="none", accuracy=accuracy(model, whole.x, whole.y), n=len(whole))
             for epsilon in sorted({0.1, 0.2, trained}):
-                pgd = {"pgd": {"steps": 100, "step_size": epsilon / 4, "restarts": scale["restarts"]}}
+                pgd = {"pgd": {"steps": 100, "step_size": epsilon / 4, "restarts": scale["at_restarts"]}}
                 against(
                     model,
                     some,

@@ -188,6 +188,13 @@ def test_wrapped_saved_and_loaded(tmp_path):
     assert len(digests) == 6, "the digest of a model tells front ends apart"
 
 
+def test_precision_survives(tmp_path):
+    model = SparsifyingFrontEnd("haar", 0.035 * 4).wrap(zn.models.load("digits")).double()
+    zn.models.save(model, tmp_path)
+    loaded, x = zn.models.load(tmp_path), images()
+    assert torch.equal(loaded(x), model(x)) and loaded(x).dtype == torch.float64
+
+
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     from zeronorm.cli.main import run
 

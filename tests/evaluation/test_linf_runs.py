@@ -32,7 +32,7 @@ def test_the_figure_is_that_of_the_attack(digits, tmp_path):
     assert evaluation.robust_accuracy[64] * 24 == pytest.approx(right) and 0 < right < 24
     plan = json.loads((tmp_path / "run/run.json").read_text())["plan"]
     assert plan["threat"]["linf"] == 0.1 and plan["threat"]["budgets"] == [64]
-    assert "L0 in features, each by at most 0.1" in evaluation.table()
+    assert "Linf, every feature by at most 0.1" in evaluation.table()
     assert bool(zn.verify(tmp_path / "run", model, data))
     again = zn.evaluate(model, data, zn.Linf(0.1), "pgd", tmp_path / "run", steps=5)
     assert again.table() == evaluation.table()
@@ -57,6 +57,8 @@ def test_a_cascade_of_both_kinds(digits):
     model, data = digits
     evaluation = zn.evaluate(model, data, zn.Linf(0.1), ["fgsm", "sparse_rs"], queries=20)
     assert [stage.name for stage in evaluation.summary.stages] == ["fgsm", "sparse_rs"]
+    capped = zn.evaluate(model, data, zn.L0(3, linf=0.1), "sparse_rs", queries=2)
+    assert "L0 in pixels, each by at most 0.1" in capped.table()
 
 
 def test_what_is_refused(digits, as_installed):
@@ -77,7 +79,7 @@ def test_on_the_command_line(tmp_path, capsys, as_installed):
     asked = ["evaluate", "--limit", "12", "--epsilon", "0.1"]
     assert run([*asked, "--steps", "4", "--out", str(tmp_path / "run"), "--json"]) == 0
     said = capsys.readouterr().out
-    assert "pgd, L0 in features, each by at most 0.1" in said
+    assert "pgd, Linf, every feature by at most 0.1" in said
     assert set(json.loads(said.splitlines()[-1])["robust_accuracy"]) == {"64"}
     assert run(["verify", str(tmp_path / "run")]) == 0
     for words, message in (
