@@ -33,7 +33,8 @@ def attack_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for attack in catalogue.values():
-        aim = "any change within k" if attack.kind == "budget" else "the smallest change"
+        budget = {"L0": "k", "Linf": "ε"}[attack.norms[0]]
+        aim = f"any change within {budget}" if attack.kind == "budget" else "the smallest change"
         cells = (
             f"`{attack.name}`",
             ", ".join(attack.norms),

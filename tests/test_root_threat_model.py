@@ -228,3 +228,21 @@ def test_equality_with_tensors():
     assert L0(1, low=box) == L0(1, low=box)
     assert L0(1, low=box) == L0(1, low=box.clone())
     assert L0(1, low=box) != L0(1, low=box - 1)
+
+
+def test_a_ball_within_the_box():
+    threat = Linf(0.1)
+    x = torch.tensor([[0.0, 0.55, 1.0]])
+    low, high = threat.bounds(x)
+    assert low.tolist()[0] == pytest.approx([0, 0.45, 0.9]) and high.tolist()[0] == pytest.approx(
+        [0.1, 0.65, 1]
+    )
+    for x_adv, inside in (([0.1, 0.46, 0.95], True), ([0.0, 0.55, 0.89], False), ([-0.05, 0.55, 1.0], False)):
+        assert threat.contains(x, torch.tensor([x_adv])).tolist() == [inside]
+    assert threat.distance(x, low).item() == pytest.approx(0.1)
+    assert threat.describe() == {"norm": "Linf", "low": 0.0, "high": 1.0}
+    as_l0 = threat.as_l0(x)
+    assert as_l0 == L0(3, "feature", linf=0.1)
+    for one, other in zip(as_l0.bounds(x), threat.bounds(x), strict=True):
+        assert torch.equal(one, other)
+    assert Linf(0.0).as_l0(x) == L0(0, "feature") and torch.equal(Linf(0.0).bounds(x)[0], x)

@@ -160,6 +160,12 @@ class L0(Box):
         allowed = self.allowed_positions(x)
         return self.positions(x) if allowed is None else int(allowed.sum())
 
+    def as_linf(self, x: Float[Tensor, "b ..."]) -> Linf | None:
+        """The ℓ∞ ball that this is for inputs like x, if every feature may change, each by so much."""
+        features = math.prod(x.shape[1:])
+        whole = self.k == features == self.positions(x) and self.allowed is None
+        return Linf(self.linf, self.low, self.high) if whole and self.linf is not None else None
+
     def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Int[Tensor, "b"]:
         """Number of changed positions, in this threat model's unit."""
         count = distances.l0_pixels if self.unit == "pixel" else distances.l0_features
@@ -203,6 +209,29 @@ class Linf(Box):
     def __post_init__(self) -> None:
         super().__post_init__()
         real("epsilon", self.epsilon, 0.0)
+
+    def bounds(self, x: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of every entry of `x`: the box, and within `epsilon` of `x`."""
+        low, high = super().bounds(x)
+        return torch.maximum(low, x - self.epsilon), torch.minimum(high, x + self.epsilon)
+
+    def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Largest change of an entry."""
+        return distances.linf(x, x_adv)
+
+    def contains(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
+        """Whether each `x_adv` is within the budget and the box, as `bounds` rounds them in the type of `x`."""
+        low, high = self.bounds(x)
+        return ((x_adv >= low) & (x_adv <= high)).flatten(1).all(1)
+
+    def as_l0(self, x: Float[Tensor, "b ..."]) -> L0:
+        """The same inputs in other words: any number of features may change, each by at most `epsilon`."""
+        everything = math.prod(x.shape[1:]) if self.epsilon > 0 else 0
+        return L0(everything, "feature", self.low, self.high, self.epsilon or None)
+
+    def describe(self) -> dict[str, Any]:
+        """The threat model as plain values, for a record; the budget apart."""
+        return {"norm": "Linf", **super().describe()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,17 @@ from zeronorm.attacks import catalogue
 ATTACKS = [pytest.param(attack, id=name) for name, attack in catalogue.items()]
 every_attack = pytest.mark.parametrize("attack", ATTACKS)
 
+SPARSE = [p for p in ATTACKS if p.values[0].norms == ("L0",)]
+LINF = [p for p in ATTACKS if p.values[0].norms == ("Linf",)]
+
+
+def own(attack, threat):
+    """The threat model in the attack's norm."""
+    if attack.norms == ("L0",) or not isinstance(threat, L0):
+        return threat
+    return Linf(0.1 * threat.k, threat.low, threat.high)
+
+
 X = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 0])
 NAN = X.index_fill(0, torch.tensor([1, 3]), torch.nan)
@@ -49,18 +60,8 @@ BAD = {
     "one label too few": ({"y": Y[:3]}, r"y: expected shape \(4,\), one label per example, got \(3,\)"),
     "labels from -1": ({"y": Y - 1}, "y: expected class indices of at least 0, got -1"),
     "labels from 1": ({"y": Y + 1}, "model: expected a logit for every label up to 3, got 3 classes"),
-    "a number": ({"threat": 3}, "threat: .* works on an L0 threat model, got int"),
-    "another norm": ({"threat": Linf(0.1)}, "threat: .* works on an L0 threat model, got Linf"),
-    "and another": ({"threat": L2(0.1)}, "threat: .* works on an L0 threat model, got L2"),
-    "k too large": ({"threat": L0(10)}, "k: expected between 0 and 9, the number of pixels .*, got 10"),
-    "k above the mask": (
-        {"threat": L0(3, allowed=torch.arange(9) < 2)},
-        "k: expected between 0 and 2, the number of pixels .* that may change, got 3",
-    ),
-    "a mask of another shape": (
-        {"threat": L0(3, allowed=torch.ones(4, dtype=torch.bool))},
-        r"allowed: expected a mask of 9 pixels, got shape \(4,\)",
-    ),
+    "a number": ({"threat": 3}, "threat: .* works on an (L0|Linf) threat model, got int"),
+    "another norm": ({"threat": L2(0.1)}, "threat: .* works on an (L0|Linf) threat model, got L2"),
     "a box of another shape": (
         {"threat": L0(3, low=torch.zeros(5))},
         r"low, high: expected .* that broadcast to one example \(1, 3, 3\), got shapes \(5,\) and \(\)",
@@ -72,17 +73,46 @@ BAD = {
 }
 
 
+BAD_L0 = {
+    "another norm": (Linf(0.1), "threat: .* works on an L0 threat model, got Linf"),
+    "k too large": (L0(10), "k: expected between 0 and 9, the number of pixels .*, got 10"),
+    "k above the mask": (
+        L0(3, allowed=torch.arange(9) < 2),
+        "k: expected between 0 and 2, the number of pixels .* that may change, got 3",
+    ),
+    "a mask of another shape": (
+        L0(3, allowed=torch.ones(4, dtype=torch.bool)),
+        r"allowed: expected a mask of 9 pixels, got shape \(4,\)",
+    ),
+}
+
+
 @every_attack
 @pytest.mark.parametrize("mistake", BAD)
 def test_arguments(attack, mistake):
     change, message = BAD[mistake]
     arguments = {"model": model, "x": X, "y": Y, "threat": L0(2), **change}
+    arguments["threat"] = own(attack, arguments["threat"])
     cost = dict.fromkeys(attack.cost, 3)
     with pytest.raises(ArgumentError, match=f"^{message}"):
         attack.function(**arguments, **cost)
 
 
-@pytest.mark.parametrize("attack", [p for p in ATTACKS if p.values[0].kind == "budget"])
+@pytest.mark.parametrize("attack", SPARSE)
+@pytest.mark.parametrize("mistake", BAD_L0)
+def test_sparse_threat_models(attack, mistake):
+    threat, message = BAD_L0[mistake]
+    with pytest.raises(ArgumentError, match=f"^{message}"):
+        attack.function(model, X, Y, threat, **dict.fromkeys(attack.cost, 3))
+
+
+@pytest.mark.parametrize("attack", LINF)
+def test_a_sparse_threat_model_for_an_attack_that_changes_everything(attack):
+    with pytest.raises(ArgumentError, match=r"^threat: .* works on an Linf threat model, got L0"):
+        attack.function(model, X, Y, L0(2))
+
+
+@pytest.mark.parametrize("attack", [p for p in SPARSE if p.values[0].kind == "budget"])
 def test_a_budget_that_is_none(attack):
     with pytest.raises(ArgumentError, match=r"^threat: .* needs a budget, expected an integer k, got None"):
         attack.function(no_model, X, Y, L0(None), **dict.fromkeys(attack.cost, 3))
@@ -101,7 +131,7 @@ def test_how_long_to_search(attack, cost, value):
     """Refused at once, not after an hour's search, even where there is nothing to attack."""
     for x, y, k in ((X, Y, 2), (X, Y, 0), (X[:0], Y[:0], 2)):
         with pytest.raises(ArgumentError, match=f"^{cost}: expected an integer of at least [01], got"):
-            attack.function(no_model, x, y, L0(k), **{cost: value})
+            attack.function(no_model, x, y, own(attack, L0(k)), **{cost: value})
 
 
 OPTIONS = [
@@ -143,13 +173,21 @@ OPTIONS = [
     ("carlini_wagner_l0", "constant", 0.0, r"expected a number in \(0, inf\), got 0.0"),
     ("jsma", "classes", 1, "expected an integer of at least 2, got 1"),
     ("jsma", "pass_size", 0, "expected an integer of at least 1, got 0"),
+    ("randomized_fgsm", "random_fraction", 1.5, r"expected a number in \[0, 1\], got 1.5"),
+    ("iterative_fgsm", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("momentum_fgsm", "step_size", -0.1, r"expected a number in \(0, inf\), got -0.1"),
+    ("momentum_fgsm", "momentum", -1.0, r"expected a number in \[0, inf\), got -1.0"),
+    ("pgd", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("pgd", "restarts", 0, "expected an integer of at least 1, got 0"),
+    ("locally_linear", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("locally_linear", "rivals", 0, "expected an integer of at least 1, got 0"),
 ]
 
 
 @pytest.mark.parametrize(("name", "option", "value", "message"), OPTIONS)
 def test_options(name, option, value, message):
     with pytest.raises(ArgumentError, match=f"^{option}: {message}"):
-        catalogue[name].function(no_model, X, Y, L0(2), **{option: value})
+        catalogue[name].function(no_model, X, Y, own(catalogue[name], L0(2)), **{option: value})
 
 
 def test_every_option_is_refused_somewhere():
@@ -186,22 +224,25 @@ MODELS = {
 def test_models(attack, mistake):
     function, message = MODELS[mistake]
     with pytest.raises(ArgumentError, match=f"^model: {message}"):
-        attack.function(function, X, Y, L0(2), **dict.fromkeys(attack.cost, 3))
+        attack.function(function, X, Y, own(attack, L0(2)), **dict.fromkeys(attack.cost, 3))
 
 
 @every_attack
 def test_a_model_that_goes_wrong_on_the_way(attack):
     """The message is the same at the first pass and at the tenth."""
     passes = []
+    last = 3 if "fgsm" in attack.name and not attack.cost else 4  # of one step: three passes in all
 
     def tiring(x):
         passes.append(1)
-        return 10 * Y_LOGITS.expand(len(x), 3) + model(x) if len(passes) < 4 else None
+        return 10 * Y_LOGITS.expand(len(x), 3) + model(x) if len(passes) < last else None
 
     with pytest.raises(
         ArgumentError, match=r"^model: expected a floating point tensor of logits, got NoneType"
     ):
-        attack.function(tiring, X, torch.zeros(4, dtype=torch.int64), L0(2), **dict.fromkeys(attack.cost, 99))
+        attack.function(
+            tiring, X, torch.zeros(4, dtype=torch.int64), own(attack, L0(2)), **dict.fromkeys(attack.cost, 99)
+        )
 
 
 Y_LOGITS = torch.tensor([[1.0, 0.0, 0.0]])
@@ -215,7 +256,7 @@ def test_a_model_without_gradients(attack):
     with pytest.raises(
         ArgumentError, match=r"^model: .* needs gradients, .*; sparse_rs works with any callable"
     ):
-        attack.function(detached, X, torch.zeros(4, dtype=torch.int64), L0(2))
+        attack.function(detached, X, torch.zeros(4, dtype=torch.int64), own(attack, L0(2)))
 
 
 @pytest.mark.parametrize("attack", [p for p in ATTACKS if p.values[0].targeted])
@@ -230,7 +271,7 @@ def test_a_model_without_gradients(attack):
 )
 def test_targets(attack, targeted, message):
     with pytest.raises(ArgumentError, match=f"^{message}"):
-        attack.function(model, X, Y, L0(2), targeted=targeted)
+        attack.function(model, X, Y, own(attack, L0(2)), targeted=targeted)
 
 
 STARTERS = [p for p in ATTACKS if "start" in inspect.signature(p.values[0].function).parameters]

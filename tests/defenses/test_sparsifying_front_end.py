@@ -188,14 +188,21 @@ def test_wrapped_saved_and_loaded(tmp_path):
     assert len(digests) == 6, "the digest of a model tells front ends apart"
 
 
+def test_precision_survives(tmp_path):
+    model = SparsifyingFrontEnd("haar", 0.035 * 4).wrap(zn.models.load("digits")).double()
+    zn.models.save(model, tmp_path)
+    loaded, x = zn.models.load(tmp_path), images()
+    assert torch.equal(loaded(x), model(x)) and loaded(x).dtype == torch.float64
+
+
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     from zeronorm.cli.main import run
 
     front_end = '{"wavelet": "haar", "keep_fraction": 0.5, "gradient": "true"}'
-    words = ["--data", "digits", "--limit", "200", "--epochs", "2", "--set", "width=0.1"]
+    words = ["--data", "digits", "--limit", "60", "--epochs", "1", "--set", "width=0.1"]
     out = str(tmp_path / "model")
     assert run(["train", *words, "--set", f"front_end={front_end}", "--out", out]) == 0
-    asked = ["--model", out, "--limit", "12", "--k", "1", "--steps", "5", "--queries", "10"]
+    asked = ["--model", out, "--limit", "4", "--k", "1", "--attack", "fmn_l0", "--steps", "5"]
     assert run(["evaluate", *asked, "--out", str(tmp_path / "run")]) == 0
     assert run(["verify", str(tmp_path / "run")]) == 0
     told = json.loads((tmp_path / "run/run.json").read_text())["plan"]["model"]["arguments"]

@@ -20,6 +20,7 @@ def test_there_are_snippets():
     assert len(SNIPPETS["comparing-attacks.md"]) == 2
     assert len(SNIPPETS["certificates.md"]) == 2
     assert len(SNIPPETS["truncation.md"]) == 2
+    assert len(SNIPPETS["front-ends.md"]) == 2
 
 
 @pytest.mark.parametrize("name", [name for name, snippets in SNIPPETS.items() if snippets])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from zeronorm import L0, ArgumentError
-from zeronorm.theory import UNBREAKABLE, minimal_changes
+from zeronorm.theory import UNBREAKABLE, minimal_changes, minimal_epsilon
 
 SHAPES = [(1, 3, 3), (2, 3, 3), (3, 3, 3), (2, 2, 2), (7,), (3, 4)]
 
@@ -207,3 +207,32 @@ def test_errors():
         minimal_changes(torch.ones(2, 3), torch.zeros(2), x, y, L0(4))
     with pytest.raises(ArgumentError, match="x: expected values in"):
         minimal_changes(torch.ones(2, 3), torch.zeros(2), x + 1, y, L0(None))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 3.0)])
+def test_the_smallest_epsilon_against_a_linear_program(shape, low, high):
+    generator = torch.Generator().manual_seed(len(shape))
+    weight = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    weight[2] = weight[0] * (weight[0] > 0.5)  # slopes of 0 on the way to a rival
+    bias = torch.randn(3, generator=generator, dtype=torch.float64) * 2
+    x = low + (high - low) * torch.rand(12, *shape, generator=generator, dtype=torch.float64).round(
+        decimals=1
+    )
+    z = model_of(weight, bias)(x)
+    y = z.argmax(1)
+    y[0] = (y[0] + 1) % 3
+    found = minimal_epsilon(weight, bias, x, y, low=low, high=high)
+    assert found[0] == 0 and bool((found[1:] > 0).all())
+    for i in range(1, 12):
+        least = np.inf
+        for rival in {0, 1, 2} - {int(y[i])}:
+            d, n = (weight[rival] - weight[y[i]]).flatten().numpy(), x[i].numel()
+            rows = np.vstack(
+                [np.append(-d, 0.0)] + [np.hstack([s * np.eye(n), -np.ones((n, 1))]) for s in (1, -1)]
+            )
+            gap = float(z[i, rival] - z[i, y[i]])
+            box = [(low - v, high - v) for v in x[i].flatten().tolist()] + [(0, None)]
+            solved = linprog([0.0] * n + [1.0], rows, [gap] + [0.0] * (2 * n), bounds=box)
+            least = min(least, solved.fun if solved.status == 0 else np.inf)
+        assert found[i].item() == pytest.approx(least, abs=1e-7)

@@ -6,11 +6,17 @@ Each is a pure function `attack(model, x, y, threat, *, seed=0, ids=None, **opti
 from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0 as carlini_wagner_l0
 from zeronorm.attacks.catalogue import catalogue as catalogue
 from zeronorm.attacks.corner_search import corner_search as corner_search
+from zeronorm.attacks.fgsm import fgsm as fgsm
 from zeronorm.attacks.fmn_l0 import fmn_l0 as fmn_l0
 from zeronorm.attacks.guided_exchange import guided_exchange as guided_exchange
+from zeronorm.attacks.iterative_fgsm import iterative_fgsm as iterative_fgsm
 from zeronorm.attacks.jsma import jsma as jsma
+from zeronorm.attacks.locally_linear import locally_linear as locally_linear
+from zeronorm.attacks.momentum_fgsm import momentum_fgsm as momentum_fgsm
+from zeronorm.attacks.pgd import pgd as pgd
 from zeronorm.attacks.pgd0 import pgd0 as pgd0
 from zeronorm.attacks.pointwise import pointwise as pointwise
+from zeronorm.attacks.randomized_fgsm import randomized_fgsm as randomized_fgsm
 from zeronorm.attacks.saif import saif as saif
 from zeronorm.attacks.sigma_zero import sigma_zero as sigma_zero
 from zeronorm.attacks.sparse_autoattack import Stage as Stage
@@ -25,11 +31,17 @@ __all__ = [
     "carlini_wagner_l0",
     "catalogue",
     "corner_search",
+    "fgsm",
     "fmn_l0",
     "guided_exchange",
+    "iterative_fgsm",
     "jsma",
+    "locally_linear",
+    "momentum_fgsm",
+    "pgd",
     "pgd0",
     "pointwise",
+    "randomized_fgsm",
     "saif",
     "sigma_zero",
     "sparse_autoattack",

@@ -11,11 +11,17 @@ from torch import Tensor
 
 from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0
 from zeronorm.attacks.corner_search import corner_search
+from zeronorm.attacks.fgsm import fgsm
 from zeronorm.attacks.fmn_l0 import fmn_l0
 from zeronorm.attacks.guided_exchange import guided_exchange
+from zeronorm.attacks.iterative_fgsm import iterative_fgsm
 from zeronorm.attacks.jsma import jsma
+from zeronorm.attacks.locally_linear import locally_linear
+from zeronorm.attacks.momentum_fgsm import momentum_fgsm
+from zeronorm.attacks.pgd import pgd
 from zeronorm.attacks.pgd0 import pgd0
 from zeronorm.attacks.pointwise import pointwise
+from zeronorm.attacks.randomized_fgsm import randomized_fgsm
 from zeronorm.attacks.saif import saif
 from zeronorm.attacks.sigma_zero import sigma_zero
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
@@ -39,7 +45,8 @@ class Attack:
         targeted: whether it can aim at a class.
         cost: the option that says how long to search, in updates or queries.
         factor: on linear classifiers it succeeds at budgets of at least this many times the optimum, in all but
-            a few of a thousand cases (budgets up to a third of the positions, 500 updates or queries).
+            a few of a thousand cases (budgets up to a third of the positions, 500 updates or queries; of an ℓ∞
+            budget, 100 updates).
         source: the paper.
         random: whether it draws random numbers; if not, seed and ids change nothing.
     """
@@ -74,10 +81,13 @@ _ZHONG = "Zhong, Huang & Liu, ICML 2024"
 _CINA, _PINTOR = "Cinà et al., ICLR 2025", "Pintor et al., NeurIPS 2021"
 _RS = "Croce et al., AAAI 2022"
 _MODAS = "Modas, Moosavi-Dezfooli & Frossard, CVPR 2019"
+_KURAKIN, _DONG = "Kurakin et al., ICLR workshop 2017", "Dong et al., CVPR 2018"
+_GOPAL = "Gopalakrishnan et al. 2020"
 _CW = "Carlini & Wagner, S&P 2017"
 
 _BUDGET: tuple[tuple[str, ...], Literal["budget"]] = ("L0",), "budget"
 _MINIMAL: tuple[tuple[str, ...], Literal["minimal"]] = ("L0",), "minimal"
+_LINF: tuple[tuple[str, ...], Literal["budget"]] = ("Linf",), "budget"
 
 catalogue: dict[str, Attack] = {
     attack.name: attack
@@ -97,6 +107,12 @@ catalogue: dict[str, Attack] = {
         Attack("sparse_fool", sparse_fool, *_MINIMAL, "white", False, ("steps",), 2.5, _MODAS, random=False),
         Attack("jsma", jsma, *_MINIMAL, "white", True, (), 2.5, "Papernot et al., EuroS&P 2016", random=False),
         Attack("carlini_wagner_l0", carlini_wagner_l0, *_MINIMAL, "white", True, ("steps",), 1.5, _CW, random=False),
+        Attack("fgsm", fgsm, *_LINF, "white", True, (), 1.5, "Goodfellow et al., ICLR 2015", random=False),
+        Attack("randomized_fgsm", randomized_fgsm, *_LINF, "white", True, (), 8.0, "Tramèr et al., ICLR 2018"),
+        Attack("iterative_fgsm", iterative_fgsm, *_LINF, "white", True, ("steps",), 1.5, _KURAKIN, random=False),
+        Attack("momentum_fgsm", momentum_fgsm, *_LINF, "white", True, ("steps",), 1.5, _DONG, random=False),
+        Attack("pgd", pgd, *_LINF, "white", True, ("steps",), 1.5, "Madry et al., ICLR 2018"),
+        Attack("locally_linear", locally_linear, *_LINF, "white", False, ("steps",), 1.0, _GOPAL, random=False),
     )
 }  # fmt: skip
 

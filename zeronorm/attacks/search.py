@@ -1,4 +1,4 @@
-"""What every sparse attack shares: the batch under attack, the model's passes, and who is broken already.
+"""What every attack shares: the batch under attack, the model's passes, and who is broken already.
 
 b, a    examples of the batch, and those of them still under attack
 g, p    the grid of an input: channels that change together, positions that are counted
@@ -21,7 +21,7 @@ from zeronorm import checks, losses
 from zeronorm.compiled import compiled, serves
 from zeronorm.errors import ArgumentError
 from zeronorm.seeding import Streams
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Linf
 
 Model = Callable[[Tensor], Tensor]
 Objective = Literal["cross_entropy", "margin"]
@@ -52,22 +52,31 @@ def searching(
     model: Model,
     x: Tensor,
     y: Tensor,
-    threat: L0,
+    threat: L0 | Linf,
     *,
     targeted: Tensor | None,
     seed: int,
     ids: Tensor | None,
     objective: Objective = "cross_entropy",
+    norm: type[L0] | type[Linf] = L0,
 ) -> Iterator[Search]:
-    """A `Search` over checked arguments, with the model in evaluation mode and no gradients recorded."""
+    """A `Search` over checked arguments, with the model in evaluation mode and no gradients recorded.
+
+    An attack within an ℓ∞ budget searches the same way: all features may change, each by so much.
+    """
     checks.model(model)
     checks.examples(x)
     checks.labels(y, x)
     checks.integer("seed", seed, 0)
     if targeted is not None:
         checks.labels(targeted, x, "targeted")
-    if not isinstance(threat, L0):
-        raise ArgumentError(f"threat: {name} works on an L0 threat model, got {type(threat).__name__}")
+    if not isinstance(threat, norm):
+        raise ArgumentError(
+            f"threat: {name} works on an {norm.__name__} threat model, got {type(threat).__name__}"
+        )
+    if isinstance(threat, Linf):
+        threat.check_inputs(x)
+        threat = threat.as_l0(x)
     if threat.k is None:
         raise ArgumentError(f"threat: {name} needs a budget, expected an integer k, got None")
     threat.check_inputs(x)
@@ -153,7 +162,7 @@ class Search:
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
         """The objective, larger is better, and whether the goal is reached: one forward pass; `of` as for `logits`."""
-        return self._judged(self.logits(inputs, of), of)
+        return self.judged(self.logits(inputs, of), of)
 
     def score_iterate(
         self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
@@ -161,7 +170,7 @@ class Search:
         """As `score`, of the clean inputs with `values` written at `positions`."""
         written = self._filled.clone()
         self._write(written, positions, values)
-        return self._judged(self._call(written)[: len(values)])
+        return self.judged(self._call(written)[: len(values)])
 
     def score_and_gradient(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
@@ -216,9 +225,10 @@ class Search:
     def _goal_of(self, of: Int[Tensor, "n"] | None) -> Int[Tensor, "n"]:
         return self.goal if of is None else self.goal[of]
 
-    def _judged(
+    def judged(
         self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
+        """What `score` says, of logits that are there already."""
         goal = self._goal_of(of)
         return self._comparable(self._objective(z, goal)), self._reached(z, goal)
 

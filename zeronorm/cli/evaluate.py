@@ -24,13 +24,14 @@ def evaluate(
     low: options.Low = 0.0,
     high: options.High = 1.0,
     linf: options.Linf = None,
+    epsilon: options.Epsilon = None,
     attack: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="An attack, or several with commas: a cascade; options after colons, such as "
-            "sparse_autoattack:version=plus. See zeronorm list."
+            "sparse_autoattack:version=plus. See zeronorm list. (default: sparse_autoattack; with --epsilon: pgd)"
         ),
-    ] = "sparse_autoattack",
+    ] = None,
     steps: options.Steps = None,
     queries: options.Queries = None,
     batch_size: options.BatchSize = 256,
@@ -49,12 +50,19 @@ def evaluate(
 
     Example: zeronorm evaluate --model digits --data digits --k 1,2,4,8 --steps 200 --queries 1000
 
+    All pixels, each a little: zeronorm evaluate --model digits --data digits --epsilon 0.1
+
     The run is a folder of records, with the report as a page in it.
 
     A run that was stopped goes on when the same command is given again.
     """
+    attack = attack or ("sparse_autoattack" if epsilon is None else "pgd")
     said = options.attacks(attack)
-    adversaries = options.threats(k, curve, unit, low, high, linf)
+    adversaries = (
+        options.threats(k, curve, unit, low, high, linf)
+        if epsilon is None
+        else options.ball(epsilon, low, high, k=k, curve=curve, linf=linf)
+    )
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
@@ -64,7 +72,7 @@ def evaluate(
     network = resolve_model(model, resolve_device(device))
     dataset = zn.data.load(data, split, limit)
     if out is None:
-        budgets = [threat.k for threat in adversaries]
+        budgets = epsilon if isinstance(adversaries, zn.Linf) else [threat.k for threat in adversaries]
         search = [attack, steps, queries, seed, precision]
         asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out([model, data], asked)

@@ -16,6 +16,7 @@ from zeronorm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from zeronorm import L0
+    from zeronorm import Linf as LinfBall
     from zeronorm.attacks import Stage
 
 _BUDGETS = "1,2,4,8"
@@ -42,6 +43,10 @@ Unit = Annotated[str, typer.Option(help="What a change is: a pixel (all its chan
 Low = Annotated[float, typer.Option(help="Smallest value an input may take.")]
 High = Annotated[float, typer.Option(help="Largest value an input may take.")]
 Linf = Annotated[float | None, typer.Option(help="Cap on the change of each value.")]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(metavar="E", help="Instead of budgets: every value may change, each by at most E (ℓ∞)."),
+]
 Steps = Annotated[int | None, typer.Option(help="Updates of each white-box stage (default: 10000).")]
 Queries = Annotated[int | None, typer.Option(help="Queries of each black-box stage (default: 10000).")]
 BatchSize = Annotated[int, typer.Option(help="Examples per batch; the result does not depend on it.")]
@@ -74,6 +79,17 @@ def threats(
     if curve is not None:
         checks.integer("curve", curve, 1)
     return [zn.L0(budget, unit, low, high, linf) for budget in budgets]  # type: ignore[arg-type]
+
+
+def ball(epsilon: float, low: float, high: float, **foreign: object) -> LinfBall:
+    """The ℓ∞ threat model asked for; `foreign` are options of the sparse ones, None where they were not given."""
+    for name, value in foreign.items():
+        if value is not None:
+            raise ArgumentError(f"{name}: expected none beside --epsilon, got {value}")
+
+    import zeronorm as zn
+
+    return zn.Linf(epsilon, low, high)
 
 
 @contextmanager

@@ -144,7 +144,7 @@ class BatchSearch:
         if self.sparser and takes(attack, "start"):
             options["start"] = self.start
         # copies: an attack that writes into its arguments does not change what it is measured against
-        x_adv = attack(self.counter, x.clone(), y.clone(), self.threat, **options)
+        x_adv = attack(self.counter, x.clone(), y.clone(), self.stage.own(self.threat, x), **options)
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             got = f"shape {tuple(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
             raise ArgumentError(

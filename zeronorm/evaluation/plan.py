@@ -16,7 +16,7 @@ from zeronorm.attacks.catalogue import catalogue, get
 from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.errors import ArgumentError
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Linf
 
 AttackFunction = Callable[..., Tensor]
 AttackLike = str | Stage | AttackFunction
@@ -46,8 +46,17 @@ class PlannedStage:
 
     def check(self, model: Model, x: Tensor, y: Tensor, threat: L0) -> None:
         """Whatever the attack refuses, it refuses here, on no examples; a function of one's own is not asked."""
-        if self.attack in catalogue and self.function is get(self.attack).function:
-            self.function(model, x[:0], y[:0], threat, **self.options)
+        if self._catalogued():
+            self.function(model, x[:0], y[:0], self.own(threat, x), **self.options)
+
+    def own(self, threat: L0, x: Tensor) -> L0 | Linf:
+        """The threat model in the norm that the attack knows: an ℓ∞ ball is all features, each changed by so much."""
+        if self._catalogued() and "L0" not in get(self.attack).norms:
+            return threat.as_linf(x) or threat
+        return threat
+
+    def _catalogued(self) -> bool:
+        return self.attack in catalogue and self.function is get(self.attack).function
 
 
 def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:

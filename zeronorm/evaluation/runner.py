@@ -46,7 +46,7 @@ from zeronorm.evaluation.replay import device_of, predict, verdict
 from zeronorm.evaluation.result import Evaluation, summary_of
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.workers import Effort, Here, Listener, Workers, at_work
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Linf
 
 _PICTURES = 48  # examples whose clean input is kept for the report
 
@@ -55,7 +55,7 @@ _PICTURES = 48  # examples whose clean input is kept for the report
 def evaluate(
     model: Model,
     data: DataLike,
-    threat: L0 | Sequence[L0],
+    threat: L0 | Linf | Sequence[L0],
     attack: AttackLike | Sequence[AttackLike] = "sparse_autoattack",
     out: str | Path | None = None,
     *,
@@ -76,7 +76,8 @@ def evaluate(
         model: from inputs to logits (batch, class), in evaluation mode, normalisation inside; or a
             `zeronorm.models.BlackBox`.  It is attacked where its parameters are.
         data: a `Dataset`, a tuple (x, y), or a name that `zeronorm.data.load` knows.
-        threat: an `L0`, or several that differ in k only.
+        threat: an `L0`, or several that differ in k only; or an `Linf`, which is recorded as the `L0` that it is:
+            all features may change, each by at most ε.
         attack: a name in the catalogue, a `Stage` with options, a function
             `(model, x, y, threat, *, seed, ids)`, or a list of these: a cascade, each on the survivors of
             the last.  On a model without gradients an ensemble keeps its black-box stages.
@@ -98,6 +99,14 @@ def evaluate(
     Raises:
         ArgumentError: before anything is attacked, for input that cannot be used.
     """
+    if isinstance(threat, Linf):
+        checks.real("epsilon", threat.epsilon, 0.0, open_low=True)
+        if curve:
+            raise ArgumentError(
+                "curve: expected none within an ℓ∞ ball, where the number of changes is no budget"
+            )
+        data = as_dataset(data)
+        threat = threat.as_l0(data.x)
     threats = resolve_threats(threat, curve)
     checks.model(model)
     batch_size = checks.integer("batch_size", batch_size, 1)

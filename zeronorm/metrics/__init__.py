@@ -14,6 +14,8 @@ from zeronorm.metrics.agreement import paired_difference as paired_difference
 from zeronorm.metrics.agreement import worst_case as worst_case
 from zeronorm.metrics.certified import certified_accuracy as certified_accuracy
 from zeronorm.metrics.certified import median_certified as median_certified
+from zeronorm.metrics.front_end import flipped_share as flipped_share
+from zeronorm.metrics.front_end import support_overlap as support_overlap
 from zeronorm.metrics.transfer import Transferred as Transferred
 from zeronorm.metrics.transfer import transferred as transferred
 
@@ -25,11 +27,13 @@ __all__ = [
     "broken_by_first_only",
     "broken_within",
     "certified_accuracy",
+    "flipped_share",
     "interval",
     "median_certified",
     "median_magnitude",
     "paired_difference",
     "robust_accuracy",
+    "support_overlap",
     "transferred",
     "worst_case",
 ]

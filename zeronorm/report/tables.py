@@ -7,6 +7,7 @@ k.  In an unfinished run, examples whose search has not ended count as robust: t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,7 +193,7 @@ def text_table(summary: Summary) -> str:
     plan = summary.run["plan"]
     lines = [
         f"{plan['model']['name']} on {data_title(plan['data'])}, n = {summary.n}, {plan['attack']['name']}, "
-        f"L0 in {summary.unit}s"
+        + _norm(summary)
     ]
     if not summary.complete:
         lines.append(
@@ -215,6 +216,17 @@ def text_table(summary: Summary) -> str:
             f"{stage.forwards + stage.backwards:>12,}   {seconds:>8}"
         )
     return printable(lines)
+
+
+def _norm(summary: Summary) -> str:
+    """What is bounded: the number of changes, or where all features may change, the size of each."""
+    plan = summary.run["plan"]
+    cap = plan["threat"].get("linf")
+    if cap is None:
+        return f"L0 in {summary.unit}s"
+    if plan["threat"]["budgets"] == [math.prod(plan["data"]["shape"])]:
+        return f"Linf, every feature by at most {cap:g}"
+    return f"L0 in {summary.unit}s, each by at most {cap:g}"
 
 
 def printable(lines: Sequence[str]) -> str:

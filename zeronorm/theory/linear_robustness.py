@@ -1,4 +1,4 @@
-"""How few positions must change to flip a linear classifier: known exactly, hence the exam of every attack.
+"""How little must change to flip a linear classifier: known exactly, hence the exam of every attack.
 
 b       examples
 j, t    classes, the target class
@@ -86,6 +86,41 @@ def minimal_changes(
             box = clean[i].cpu(), low[i].cpu(), high[i].cpu()
             count[i], changed[i] = _towards(t, W.cpu(), c.cpu(), *box, limit, x.dtype)
     return count, changed.to(x.dtype).view_as(x)
+
+
+def minimal_epsilon(
+    weight: Float[Tensor, "j ..."],
+    bias: Float[Tensor, "j"],
+    x: Float[Tensor, "b ..."],
+    y: Int[Tensor, "b"],
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Float[Tensor, "b"]:
+    """The smallest ε such that a change of every entry by at most ε within the box makes argmax_j z_j leave y.
+
+    A rival's lead grows most where each entry moves along its own slope d_i as far as it may: by Σ |d_i| min(ε,
+    r_i), with r_i the room to the end of the box.  This is a rising sequence of lines in ε, with corners at the
+    r_i; ε is where the first rival's reaches its gap.  Exactly there the two tie.
+
+    **Returns:** ε in float64, 0 for those at the goal already, infinity where the box ends first.
+    """
+    y = checks.labels(y, checks.examples(x))
+    W, c, v = weight.flatten(1).double(), bias.double(), x.flatten(1).double()
+    z = v @ W.T + c
+    d = W - W[y][:, None]
+    room = torch.where(d > 0, high - v[:, None], v[:, None] - low)
+    room, order = room.sort(dim=2)
+    slope = d.abs().gather(2, order)
+    ahead = slope.sum(2, keepdim=True) - slope.cumsum(2) + slope  # of the line that ends at each corner
+    reached = (slope * room).cumsum(2) - slope * room + ahead * room
+    gap = (z.gather(1, y[:, None]) - z)[:, :, None]
+    enough = reached >= gap
+    first = enough.int().argmax(2, keepdim=True)
+    past = reached.gather(2, first) - gap
+    epsilon = (room.gather(2, first) - past / ahead.gather(2, first)).squeeze(2)
+    epsilon = torch.where(enough.any(2), epsilon, torch.inf).scatter(1, y[:, None], torch.inf)
+    return torch.where(z.argmax(1) == y, epsilon.amin(1), 0.0)
 
 
 def _leaving(

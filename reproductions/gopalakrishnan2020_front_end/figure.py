@@ -1,0 +1,137 @@
+"""figures.svg: Figs. 6 to 8 and 10 of the paper, from the measured rows.
+
+python reproductions/gopalakrishnan2020_front_end/figure.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+COLOURS = ("#08519c", "#e6550d", "#31a354", "#756bb1")
+LEFT, TOP, WIDTH, HEIGHT = 52, 34, 300, 190  # of a panel's axes
+ACROSS, DOWN = 380, 290  # from panel to panel
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+
+Row = dict[str, Any]
+Points = list[tuple[float, float]]
+
+
+def rows(part: str) -> list[Row]:
+    return json.loads((HERE / f"measured-cpu-{part}.json").read_text())["rows"]
+
+
+def panel(
+    place: int, title: str, xlabel: str, series: dict[str, Points], *, top: float, mark: Callable[[float], str]
+) -> str:  # fmt: skip
+    """Lines over one pair of axes, x from the least to the largest of all points, y from 0 to `top`."""
+    x0, y0 = LEFT + ACROSS * (place % 2), TOP + DOWN * (place // 2)
+    low = min(x for points in series.values() for x, _ in points)
+    high = max(x for points in series.values() for x, _ in points)
+
+    def at(x: float, y: float) -> str:
+        return f"{x0 + WIDTH * (x - low) / (high - low):.1f},{y0 + HEIGHT * (1 - y / top):.1f}"
+
+    parts = [f'<text x="{x0}" y="{y0 - 14}" font-weight="bold">{title}</text>']
+    for i in range(5):
+        x, y = at(low, top * i / 4).split(",")
+        parts.append(f'<line x1="{x}" y1="{y}" x2="{x0 + WIDTH}" y2="{y}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x0 - 6}" y="{float(y) + 4}" text-anchor="end">{mark(top * i / 4)}</text>')
+        value = low + (high - low) * i / 4
+        x = at(value, 0).split(",")[0]
+        parts.append(f'<text x="{x}" y="{y0 + HEIGHT + 17}" text-anchor="middle">{value:g}</text>')
+    parts.append(f'<text x="{x0 + WIDTH / 2}" y="{y0 + HEIGHT + 35}" text-anchor="middle">{xlabel}</text>')
+    for i, (name, points) in enumerate(series.items()):
+        corners = " ".join(at(*point) for point in points)
+        style = f'stroke="{COLOURS[i]}" stroke-width="2" stroke-dasharray="{DASHES[i]}"'
+        parts.append(f'<polyline points="{corners}" fill="none" {style}/>')
+        x, y = x0 + 150 * (i % 2), y0 + HEIGHT + 52 + 15 * (i // 2)
+        parts.append(f'<line x1="{x}" y1="{y - 4}" x2="{x + 26}" y2="{y - 4}" {style}/>')
+        parts.append(f'<text x="{x + 31}" y="{y}">{name}</text>')
+    return "\n".join(parts)
+
+
+def main() -> None:
+    def share(value: float) -> str:
+        return f"{100 * value:.0f} %"
+
+    svm = rows("svm")
+    attacks = {
+        "none": "no front end",
+        "semi-white": "semi-white",
+        "white": "white",
+        "iterated": "white, iterated",
+    }
+
+    def of_svm(defence: str, attack: str, against: str, **fixed: float) -> Points:
+        found = [r for r in svm if r.get("defence") == defence and r.get("attack") == attack and against in r]
+        return [(r[against], r["accuracy"]) for r in found if all(r.get(k) == v for k, v in fixed.items())]
+
+    def clean(defence: str, **fixed: float) -> Points:
+        found = [r for r in svm if r.get("defence") == defence and r.get("attack") == "none"]
+        return [(0.0, r["accuracy"]) for r in found if all(r.get(k) == v for k, v in fixed.items())]
+
+    against_epsilon = {attacks["none"]: clean("none") + of_svm("none", "semi-white", "epsilon")}
+    against_percent = {}
+    for name in ("semi-white", "white", "iterated"):
+        against_epsilon[attacks[name]] = clean("front end", percent=2) + of_svm(
+            "front end", name, "epsilon", percent=2
+        )
+        against_percent[attacks[name]] = of_svm("front end", name, "percent", epsilon=0.1)
+
+    two = rows("two_layer")
+    layers = {
+        ("no front end" if defence == "none" else "front end, worst case"): [
+            (r.get("epsilon", 0.0), r["accuracy"])
+            for r in two
+            if r["defence"] == defence and (r.get("gradient") == "worst case" or r.get("attack") == "none")
+        ]
+        for defence in ("none", "front end")
+    }
+
+    inside = rows("inside")
+    overlaps = {
+        "SVM, white, ε = 0.1": next(
+            r for r in svm if r.get("percent") == 2 and r.get("attack") == "white" and r.get("epsilon") == 0.1
+        ),
+        "CNN, 100 steps, ε = 0.2": next(r for r in inside if "overlap" in r),
+    }
+    histograms = {}
+    for name, row in overlaps.items():
+        kept = 15 if "SVM" in name else 27
+        counts = row["histogram"] + [0] * (kept + 1 - len(row["histogram"]))
+        histograms[name] = [(i / kept, count / sum(counts)) for i, count in enumerate(counts)]
+    flips = {
+        ("no front end" if r["defence"] == "none" else "front end"): [
+            (float(i + 1), share) for i, share in enumerate(r["flipped_by_step"][:20])
+        ]
+        for r in inside
+        if "flipped_by_step" in r
+    }
+    panels = [
+        panel(0, "Fig. 6b: SVM, right under attack, ρ = 2 %", "ε", against_epsilon, top=1.0, mark=share),
+        panel(
+            1,
+            "Fig. 6a: SVM, right at ε = 0.1",
+            "coefficients kept, in %",
+            against_percent,
+            top=1.0,
+            mark=share,
+        ),
+        panel(2, "Fig. 7: two layers, right under attack", "ε", layers, top=1.0, mark=share),
+        panel(3, "Fig. 8: kept before and under attack", "share of the K", histograms, top=0.4, mark=share),
+        panel(4, "Fig. 10: ReLUs flipped by a step of 0.01", "step", flips, top=0.08, mark=share),
+    ]
+    height = TOP + 3 * DOWN
+    picture = "\n".join(panels)
+    (HERE / "figures.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * ACROSS} {height}" font-family="sans-serif" '
+        f'font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n{picture}\n</svg>\n'
+    )
+
+
+if __name__ == "__main__":
+    main()
