@@ -111,7 +111,7 @@ def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
         assert name in options
         if name == "attack":
             assert options[name] is None and option.default is None
-        elif name == "track":
+        elif name in ("track", "keep_dense"):
             assert (options[name], option.default) == ("", ())
         elif name in ("epochs", "batch_size", "lr"):  # which vary with the method
             assert options[name] is None

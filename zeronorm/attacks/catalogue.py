@@ -10,7 +10,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0
+from zeronorm.attacks.carlini_wagner_l2 import carlini_wagner_l2
 from zeronorm.attacks.corner_search import corner_search
+from zeronorm.attacks.deepfool import deepfool
 from zeronorm.attacks.fmn_l0 import fmn_l0
 from zeronorm.attacks.guided_exchange import guided_exchange
 from zeronorm.attacks.jsma import jsma
@@ -74,10 +76,12 @@ _ZHONG = "Zhong, Huang & Liu, ICML 2024"
 _CINA, _PINTOR = "Cinà et al., ICLR 2025", "Pintor et al., NeurIPS 2021"
 _RS = "Croce et al., AAAI 2022"
 _MODAS = "Modas, Moosavi-Dezfooli & Frossard, CVPR 2019"
+_MOOSAVI = "Moosavi-Dezfooli et al., CVPR 2016"
 _CW = "Carlini & Wagner, S&P 2017"
 
 _BUDGET: tuple[tuple[str, ...], Literal["budget"]] = ("L0",), "budget"
 _MINIMAL: tuple[tuple[str, ...], Literal["minimal"]] = ("L0",), "minimal"
+_SHORTEST: tuple[tuple[str, ...], Literal["minimal"]] = ("L2",), "minimal"
 
 catalogue: dict[str, Attack] = {
     attack.name: attack
@@ -97,6 +101,8 @@ catalogue: dict[str, Attack] = {
         Attack("sparse_fool", sparse_fool, *_MINIMAL, "white", False, ("steps",), 2.5, _MODAS, random=False),
         Attack("jsma", jsma, *_MINIMAL, "white", True, (), 2.5, "Papernot et al., EuroS&P 2016", random=False),
         Attack("carlini_wagner_l0", carlini_wagner_l0, *_MINIMAL, "white", True, ("steps",), 1.5, _CW, random=False),
+        Attack("deepfool", deepfool, *_SHORTEST, "white", False, ("steps",), 1.05, _MOOSAVI, random=False),
+        Attack("carlini_wagner_l2", carlini_wagner_l2, *_SHORTEST, "white", True, ("steps",), 1.5, _CW, random=False),
     )
 }  # fmt: skip
 
