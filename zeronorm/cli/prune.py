@@ -36,6 +36,7 @@ def prune(
     lr: Annotated[float, typer.Option(help="Initial learning rate of a reference.")] = 0.05,
     retrain_lr: Annotated[float, typer.Option(help="The same, of each round.")] = 0.02,
     batch_size: Annotated[int, typer.Option(help="Images in a step, at most.")] = 64,
+    normalize: Annotated[bool, typer.Option(help="Let new references normalise their inputs.")] = True,
     train_limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
     limit: Annotated[int | None, typer.Option(help="Attack only so many test images.")] = 1000,
     linf: Annotated[str, typer.Option(help="Attacks of r∞, with commas; empty: none.")] = "fgsm",
@@ -61,7 +62,8 @@ def prune(
     asked: dict[str, Any] = {
         "model": _words(model), "data": data, "seeds": seeds, "rounds": rounds, "share": share,
         "keep_dense": _words(keep_dense), "epochs": epochs, "retrain_epochs": retrain_epochs, "lr": lr,
-        "retrain_lr": retrain_lr, "batch_size": batch_size, "train_limit": train_limit, "limit": limit,
+        "retrain_lr": retrain_lr, "batch_size": batch_size, "normalize": normalize,
+        "train_limit": train_limit, "limit": limit,
         "linf": _words(linf), "epsilon": epsilon, "l2": _words(l2), "k": _words(k), "steps": steps,
         "queries": queries,
     }  # fmt: skip
@@ -157,7 +159,13 @@ def _ladder(
                 ).out
             )  # fmt: skip
         elif start is None:
-            plan = TrainingPlan(model=asked["model"][0], epochs=asked["epochs"], lr=asked["lr"], **options_of)
+            plan = TrainingPlan(
+                model=asked["model"][0],
+                epochs=asked["epochs"],
+                lr=asked["lr"],
+                normalize=asked["normalize"],
+                **options_of,
+            )
             before = str(train(plan).out)
         assert before is not None
         model = zn.models.load(before).to(resolve_device(device))

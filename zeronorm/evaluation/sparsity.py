@@ -130,6 +130,8 @@ def _chain(model: Classifier) -> list[Tensor] | None:
     if not layers or not all(type(layer) is nn.Linear for layer in layers):
         return None
     chain = [layer.weight.detach() for layer in layers if isinstance(layer, nn.Linear)]
+    if not isinstance(model.normalize, Normalize | nn.Identity):
+        return None
     if isinstance(model.normalize, Normalize):
         # a change of the input is divided by a channel's deviation before the first layer
         pixels = chain[0].shape[1] // len(model.normalize.std.flatten())
