@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
-from zeronorm.projections import clipped_gains, onto_l0_box, top_each, top_k, unit
+from zeronorm.projections import clipped_gains, onto_half_space_in_box, onto_l0_box, top_each, top_k, unit
 
 
 def by_sorting(row: list[float], k: int) -> set[int]:
@@ -195,3 +197,36 @@ def test_unit_is_blind_to_the_batch_with_many_threads(norm, dtype):
             assert torch.equal(unit(v[i : i + 1].clone(), norm), together[i : i + 1])
     finally:
         torch.set_num_threads(threads)
+
+
+def test_onto_half_space_in_box():
+    """Against scipy's solver: the closest point, or the box's end where nothing crosses."""
+    generator = torch.Generator().manual_seed(0)
+    low, high = torch.zeros(40, 6).double(), torch.rand(40, 6, generator=generator).double() + 0.2
+    v = low + (high - low) * torch.rand(40, 6, generator=generator).double()
+    w = torch.randn(40, 6, generator=generator).double() * (torch.rand(40, 6, generator=generator) < 0.8)
+    gap = torch.randn(40, generator=generator).double() + 0.5
+    there = onto_half_space_in_box(v, w, gap, low, high)
+    assert ((there >= low) & (there <= high)).all()
+    most = (w.clamp_min(0) * (high - v)).sum(1) + (-w.clamp_max(0) * (v - low)).sum(1)
+    kinds = set()
+    for i in range(40):
+        kinds.add(kind := "there" if gap[i] <= 0 else "crosses" if gap[i] < most[i] else "ends")
+        if kind == "there":
+            assert torch.equal(there[i], v[i])
+        elif kind == "ends":
+            assert float(w[i] @ (there[i] - v[i])) == pytest.approx(float(most[i]))
+        else:
+            assert float(w[i] @ (there[i] - v[i])) == pytest.approx(float(gap[i]), rel=1e-9)
+            best = minimize(
+                lambda u, i=i: ((u - v[i].numpy()) ** 2).sum(),
+                v[i].numpy(),
+                bounds=list(zip(low[i].tolist(), high[i].tolist(), strict=True)),
+                constraints={
+                    "type": "ineq",
+                    "fun": lambda u, i=i: w[i].numpy() @ (u - v[i].numpy()) - float(gap[i]),
+                },
+                method="SLSQP",
+            )
+            assert float((there[i] - v[i]).norm()) == pytest.approx(float(np.sqrt(best.fun)), abs=1e-5)
+    assert kinds == {"there", "crosses", "ends"}

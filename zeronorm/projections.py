@@ -119,6 +119,41 @@ def onto_l0_box(
     return positions, clipped.gather(2, positions[:, None].expand(-1, v.shape[1], -1))
 
 
+def onto_half_space_in_box(
+    v: Float[Tensor, "b ..."],
+    w: Float[Tensor, "b ..."],
+    gap: Float[Tensor, "b"],
+    low: Float[Tensor, "b ..."],
+    high: Float[Tensor, "b ..."],
+) -> Float[Tensor, "b ..."]:
+    """The closest point to v in the box with w · (· - v) >= gap; where there is none, the box's end along w.
+
+    For v in the box.  It is clip(v + λ w) for the least λ that gets there.  The way that w gains by λ is concave,
+    in straight pieces, so that Newton's method climbs to it without passing, and ends.
+    """
+    v, low, high = v.flatten(1), low.flatten(1), high.flatten(1)
+    shape, w = w.shape, w.flatten(1)
+    slope = w.abs()
+    room = torch.where(w > 0, high - v, torch.where(w < 0, v - low, 0.0))
+    # at most one corner of the pieces for each entry
+    λ, reach = torch.zeros_like(gap), (room / slope.clamp_min(1e-30)).where(slope > 0, 0.0)
+    for _ in range(w.shape[1] + 1):
+        free = λ[:, None] < reach
+        gained = (slope * torch.where(free, λ[:, None] * slope, room)).sum(1)
+        steepness = (slope * slope * free).sum(1)
+        short = (gained < gap) & (steepness > 0)
+        higher = torch.where(
+            short, λ + (gap - gained) / steepness.clamp_min(1e-300 if λ.dtype == torch.float64 else 1e-30), λ
+        )
+        if bool((higher <= λ).all()):
+            break
+        λ = higher
+    moved = torch.where(
+        λ[:, None] < reach, v + λ[:, None] * w, torch.where(w > 0, high, low).where(w != 0, v)
+    )
+    return torch.clamp(moved.where((gap > 0)[:, None], v), low, high).view(shape)
+
+
 def unit(v: Float[Tensor, "b g p"], norm: float) -> Float[Tensor, "b g p"]:
     """v of each example scaled to length 1 in the given norm, in place; one that is zero stays zero."""
     flat = v.flatten(1)

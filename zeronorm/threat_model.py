@@ -236,15 +236,37 @@ class Linf(Box):
 
 @dataclass(frozen=True, eq=False)
 class L2(Box):
-    """The change may have Euclidean length at most `epsilon`, in input units."""
+    """The change may have Euclidean length at most `epsilon`, in input units.
 
-    epsilon: float
+    None means unbounded (minimal-distance attacks only).
+    """
+
+    epsilon: float | None
     low: Bound = 0.0
     high: Bound = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        real("epsilon", self.epsilon, 0.0)
+        if self.epsilon is not None:
+            real("epsilon", self.epsilon, 0.0)
+
+    def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Euclidean length of the change, in float64."""
+        return distances.l2(x.double(), x_adv.double())
+
+    def contains(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
+        """Whether each `x_adv` is within the budget and the box."""
+        low, high = self.bounds(x)
+        inside = ((x_adv >= low) & (x_adv <= high)).flatten(1).all(1)
+        return inside if self.epsilon is None else inside & (self.distance(x, x_adv) <= self.epsilon)
+
+    def as_l0(self, x: Float[Tensor, "b ..."]) -> L0:
+        """The same inputs with any number of features free to change; none if the budget is 0."""
+        return L0(0 if self.epsilon == 0 else math.prod(x.shape[1:]), "feature", self.low, self.high)
+
+    def describe(self) -> dict[str, Any]:
+        """The threat model as plain values, for a record; the budget apart."""
+        return {"norm": "L2", **super().describe()}
 
 
 def _plain(bound: Bound) -> Any:

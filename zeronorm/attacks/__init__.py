@@ -4,8 +4,10 @@ Each is a pure function `attack(model, x, y, threat, *, seed=0, ids=None, **opti
 """
 
 from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0 as carlini_wagner_l0
+from zeronorm.attacks.carlini_wagner_l2 import carlini_wagner_l2 as carlini_wagner_l2
 from zeronorm.attacks.catalogue import catalogue as catalogue
 from zeronorm.attacks.corner_search import corner_search as corner_search
+from zeronorm.attacks.deepfool import deepfool as deepfool
 from zeronorm.attacks.fgsm import fgsm as fgsm
 from zeronorm.attacks.fmn_l0 import fmn_l0 as fmn_l0
 from zeronorm.attacks.guided_exchange import guided_exchange as guided_exchange
@@ -29,8 +31,10 @@ from zeronorm.attacks.vfga import vfga as vfga
 __all__ = [
     "Stage",
     "carlini_wagner_l0",
+    "carlini_wagner_l2",
     "catalogue",
     "corner_search",
+    "deepfool",
     "fgsm",
     "fmn_l0",
     "guided_exchange",

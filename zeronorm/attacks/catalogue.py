@@ -10,7 +10,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0
+from zeronorm.attacks.carlini_wagner_l2 import carlini_wagner_l2
 from zeronorm.attacks.corner_search import corner_search
+from zeronorm.attacks.deepfool import deepfool
 from zeronorm.attacks.fgsm import fgsm
 from zeronorm.attacks.fmn_l0 import fmn_l0
 from zeronorm.attacks.guided_exchange import guided_exchange
@@ -83,11 +85,13 @@ _RS = "Croce et al., AAAI 2022"
 _MODAS = "Modas, Moosavi-Dezfooli & Frossard, CVPR 2019"
 _KURAKIN, _DONG = "Kurakin et al., ICLR workshop 2017", "Dong et al., CVPR 2018"
 _GOPAL = "Gopalakrishnan et al. 2020"
+_MOOSAVI = "Moosavi-Dezfooli et al., CVPR 2016"
 _CW = "Carlini & Wagner, S&P 2017"
 
 _BUDGET: tuple[tuple[str, ...], Literal["budget"]] = ("L0",), "budget"
 _MINIMAL: tuple[tuple[str, ...], Literal["minimal"]] = ("L0",), "minimal"
 _LINF: tuple[tuple[str, ...], Literal["budget"]] = ("Linf",), "budget"
+_SHORTEST: tuple[tuple[str, ...], Literal["minimal"]] = ("L2",), "minimal"
 
 catalogue: dict[str, Attack] = {
     attack.name: attack
@@ -113,6 +117,8 @@ catalogue: dict[str, Attack] = {
         Attack("momentum_fgsm", momentum_fgsm, *_LINF, "white", True, ("steps",), 1.5, _DONG, random=False),
         Attack("pgd", pgd, *_LINF, "white", True, ("steps",), 1.5, "Madry et al., ICLR 2018"),
         Attack("locally_linear", locally_linear, *_LINF, "white", False, ("steps",), 1.0, _GOPAL, random=False),
+        Attack("deepfool", deepfool, *_SHORTEST, "white", False, ("steps",), 1.05, _MOOSAVI, random=False),
+        Attack("carlini_wagner_l2", carlini_wagner_l2, *_SHORTEST, "white", True, ("steps",), 1.5, _CW, random=False),
     )
 }  # fmt: skip
 

@@ -1,7 +1,11 @@
-"""What minimal-distance attacks share: a batch under attack, and the sparsest adversarial of each example."""
+"""What minimal-distance attacks share: a batch under attack, and the closest adversarial of each example.
+
+Closest is with the fewest changes in ℓ0, and by Euclidean length in ℓ2.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,8 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zeronorm import checks, distances
 from zeronorm.attacks.search import Model, Search, searching
-from zeronorm.threat_model import L0
+from zeronorm.errors import ArgumentError
+from zeronorm.threat_model import L0, L2
 
 
 @contextmanager
@@ -33,6 +39,26 @@ def searching_minimal(
         yield MinimalSearch(search)
 
 
+@contextmanager
+def searching_shortest(
+    name: str,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: L2,
+    *,
+    targeted: Tensor | None,
+    seed: int,
+    ids: Tensor | None,
+) -> Iterator[ShortestSearch]:
+    """As `searching`, for an attack that looks for the shortest change; `threat.epsilon` bounds it, None does not."""
+    if not isinstance(threat, L2):
+        raise ArgumentError(f"threat: {name} works on an L2 threat model, got {type(threat).__name__}")
+    free = threat.as_l0(checks.examples(x))
+    with searching(name, model, x, y, free, targeted=targeted, seed=seed, ids=ids) as search:
+        yield ShortestSearch(search, threat.epsilon)
+
+
 class MinimalSearch:
     """Keeps, for every example, the adversarial with the fewest changed positions that was noted.
 
@@ -43,11 +69,12 @@ class MinimalSearch:
         self.search = search
         self._found = search.x.clone()  # by the rows at the start; clean until something is found
         self._start = search.rows
+        self._limit: float = search.k
         self._fewest = torch.full_like(search.rows, torch.iinfo(torch.int64).max)
         self._at = torch.arange(len(search.rows), device=search.rows.device)  # the active rows among those
 
     @property
-    def fewest(self) -> Int[Tensor, "a"]:
+    def fewest(self) -> Int[Tensor, "a"] | Float[Tensor, "a"]:
         """Changed positions of the sparsest adversarial of each example still under attack; a huge number if none."""
         return self._fewest[self._at]
 
@@ -56,9 +83,13 @@ class MinimalSearch:
         """The sparsest adversarial of each example still under attack; its clean input if none."""
         return self._found[self._at]
 
+    def distance(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
+        """How many positions are changed."""
+        return (inputs != self.search.x).any(1).sum(1)
+
     def note(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
         """Keep those inputs that reached the goal with fewer changes than before; returns which."""
-        count = (inputs != self.search.x).any(1).sum(1)
+        count = self.distance(inputs)
         better = self.search.confirmed(reached & (count < self.fewest), inputs)
         at = self._at[better]
         self._found[at] = inputs[better]
@@ -76,13 +107,26 @@ class MinimalSearch:
     def finished(self) -> Tensor:
         """The result: the sparsest adversarials within the budget, the other inputs clean."""
         self._tell(torch.ones_like(self.search.rows, dtype=torch.bool))
-        within = self._fewest <= self.search.k
+        within = self._fewest <= self._limit
         result, grid = self.search.result, self.search.clean
         grid[self._start[within]] = self._found[within]
         return result
 
     def _tell(self, done: Bool[Tensor, "a"]) -> None:
         """Tell a model that watches itself being searched who of these is broken, and by what."""
-        found = done & (self.fewest <= self.search.k)
+        found = done & (self.fewest <= self._limit)
         if found.any() and (tell := getattr(self.search.model, "broken", None)) is not None:
             tell(self.search.rows[found], self.sparsest[found].view(-1, *self.search.result.shape[1:]))
+
+
+class ShortestSearch(MinimalSearch):
+    """Keeps, for every example, the adversarial of the least Euclidean distance that was noted; `fewest` is that."""
+
+    def __init__(self, search: Search, limit: float | None) -> None:
+        super().__init__(search)
+        self._limit = sys.float_info.max if limit is None else limit
+        self._fewest = torch.full_like(self._fewest, torch.inf, dtype=torch.float64)
+
+    def distance(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
+        """Euclidean length of the change, in float64."""
+        return distances.l2(self.search.x.double(), inputs.double())

@@ -18,6 +18,7 @@ from zeronorm.cli.certify import certify
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
 from zeronorm.cli.list import list_
+from zeronorm.cli.prune import prune
 from zeronorm.cli.report import report
 from zeronorm.cli.reproduce import reproduce
 from zeronorm.cli.train import train
@@ -39,6 +40,7 @@ app.command()(evaluate)
 app.command()(certify)
 app.command()(compare)
 app.command()(train)
+app.command()(prune)
 app.command()(report)
 app.command()(verify)
 app.command()(reproduce)

@@ -12,8 +12,14 @@ from zeronorm.metrics.agreement import broken_by_first_only as broken_by_first_o
 from zeronorm.metrics.agreement import broken_within as broken_within
 from zeronorm.metrics.agreement import paired_difference as paired_difference
 from zeronorm.metrics.agreement import worst_case as worst_case
+from zeronorm.metrics.average_robustness import mean_distance_of_right as mean_distance_of_right
+from zeronorm.metrics.average_robustness import median_distance as median_distance
+from zeronorm.metrics.average_robustness import r_2 as r_2
+from zeronorm.metrics.average_robustness import r_inf as r_inf
 from zeronorm.metrics.certified import certified_accuracy as certified_accuracy
 from zeronorm.metrics.certified import median_certified as median_certified
+from zeronorm.metrics.clever import clever_score as clever_score
+from zeronorm.metrics.clever import weibull_end as weibull_end
 from zeronorm.metrics.front_end import flipped_share as flipped_share
 from zeronorm.metrics.front_end import support_overlap as support_overlap
 from zeronorm.metrics.transfer import Transferred as Transferred
@@ -27,13 +33,19 @@ __all__ = [
     "broken_by_first_only",
     "broken_within",
     "certified_accuracy",
+    "clever_score",
     "flipped_share",
     "interval",
+    "mean_distance_of_right",
     "median_certified",
+    "median_distance",
     "median_magnitude",
     "paired_difference",
+    "r_2",
+    "r_inf",
     "robust_accuracy",
     "support_overlap",
     "transferred",
+    "weibull_end",
     "worst_case",
 ]

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, RunFolder
 from zeronorm.files import replace_files
-from zeronorm.report import gallery, plots, training
+from zeronorm.report import gallery, plots, sparsity, training
 from zeronorm.report.certificates import (
     CertificateSummary,
     contradictions,
@@ -69,15 +69,18 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     """Write the report of one or several run folders to the file `out`; returns its path.
 
     Several runs are compared in a table first.  The folder of a comparison gives the page of the comparison;
-    beside others it stands for its runs.  That of a training gives its curves.  Runs of certificates share a
-    page, with what attacks found beside them.  The page depends on the records alone: the same records give the
-    same bytes.
+    beside others it stands for its runs.  That of a training gives its curves, that of a sweep over sparsity its
+    own.  Runs of certificates share a page, with what attacks found beside them.  The page depends on the records
+    alone: the same records give the same bytes.
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     if not folders:
         raise ArgumentError("runs: expected at least one run folder, got none")
     if len(folders) == 1 and training.is_training(Path(folders[0])):
         return _write(training_page(Path(folders[0])), Path(out))
+    if len(folders) == 1 and sparsity.is_sweep(Path(folders[0])):
+        page = _environment().get_template("sparsity.html").render(**sparsity.page_of(Path(folders[0])))
+        return _write(page, Path(out))
     if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
         return _write(comparison_page(ComparisonFolder(folders[0])), Path(out))
     paths = [path for folder in folders for path in _runs_in(Path(folder))]

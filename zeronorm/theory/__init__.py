@@ -6,6 +6,7 @@ from zeronorm.theory import lipschitz as lipschitz
 from zeronorm.theory.linear_robustness import UNBREAKABLE as UNBREAKABLE
 from zeronorm.theory.linear_robustness import minimal_changes as minimal_changes
 from zeronorm.theory.linear_robustness import minimal_epsilon as minimal_epsilon
+from zeronorm.theory.linear_robustness import minimal_length as minimal_length
 
 __all__ = [
     "UNBREAKABLE",
@@ -14,4 +15,5 @@ __all__ = [
     "lipschitz",
     "minimal_changes",
     "minimal_epsilon",
+    "minimal_length",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
+from zeronorm.projections import onto_half_space_in_box
 from zeronorm.threat_model import L0
 
 UNBREAKABLE = torch.iinfo(torch.int64).max  # the count of an example that no allowed change can flip
@@ -121,6 +122,35 @@ def minimal_epsilon(
     epsilon = (room.gather(2, first) - past / ahead.gather(2, first)).squeeze(2)
     epsilon = torch.where(enough.any(2), epsilon, torch.inf).scatter(1, y[:, None], torch.inf)
     return torch.where(z.argmax(1) == y, epsilon.amin(1), 0.0)
+
+
+def minimal_length(
+    weight: Float[Tensor, "j ..."],
+    bias: Float[Tensor, "j"],
+    x: Float[Tensor, "b ..."],
+    y: Int[Tensor, "b"],
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Float[Tensor, "b"]:
+    """The shortest change in ℓ2 within the box after which some rival's logit reaches that of y.
+
+    For each rival the set where it does is a half-space, whose closest point in the box is clip(x + λ d) with the
+    difference d of the weights (`projections.onto_half_space_in_box`).  Without a box it is |dᵀx + e| / ‖d‖₂.
+
+    **Returns:** the length in float64, 0 for those that are not classified as y, infinity where the box ends first.
+    """
+    y = checks.labels(y, checks.examples(x))
+    W, c, v = weight.flatten(1).double(), bias.double(), x.flatten(1).double()
+    z = v @ W.T + c
+    shortest = torch.full_like(z[:, 0], torch.inf)
+    for rival in range(len(W)):
+        d, gap = W[rival] - W[y], z.gather(1, y[:, None]).squeeze(1) - z[:, rival]
+        there = onto_half_space_in_box(v, d, gap, torch.full_like(v, low), torch.full_like(v, high))
+        reached = ((there - v) * d).sum(1) >= gap - 1e-9 * gap.abs()
+        length = (there - v).norm(dim=1).where(reached & (y != rival), torch.inf)
+        shortest = torch.minimum(shortest, length)
+    return shortest.where(z.argmax(1) == y, 0.0)
 
 
 def _leaving(

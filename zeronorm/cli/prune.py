@@ -1,0 +1,220 @@
+"""`zeronorm prune`: how far may a network be pruned before it becomes easier to attack?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zeronorm.cli import options
+from zeronorm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from zeronorm.data import Dataset
+
+_ASKED = "sweep.json"
+
+
+def prune(
+    out: Annotated[Path, typer.Option(help="Folder of the sweep. The same command resumes it.")],
+    model: Annotated[
+        str, typer.Option(help="An architecture, trained anew for each seed, or trained models with commas.")
+    ] = "lenet_300_100",
+    data: options.Data = "mnist",
+    seeds: Annotated[int, typer.Option(help="References of an architecture: seeds 0, 1, ...")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of pruning and retraining.")] = 12,
+    share: Annotated[
+        float, typer.Option(help="Share of the weights left that a round prunes, of each layer.")
+    ] = 1 / 3,
+    keep_dense: Annotated[
+        str, typer.Option(help="Layers that are not pruned, with commas between them: first,last.")
+    ] = "",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images, of a reference.")] = 10,
+    retrain_epochs: Annotated[int, typer.Option(help="The same, of each round.")] = 2,
+    lr: Annotated[float, typer.Option(help="Initial learning rate of a reference.")] = 0.05,
+    retrain_lr: Annotated[float, typer.Option(help="The same, of each round.")] = 0.02,
+    batch_size: Annotated[int, typer.Option(help="Images in a step, at most.")] = 64,
+    normalize: Annotated[bool, typer.Option(help="Let new references normalise their inputs.")] = True,
+    train_limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Attack only so many test images.")] = 1000,
+    linf: Annotated[str, typer.Option(help="Attacks of r∞, with commas; empty: none.")] = "fgsm",
+    epsilon: Annotated[float, typer.Option(help="Their radius.")] = 0.1,
+    l2: Annotated[str, typer.Option(help="Attacks of r2, with commas; empty: none.")] = "deepfool",
+    k: Annotated[
+        str, typer.Option(help="Budgets of sparse_autoattack in pixels, with commas; empty: none.")
+    ] = "",
+    steps: Annotated[int, typer.Option(help="Updates of each of its white-box stages.")] = 100,
+    queries: Annotated[int, typer.Option(help="Queries of each of its black-box stages.")] = 200,
+    device: options.Device = "auto",
+    json_: options.Json = False,
+) -> None:
+    """How far may a network be pruned before it becomes easier to attack?
+
+    Example: zeronorm prune --model lenet_300_100 --data mnist --k 1,4 --out runs/pruned
+
+    Each reference is pruned in rounds: the smallest weights go, the others are retrained, and accuracy and
+    robustness are measured. The page shows them against sparsity, and the sparsity not to go beyond.
+
+    Every model is kept, in OUT/REFERENCE/round-N: zeronorm evaluate --model OUT/0/round-3.
+    """
+    asked: dict[str, Any] = {
+        "model": _words(model), "data": data, "seeds": seeds, "rounds": rounds, "share": share,
+        "keep_dense": _words(keep_dense), "epochs": epochs, "retrain_epochs": retrain_epochs, "lr": lr,
+        "retrain_lr": retrain_lr, "batch_size": batch_size, "normalize": normalize,
+        "train_limit": train_limit, "limit": limit,
+        "linf": _words(linf), "epsilon": epsilon, "l2": _words(l2), "k": _words(k), "steps": steps,
+        "queries": queries,
+    }  # fmt: skip
+
+    import zeronorm as zn
+    from zeronorm import checks
+    from zeronorm.attacks.catalogue import get
+    from zeronorm.defenses.pruning import share_below_one
+    from zeronorm.files import locked
+    from zeronorm.models.classifier import ARCHITECTURES
+
+    share_below_one("share", share)
+    for name, low in (("seeds", 1), ("rounds", 0), ("epochs", 1), ("retrain_epochs", 1)):
+        checks.integer(name, asked[name], low)
+    for name, norm in (("linf", "Linf"), ("l2", "L2")):
+        for attack in asked[name]:
+            if norm not in get(attack).norms:
+                raise ArgumentError(f"{name}: expected attacks within {norm}, got {attack}")
+    try:
+        budgets = [checks.integer("k", int(word), 1) for word in asked["k"]]
+    except ValueError:
+        raise ArgumentError(
+            f"k: expected integers with commas between them, such as 1,2,4, got {k!r}"
+        ) from None
+    names = asked["model"]
+    anew = len(names) == 1 and names[0].replace("-", "_") in ARCHITECTURES
+    starts: list[str | None] = [None] * seeds if anew else list(names)
+    test = zn.data.load(data, "test")
+    with options.resumable(out), locked(out, "pruning in"):
+        _remember(out, asked)
+        for reference, start in enumerate(starts):
+            _ladder(out, reference, start, asked, budgets, test, device)
+        page = zn.report.render(out, out / "report.html")
+    from zeronorm.report.sparsity import measures, prune_until, read_rows
+
+    sparsities, found = measures(read_rows(out))
+    until, first = prune_until(found)
+    fell = first.last_unharmed() < len(sparsities) - 1
+    typer.echo(
+        f"do not prune beyond {sparsities[until]:.1%}: then {first.name} falls first"
+        if fell
+        else f"nothing has fallen up to {sparsities[until]:.1%}"
+    )
+    typer.echo(f"report: {page}")
+    if json_:
+        figures = {m.name: m.means for m in found}
+        told = {
+            "sparsity": sparsities,
+            **figures,
+            "until": sparsities[until],
+            "first": first.name if fell else None,
+        }
+        typer.echo(json.dumps(told | {"out": str(out)}))
+
+
+def _ladder(
+    out: Path,
+    reference: int,
+    start: str | None,
+    asked: dict[str, Any],
+    budgets: list[int],
+    test: Dataset,
+    device: str,
+) -> None:
+    """One reference and its rounds; those with a row are done."""
+    import zeronorm as zn
+    from zeronorm.cli.model import resolve_device
+    from zeronorm.evaluation.sparsity import measure
+    from zeronorm.report.sparsity import ROWS, read_rows
+    from zeronorm.training import TrainingPlan, train
+
+    rows = read_rows(out) if (out / ROWS).exists() else []
+    done = {row["round"]: row for row in rows if row["reference"] == reference}
+    before = start
+    for number in range(asked["rounds"] + 1):
+        folder = out / str(reference) / f"round-{number}"
+        if number in done:
+            if done[number]["dead"]:
+                return
+            before = str(folder) if number or start is None else start
+            continue
+        options_of = {
+            "data": asked["data"], "batch_size": asked["batch_size"], "limit": asked["train_limit"], "device": device,
+            "seed": reference if start is None else 0, "out": folder, "resume": True,
+        }  # fmt: skip
+        if number:
+            before = str(
+                train(
+                    TrainingPlan(
+                        initial=before, prune=asked["share"], keep_dense=tuple(asked["keep_dense"]),
+                        epochs=asked["retrain_epochs"], lr=asked["retrain_lr"], **options_of,
+                    )
+                ).out
+            )  # fmt: skip
+        elif start is None:
+            plan = TrainingPlan(
+                model=asked["model"][0],
+                epochs=asked["epochs"],
+                lr=asked["lr"],
+                normalize=asked["normalize"],
+                **options_of,
+            )
+            before = str(train(plan).out)
+        assert before is not None
+        model = zn.models.load(before).to(resolve_device(device))
+        row = measure(
+            model, test, folder / "robustness" if number or start is None else out / str(reference) / "round-0",
+            epsilon=asked["epsilon"], linf=asked["linf"], l2=asked["l2"], budgets=budgets, steps=asked["steps"],
+            queries=asked["queries"], limit=asked["limit"],
+        )  # fmt: skip
+        row = {"reference": reference, "round": number, "digest": zn.models.digest(model), **row}
+        _append(out / ROWS, row)
+        typer.echo(_line(row), err=True)
+        if row["dead"]:
+            return
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """A row behind the others; a half one, of a crash, goes."""
+    from zeronorm.files import replace_files
+
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    replace_files({path: "".join([*whole, json.dumps(row) + "\n"]).encode()})
+
+
+def _remember(out: Path, asked: dict[str, Any]) -> None:
+    """Note what is asked, or refuse a folder of another sweep; more rounds or seeds may follow."""
+    from zeronorm.files import replace_files
+
+    path = out / _ASKED
+    if path.exists():
+        there = json.loads(path.read_text())
+        may_grow = ("rounds", "seeds")
+        for name, value in json.loads(json.dumps(asked)).items():
+            if name not in may_grow and there.get(name) != value:
+                raise ArgumentError(
+                    f"out: expected a sweep of this plan in {out}, got one with {name} {there.get(name)!r} "
+                    f"(asked: {value!r})"
+                )
+    replace_files({path: json.dumps(asked, indent=1).encode()})
+
+
+def _line(row: dict[str, Any]) -> str:
+    said = f"reference {row['reference']}, round {row['round']}: {row['sparsity']:.2%} zero, clean {row['clean']:.2%}"
+    if row["dead"]:
+        return f"{said}; {row['dead']}"
+    said += "".join(f", r∞ {name} {value:.3f}" for name, value in row["r_inf"].items())
+    said += "".join(f", r2 {name} {value:.3f}" for name, value in row["r_2"].items())
+    return said + "".join(f", k={k} {value:.1%}" for k, value in (row["robust"] or {}).items())
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,202 @@
+"""The page of a sweep over sparsity: how far a network may be pruned before it becomes easier to attack.
+
+Reads rows.jsonl alone: one row for each model, which names its reference and its round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zeronorm.errors import ArgumentError
+from zeronorm.report import plots
+from zeronorm.report.tables import percent
+
+ROWS = "rows.jsonl"
+TOLERANCE = 0.05  # a measure that falls by this share of its dense value has fallen
+
+Row = dict[str, Any]
+
+
+class Measure(NamedTuple):
+    """Something measured of every model; its values by round, one for each reference."""
+
+    name: str
+    values: list[list[float]]
+    share: bool  # of examples, or a distance
+
+    @property
+    def means(self) -> list[float]:
+        """By round."""
+        return [float(np.mean(of_round)) for of_round in self.values]
+
+    def last_unharmed(self, tolerance: float = TOLERANCE) -> int:
+        """The last round before the mean falls below that of round 0 by `tolerance` of it."""
+        means = self.means
+        fallen = [i for i, mean in enumerate(means) if mean < (1 - tolerance) * means[0]]
+        return fallen[0] - 1 if fallen else len(means) - 1
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder is that of a sweep with a model measured."""
+    return (folder / ROWS).exists()
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a sweep; a line that was cut off by a crash is left out."""
+    try:
+        lines = (folder / ROWS).read_text().splitlines()
+    except OSError as error:
+        raise ArgumentError(f"runs: {folder / ROWS} cannot be read: {error}") from None
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number + 1 < len(lines):
+                raise ArgumentError(f"runs: {folder / ROWS} is damaged in line {number + 1}") from None
+    if not rows:
+        raise ArgumentError(f"runs: expected a model at least in {folder / ROWS}, found none")
+    return rows
+
+
+def measures(rows: Sequence[Row]) -> tuple[list[float], list[Measure]]:
+    """Sparsities by round, and what was measured in all rounds of all references, dead models apart.
+
+    Only rounds that every reference has count, up to the first with a dead model.
+    """
+    by_round: dict[int, list[Row]] = {}
+    for row in rows:
+        by_round.setdefault(row["round"], []).append(row)
+    references = len(by_round[min(by_round)])
+    rounds: list[list[Row]] = []
+    for number in sorted(by_round):
+        if number != len(rounds) or len(by_round[number]) < references:
+            break
+        if any(row["dead"] for row in by_round[number]):
+            break
+        rounds.append(by_round[number])
+    if not rounds:
+        raise ArgumentError("runs: expected a first round without dead networks, found none")
+    first = rounds[0][0]
+    said: list[tuple[str, tuple[str, ...], bool]] = [("clean accuracy", ("clean",), True)]
+    said += [(f"r∞, {name}", ("r_inf", name), True) for name in first["r_inf"]]
+    said += [(f"r2, {name}", ("r_2", name), False) for name in first["r_2"]]
+    said += [(f"robust accuracy, k = {k}", ("robust", k), True) for k in first["robust"] or {}]
+    said += [(f"proved radius, {norm}", ("proved", norm), False) for norm in first["proved"] or {}]
+    found = [
+        Measure(name, [[_at(row, place) for row in of] for of in rounds], share)
+        for name, place, share in said
+    ]
+    sparsities = [float(np.mean([row["sparsity"] for row in of])) for of in rounds]
+    return sparsities, found
+
+
+def _at(row: Row, place: Sequence[str]) -> float:
+    value: Any = row
+    for name in place:
+        value = value[name]
+    return float(value)
+
+
+def prune_until(found: Sequence[Measure]) -> tuple[int, Measure]:
+    """The last round at which no measure has fallen, and the one that falls first.
+
+    Proved radii do not count: they say as much about the proof as about the network.
+    """
+    judged = [m for m in found if not m.name.startswith("proved")]
+    first = min(judged, key=lambda m: m.last_unharmed())
+    return first.last_unharmed(), first
+
+
+def page_of(folder: Path) -> dict[str, Any]:
+    """What the template of the page is told."""
+    rows = read_rows(folder)
+    sparsities, found = measures(rows)
+    until, first = prune_until(found)
+    asked = json.loads((folder / "sweep.json").read_text()) if (folder / "sweep.json").exists() else {}
+    fell = first.last_unharmed() < len(sparsities) - 1
+    charts = [
+        _chart("Right answers", sparsities, [m for m in found if m.share], until, fell),
+        *(_chart(m.name, sparsities, [m], until, fell) for m in found if not m.share),
+    ]
+    return {
+        "title": ", ".join(asked.get("model", [folder.name])),
+        "data": asked.get("data"),
+        "asked": [(name.replace("_", " "), [str(value)]) for name, value in asked.items()],
+        "until": percent(sparsities[until]),
+        "first": first.name,
+        "fell": fell,
+        "tolerance": f"{100 * TOLERANCE:g}",
+        "references": len({row["reference"] for row in rows}),
+        "dead": [
+            f"reference {row['reference']}, round {row['round']}: {row['dead']}"
+            for row in rows
+            if row["dead"]
+        ],
+        "charts": charts,
+        "columns": ["round", "zero weights", "zero activations", *(m.name for m in found)],
+        "rows": [
+            [str(i), f"{percent(sparsity)} %", _activations(rows, i), *(_cell(m, i) for m in found)]
+            for i, sparsity in enumerate(sparsities)
+        ],
+        "unharmed": [(m.name, f"{percent(sparsities[m.last_unharmed()])} %") for m in found],
+    }
+
+
+def _activations(rows: Sequence[Row], number: int) -> str:
+    return f"{percent(float(np.mean([r['activation_sparsity'] for r in rows if r['round'] == number])))} %"
+
+
+def _cell(measure: Measure, number: int) -> str:
+    values = measure.values[number]
+    scale, digits, unit = (100, 1, " %") if measure.share else (1, 3, "")
+    spread = f" ± {scale * float(np.std(values, ddof=1)):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * float(np.mean(values)):.{digits}f}{spread}{unit}"
+
+
+def _chart(
+    title: str, sparsities: Sequence[float], drawn: Sequence[Measure], until: int, fell: bool
+) -> plots.Chart:
+    """Means against sparsity, with a band from the lowest to the highest reference.
+
+    Each tenfold of the weights left takes the same room.
+    """
+    end = -math.log10(max(1 - sparsities[-1], 1e-6)) or 1.0
+    scale: plots.Scale = lambda s: -math.log10(max(1 - s, 1e-6)) / end  # noqa: E731
+    ticks = [
+        s for s in (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999) if s <= sparsities[-1] + 1e-9
+    ]
+    top = 1.0
+    if not drawn[0].share:
+        most = max(max(of) for m in drawn for of in m.values) or 1.0
+        decade = 10.0 ** math.floor(math.log10(most))
+        top = next(decade * m for m in (1, 2, 4, 10) if decade * m >= most)
+
+    def line(i: int, m: Measure) -> plots.Line:
+        corners = [(s, y / top) for s, y in zip(sparsities, m.means, strict=True)]
+        low = [(s, min(of) / top) for s, of in zip(sparsities, m.values, strict=True)]
+        high = [(s, max(of) / top) for s, of in zip(sparsities, m.values, strict=True)]
+        band = plots.path([*low, *reversed(high)], scale) + "Z" if len(m.values[0]) > 1 else ""
+        return plots.Line(
+            f"run{i % 6}", plots.path(corners, scale), m.name if len(drawn) > 1 else "", band=band
+        )
+
+    said = "; ".join(f"{m.name}: from {_cell(m, 0)} to {_cell(m, len(sparsities) - 1)}" for m in drawn)
+    return plots.Chart(
+        title=title,
+        xlabel="weights that are zero",
+        description=f"{said}.",
+        xticks=[(100 * scale(s), f"{100 * s:g} %") for s in ticks],
+        lines=[line(i, m) for i, m in enumerate(drawn)],
+        mark=(100 * scale(sparsities[until]), "not beyond") if fell else None,
+        note="Bands: from the lowest to the highest reference." if len(drawn[0].values[0]) > 1 else "",
+        yticks=[0, 25, 50, 75, 100] if drawn[0].share else [top * i / 4 for i in range(5)],
+        unit=" %" if drawn[0].share else "",
+        small=not drawn[0].share,
+    )
