@@ -33,7 +33,7 @@ def attack_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for attack in catalogue.values():
-        budget = {"L0": "k", "Linf": "ε"}[attack.norms[0]]
+        budget = {"L0": "k", "L2": "ε", "Linf": "ε"}[attack.norms[0]]
         aim = f"any change within {budget}" if attack.kind == "budget" else "the smallest change"
         cells = (
             f"`{attack.name}`",

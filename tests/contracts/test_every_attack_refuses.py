@@ -16,14 +16,14 @@ ATTACKS = [pytest.param(attack, id=name) for name, attack in catalogue.items()]
 every_attack = pytest.mark.parametrize("attack", ATTACKS)
 
 SPARSE = [p for p in ATTACKS if p.values[0].norms == ("L0",)]
-LINF = [p for p in ATTACKS if p.values[0].norms == ("Linf",)]
 
 
 def own(attack, threat):
     """The threat model in the attack's norm."""
     if attack.norms == ("L0",) or not isinstance(threat, L0):
         return threat
-    return Linf(0.1 * threat.k, threat.low, threat.high)
+    ball = L2 if attack.norms == ("L2",) else Linf
+    return ball(0.1 * threat.k, threat.low, threat.high)
 
 
 X = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -60,8 +60,7 @@ BAD = {
     "one label too few": ({"y": Y[:3]}, r"y: expected shape \(4,\), one label per example, got \(3,\)"),
     "labels from -1": ({"y": Y - 1}, "y: expected class indices of at least 0, got -1"),
     "labels from 1": ({"y": Y + 1}, "model: expected a logit for every label up to 3, got 3 classes"),
-    "a number": ({"threat": 3}, "threat: .* works on an (L0|Linf) threat model, got int"),
-    "another norm": ({"threat": L2(0.1)}, "threat: .* works on an (L0|Linf) threat model, got L2"),
+    "a number": ({"threat": 3}, "threat: .* works on an (L0|L2|Linf) threat model, got int"),
     "a box of another shape": (
         {"threat": L0(3, low=torch.zeros(5))},
         r"low, high: expected .* that broadcast to one example \(1, 3, 3\), got shapes \(5,\) and \(\)",
@@ -74,7 +73,6 @@ BAD = {
 
 
 BAD_L0 = {
-    "another norm": (Linf(0.1), "threat: .* works on an L0 threat model, got Linf"),
     "k too large": (L0(10), "k: expected between 0 and 9, the number of pixels .*, got 10"),
     "k above the mask": (
         L0(3, allowed=torch.arange(9) < 2),
@@ -106,10 +104,16 @@ def test_sparse_threat_models(attack, mistake):
         attack.function(model, X, Y, threat, **dict.fromkeys(attack.cost, 3))
 
 
-@pytest.mark.parametrize("attack", LINF)
-def test_a_sparse_threat_model_for_an_attack_that_changes_everything(attack):
-    with pytest.raises(ArgumentError, match=r"^threat: .* works on an Linf threat model, got L0"):
-        attack.function(model, X, Y, L0(2))
+@every_attack
+def test_threat_models_of_other_norms(attack):
+    (norm,) = attack.norms
+    for threat in (L0(2), L2(0.1), Linf(0.1)):
+        given = type(threat).__name__
+        if given != norm:
+            with pytest.raises(
+                ArgumentError, match=f"^threat: .* works on an {norm} threat model, got {given}"
+            ):
+                attack.function(model, X, Y, threat)
 
 
 @pytest.mark.parametrize("attack", [p for p in SPARSE if p.values[0].kind == "budget"])
@@ -181,6 +185,12 @@ OPTIONS = [
     ("pgd", "restarts", 0, "expected an integer of at least 1, got 0"),
     ("locally_linear", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
     ("locally_linear", "rivals", 0, "expected an integer of at least 1, got 0"),
+    ("deepfool", "classes", 1, "expected an integer of at least 2, got 1"),
+    ("deepfool", "overshoot", -0.1, r"expected a number in \[0, inf\), got -0.1"),
+    ("carlini_wagner_l2", "rounds", 0, "expected an integer of at least 1, got 0"),
+    ("carlini_wagner_l2", "step_size", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("carlini_wagner_l2", "constant", 0.0, r"expected a number in \(0, inf\), got 0.0"),
+    ("carlini_wagner_l2", "confidence", -1.0, r"expected a number in \[0, inf\), got -1.0"),
 ]
 
 

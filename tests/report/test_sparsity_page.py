@@ -28,7 +28,7 @@ def row(reference, number, dead=None):
 
 
 def write(folder, rows):
-    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "sweep.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder
 
 
@@ -64,9 +64,9 @@ def test_dead_networks_and_unfinished_references_are_left_out(tmp_path):
 
 def test_damaged_rows(tmp_path):
     write(tmp_path, [row(0, 0)])
-    text = (tmp_path / "rows.jsonl").read_text()
-    (tmp_path / "rows.jsonl").write_text(text + '{"half')
+    text = (tmp_path / "sweep.jsonl").read_text()
+    (tmp_path / "sweep.jsonl").write_text(text + '{"half')
     assert len(read_rows(tmp_path)) == 1
-    (tmp_path / "rows.jsonl").write_text('{"half\n' + text)
+    (tmp_path / "sweep.jsonl").write_text('{"half\n' + text)
     with pytest.raises(ArgumentError, match="is damaged in line 1"):
         read_rows(tmp_path)

@@ -194,12 +194,14 @@ def test_a_model_beside_the_package_loads_by_its_path(sidecar):
     model = models.load(sidecar.parent)
     facts = model.facts
     assert sum(path.stat().st_size for path in sidecar.parent.iterdir()) < 1_500_000
-    assert 0.9 < facts["accuracy"]["value"] == facts["accuracy"]["correct"] / facts["accuracy"]["n"]
+    assert facts["accuracy"]["value"] == facts["accuracy"]["correct"] / facts["accuracy"]["n"]
+    assert facts["accuracy"]["value"] > (0.9 if facts["data"]["name"] == "mnist" else 0.6)
     assert facts["training"]["command"].startswith(
         f"zeronorm train --method {facts['training']['plan']['method']} "
     )
     with torch.no_grad():
-        assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+        side = model.arguments["image_size"]
+        assert model(torch.zeros(2, model.arguments["in_channels"], side, side)).shape == (2, 10)
 
 
 def answers(model, dataset):

@@ -266,7 +266,7 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
                 execution.get("device_name"),
                 ", ".join(
                     f"{name.replace('_', ' ')} {execution[name]}"
-                    for name in ("device", "threads", "batch_size")
+                    for name in ("device", "threads", "batch_size", "workers")
                     if execution.get(name) is not None
                 )
                 or None,
@@ -280,6 +280,7 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
                 f"{duration(seconds)} in {count(len(sessions), 'session')}" if sessions else None,
             ],
         ),
+        ("Done again", [fault for session in sessions for fault in session.get("faults") or ()]),
         ("Command", [run.get("command")]),
         ("Plan", [run.get("plan_digest")]),
         ("Rows", [run.get("rows_digest")]),

@@ -1,6 +1,6 @@
 """The page of a sweep over sparsity: how far a network may be pruned before it becomes easier to attack.
 
-Reads rows.jsonl alone: one row for each model, which names its reference and its round.
+Reads sweep.jsonl alone: one row for each model, which names its reference and its round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zeronorm.errors import ArgumentError
 from zeronorm.report import plots
 from zeronorm.report.tables import percent
 
-ROWS = "rows.jsonl"
+ROWS = "sweep.jsonl"
 TOLERANCE = 0.05  # a measure that falls by this share of its dense value has fallen
 
 Row = dict[str, Any]
