@@ -195,7 +195,7 @@ class Reproduction:
                 own = {key: value for key, value in where.items() if key not in across}
                 # numbered, so that columns come in the order of `across` and `figures`
                 place = tuple((n, where[key]) for n, key in enumerate(across) if key in where)
-                lines[line := json.dumps(own)] = own
+                lines[line := json.dumps(own, sort_keys=True)] = own
                 for n, (figure, style) in enumerate(formats.items()):
                     if figure in figures:
                         cells[line, source, place, n] = _formatted(figures[figure], style)
