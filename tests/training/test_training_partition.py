@@ -12,7 +12,15 @@ from zeronorm.errors import ArgumentError
 from zeronorm.training.partition import PartitionTraining, _one_cycle, train_feature_partition
 
 QUICK = PartitionTraining(
-    budget=3.0, temperature=2.0, epochs=12, batch_size=60, flip=False, precision="float32"
+    budget=3.0,
+    temperature=2.0,
+    sharpness=1.0,
+    epochs=12,
+    batch_size=60,
+    weight_decay=0.01,
+    crop=0,
+    flip=False,
+    precision="float32",
 )
 
 
@@ -107,6 +115,18 @@ def test_same_plan_same_weights_and_no_global_state_moves(trained):
     again = train_feature_partition(build(), zn.data.load("digits", "train"), QUICK)
     assert zn.models.checkpoint.digest(again) == zn.models.checkpoint.digest(trained)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_sharpness_multiplies_what_was_learnt():
+    data = zn.data.load("digits", "train", 120)
+    plain, sharp = (
+        train_feature_partition(
+            build(), data, PartitionTraining(**QUICK.record() | {"epochs": 1, "sharpness": sharpness})
+        )
+        for sharpness in (1.0, 4.0)
+    )
+    x = data.x[:5]
+    torch.testing.assert_close(sharp.network.scores(x, 0), 4 * plain.network.scores(x, 0))
 
 
 def test_the_learning_rate_rises_and_falls():
