@@ -88,17 +88,14 @@ class SparsifyingFrontEnd(nn.Module):
         refinements: int = 20,
     ) -> None:
         super().__init__()
-        several = isinstance(keep_fraction, Sequence) and not isinstance(keep_fraction, str)
-        fractions = (
-            list(keep_fraction) if isinstance(keep_fraction, Sequence) and several else [keep_fraction]
-        )
-        if len(fractions) not in (1, 3):
+        given = list(keep_fraction) if isinstance(keep_fraction, list | tuple) else [keep_fraction]
+        if len(given) not in (1, 3):
             raise ArgumentError(
                 f"keep_fraction: expected a number, or three for Y, Cb and Cr, got {keep_fraction!r}"
             )
-        fractions = [checks.real("keep_fraction", one, 0.0, 1.0, open_low=True) for one in fractions]
+        fractions = [checks.real("keep_fraction", one, 0.0, 1.0, open_low=True) for one in given]
         self.wavelet, self.level = check_wavelet(wavelet), checks.integer("level", level, 1)
-        self.keep_fraction = fractions if several else fractions[0]
+        self.keep_fraction: float | list[float] = fractions if len(fractions) > 1 else fractions[0]
         self.gradient: str = checks.choice("gradient", gradient, _GRADIENTS)
         self.clip = bool(clip)
         self.step_size = checks.real("step_size", step_size, 0.0, open_low=True)
