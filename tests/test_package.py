@@ -172,6 +172,8 @@ def test_public_names():
         "defenses.SparsifyingFrontEnd", "defenses.WaveletBasis", "metrics.support_overlap",
         "defenses.truncated_inner_product",
         "defenses.TruncatedLinear", "defenses.TruncatedConv2d", "defenses.truncate",
+        "defenses.prune", "defenses.sparsity", "metrics.r_inf", "metrics.r_2", "metrics.clever_score",
+        "theory.lipschitz", "theory.minimal_length", "attacks.deepfool", "attacks.carlini_wagner_l2",
         "certification.truncated_range", "certification.certify_truncated",
         "distances.l0_pixels", "distances.l0_features", "distances.l1",
         "distances.l2", "distances.linf",

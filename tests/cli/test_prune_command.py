@@ -7,14 +7,16 @@ import json
 import pytest
 
 from zeronorm import data, models
+from zeronorm.attacks import catalogue
 from zeronorm.cli.main import run
 from zeronorm.defenses import sparsity
 from zeronorm.evaluation import sparsity as measuring
 from zeronorm.report import sparsity as page
 
+LINF = "fgsm" if "fgsm" in catalogue else ""
 QUICK = [
     "prune", "--data", "digits", "--model", "lenet_300_100", "--seeds", "2", "--rounds", "2", "--share", "0.5",
-    "--epochs", "3", "--retrain-epochs", "1", "--train-limit", "300", "--limit", "40", "--linf", "",
+    "--epochs", "3", "--retrain-epochs", "1", "--train-limit", "300", "--limit", "40", "--linf", LINF,
     "--k", "1", "--steps", "3", "--queries", "3", "--device", "cpu",
 ]  # fmt: skip
 
@@ -46,6 +48,8 @@ def test_a_sweep(tmp_path, capsys, monkeypatch):
     for row in rows:
         model = models.load(out / str(row["reference"]) / f"round-{row['round']}")
         assert models.digest(model) == row["digest"] and sparsity(model) == row["sparsity"]
+        assert all(0 <= share <= row["clean"] + 0.2 for share in row["r_inf"].values())
+        assert list(row["r_inf"]) == [name for name in [LINF] if name]
         assert row["proved"]["l2"] < row["r_2"]["deepfool"], "no adversarial is closer than what is proved"
     assert told["sparsity"] == pytest.approx([0, 0.5, 0.75], abs=1e-3)
     assert told["clean accuracy"][0] == pytest.approx((rows[0]["clean"] + rows[3]["clean"]) / 2)

@@ -30,7 +30,8 @@ def test_exact_for_a_linear_classifier():
     steep = (weight[y][:, None] - weight).abs().sum(2)
     assert torch.allclose(score, (gap / steep).nan_to_num(torch.inf, posinf=torch.inf).amin(1), rtol=1e-9)
     assert torch.equal(
-        clever(model, x, L2(0.01, -99.0, 99.0), batches=6, samples=4)[0], torch.full((6,), 0.01).double()
+        clever(model, x, L2(0.01, -99.0, 99.0), batches=6, samples=4)[0],
+        torch.full((6,), 0.01, dtype=torch.float64),
     )
 
 

@@ -128,7 +128,7 @@ def page_of(folder: Path) -> dict[str, Any]:
     return {
         "title": ", ".join(asked.get("model", [folder.name])),
         "data": asked.get("data"),
-        "asked": [(name.replace("_", " "), [str(value)]) for name, value in asked.items()],
+        "asked": [(name.replace("_", " "), [_said(value)]) for name, value in asked.items()],
         "until": percent(sparsities[until]),
         "first": first.name,
         "fell": fell,
@@ -147,6 +147,10 @@ def page_of(folder: Path) -> dict[str, Any]:
         ],
         "unharmed": [(m.name, f"{percent(sparsities[m.last_unharmed()])} %") for m in found],
     }
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def _activations(rows: Sequence[Row], number: int) -> str:
@@ -198,5 +202,4 @@ def _chart(
         note="Bands: from the lowest to the highest reference." if len(drawn[0].values[0]) > 1 else "",
         yticks=[0, 25, 50, 75, 100] if drawn[0].share else [top * i / 4 for i in range(5)],
         unit=" %" if drawn[0].share else "",
-        small=not drawn[0].share,
     )
