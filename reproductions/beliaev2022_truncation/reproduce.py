@@ -21,7 +21,6 @@ from zeronorm.certification import certify_truncated
 from zeronorm.data import Dataset
 from zeronorm.evaluation.reproduction import Work
 from zeronorm.seeding import Streams
-from zeronorm.training.append import train_appending
 from zeronorm.training.methods import Batch
 from zeronorm.training.truncation_window import window_loss
 
@@ -132,13 +131,74 @@ def network(work: Work, name: str) -> zn.models.Classifier:
         # the paper: Sparse-RS with 300 queries; sparse-PGD has two passes for each of 50 updates
         attack = said[4] or "sparse_rs"
         cost = {"queries": work.scale["queries"][0]} if attack == "sparse_rs" else {"steps": 50}
-        history = train_appending(
-            model, data, box(10, BETA), rounds=settings["rounds"] if said[3] == "appending" else 0,
-            epochs=settings["epochs"], attack=attack, lr=settings["lr"], limit=settings.get("attacked"), **cost,
-        )  # fmt: skip
+        rounds = settings["rounds"] if said[3] == "appending" else 0
+        history = train_appending(model, data, box(10, BETA), settings, rounds, attack, **cost)
         return model, {"history": history}
 
     return work.model(name, train)
+
+
+def train_appending(
+    model: zn.models.Classifier, data: Dataset, threat: zn.L0, settings: Mapping[str, Any], rounds: int,
+    attack: str, **cost: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`epochs` on the clean examples, then `rounds` times attack, append what breaks the model, `epochs` more.
+
+    `zeronorm train --method truncated` does so with one learning rate schedule over all of it; here it starts anew
+    after each round.
+    """
+    x, y, ids = data.x, data.y, data.ids
+    history: list[dict[str, Any]] = []
+    for number in range(rounds + 1):
+        if number:
+            order = Streams(0, data.ids, "append, attacked").order(number)[: settings.get("attacked")]
+            found, broken = _adversarials(model, data, order, threat, attack, seed=number, **cost)
+            x, y = torch.cat([x, found]), torch.cat([y, data.y[broken]])
+            # names of their own: the example and the round
+            ids = torch.cat([ids, data.ids[broken] + (number << 40)])
+        row = {"round": number, "examples": len(x), "appended": len(found) if number else 0}
+        history.append(row | _learn(model, x, y, ids, number, settings))
+    return history
+
+
+def _adversarials(
+    model: zn.models.Classifier, data: Dataset, order: torch.Tensor, threat: zn.L0, attack: str,
+    seed: int, **cost: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """What the attack makes of the examples that it breaks, and which these are."""
+    x_adv, broken = [], []
+    for rows in order.split(256):
+        x, y = data.x[rows], data.y[rows]
+        found = zn.attacks.catalogue[attack].function(
+            model, x, y, threat, seed=seed, ids=data.ids[rows], **cost
+        )
+        wrong = answers(model, found) != y
+        x_adv.append(found[wrong])
+        broken.append(rows[wrong])
+    return torch.cat(x_adv), torch.cat(broken)
+
+
+def _learn(
+    model: zn.models.Classifier, x: torch.Tensor, y: torch.Tensor, ids: torch.Tensor, number: int,
+    settings: Mapping[str, Any],
+) -> dict[str, float]:  # fmt: skip
+    epochs = settings["epochs"]
+    optimizer = torch.optim.SGD(model.parameters(), settings["lr"], 0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(x) // 128))
+    model.train()
+    for epoch in range(epochs):
+        loss_sum, right = 0.0, 0
+        for rows in Streams(0, ids, f"append {number}").order(epoch).split(128):
+            logits = model(x[rows])
+            loss = F.cross_entropy(logits, y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss_sum += float(loss.detach()) * len(rows)
+            right += int((logits.argmax(1) == y[rows]).sum())
+    model.eval()
+    return {"loss": loss_sum / len(x), "accuracy": right / len(x)}
 
 
 def learn_window(

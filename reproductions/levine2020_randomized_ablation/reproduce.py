@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from zeronorm.certification import ABSTAIN
 from zeronorm.data import Dataset
 from zeronorm.evaluation import reproduction
 from zeronorm.metrics import median_certified
-from zeronorm.training.ablation import AblationTraining, train_ablation
+from zeronorm.training import TrainingPlan
 
 Work = reproduction.Work
 Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
@@ -111,18 +112,16 @@ def smoothed(work: Work, name: str, k: int, null: str, **options: Any) -> zn.def
     settings = work.scale[name]
 
     def train() -> tuple[zn.models.Classifier, dict[str, Any]]:
-        data = images(work, name, "train", settings.get("train"))
-        taken = ("epochs", "lr", "batch_size", "weight_decay", "crop", "flip")
-        plan = AblationTraining(
-            retained=k, null=null, **{key: settings[key] for key in taken if key in settings}
-        )
-        _, channels, height, width = data.x.shape
-        arguments = {"width": settings["width"]} if "width" in settings else {}
-        model = zn.models.build(
-            settings["model"], in_channels=channels * (2 if null == "multichannel" else 1),
-            image_size=(height, width), classes=len(data.class_names), **arguments,
-        ).to(work.device)  # fmt: skip
-        return train_ablation(model, data, plan), plan.record()
+        taken = ("model", "epochs", "lr", "batch_size", "weight_decay", "crop", "flip")
+        with _source(work, name) as source, tempfile.TemporaryDirectory() as out:
+            plan = TrainingPlan(
+                out=out, data=source, method="ablation", retained=k, null=null, limit=settings.get("train"),
+                model_arguments={"width": settings["width"]} if "width" in settings else {},
+                validation=0.0, device=work.device.type,
+                **{"weight_decay": 0.0} | {key: settings[key] for key in taken if key in settings},
+            )  # fmt: skip
+            result = zn.training.train(plan)
+        return result.model, plan.identity()
 
     mean = None
     if null == "mean":
@@ -139,15 +138,21 @@ def smoothed(work: Work, name: str, k: int, null: str, **options: Any) -> zn.def
 
 
 def images(work: Work, name: str, split: str, limit: int | None) -> Dataset:
-    """The data that a scale names; of ImageNet, where it names none, synthetic images in folders."""
-    settings = work.scale[name]
-    if "data" in settings:
-        data = zn.data.load(settings["data"], split, limit)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            _write_images(Path(folder), settings)
-            data = zn.data.load(f"folder:{folder}", split, limit)
+    """Some of the data that a scale names."""
+    with _source(work, name) as source:
+        data = zn.data.load(source, split, limit)
     return replace(data, x=data.x.to(work.device), y=data.y.to(work.device), ids=data.ids.to(work.device))
+
+
+@contextmanager
+def _source(work: Work, name: str) -> Iterator[str]:
+    """What the scale names; of ImageNet, where it names nothing, synthetic images in folders."""
+    if "data" in work.scale[name]:
+        yield work.scale[name]["data"]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _write_images(Path(folder), work.scale[name])
+        yield f"folder:{folder}"
 
 
 def _write_images(folder: Path, settings: dict[str, Any]) -> None:
