@@ -88,7 +88,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
     """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
 
     The weights kept are those of the epoch, with all rounds of pruning done, that does best on the held-out
-    examples: by what withstands an attack where the plan has a `k`, by accuracy, then by the smaller loss;
+    examples: of a method that attacks by what withstands, by accuracy, then by the smaller loss;
     `accuracy` is theirs on the test split.
     Where the data has no test split of its own, the held-out examples are counted instead, and `split` says
     "validation".  The folder gets a page with the curves.
@@ -373,12 +373,14 @@ class _Run:
 
 
 def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float, float]:
-    """What the best epoch has most of: rounds of pruning behind it, held-out examples that withstand the attack,
-    if there was one, accuracy, little loss; without validation, age."""
+    """What the best epoch has most of: rounds of pruning behind it, of a method that attacks held-out examples that
+    withstand it, accuracy, little loss; without validation, age."""
     rounds = float(sum(row["epoch"] >= epoch for epoch in plan.pruned_before()))
     if row["validation_accuracy"] is None:
         return rounds, float(row["epoch"]), 0.0, 0.0
-    return rounds, row["robust_accuracy"] or 0.0, row["validation_accuracy"], -row["validation_loss"]
+    # what a plain training withstands is chance: the epoch that has most of it may be the first
+    robust = row["robust_accuracy"] if METHODS[plan.method].attacks else 0.0
+    return rounds, robust, row["validation_accuracy"], -row["validation_loss"]
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:

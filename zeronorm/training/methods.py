@@ -65,11 +65,16 @@ class Method:
 
     objective: Callable[[Setting], Objective]
     uses: tuple[str, ...] = ()
-    """Fields of the plan that it has and not every other method; with "attack" it needs a `k`."""
+    """Fields of the plan that it has and not every other method; with "attack" it attacks, and needs a `k`."""
     encoding: Callable[[TrainingPlan, Dataset], ablation.Encoding] | None = None
     """How its model is shown the images, if not as they are."""
     grow: Callable[[Setting, Examples, Tensor, int], tuple[Examples, Tensor]] | None = None
     """(setting, examples, rows to learn, epoch) -> the two for this epoch, if not the same."""
+
+    @property
+    def attacks(self) -> bool:
+        """Whether the training attacks its model."""
+        return "attack" in self.uses
 
 
 _ATTACK = ("multi_k", "attack", "steps", "gradient", "tolerance")

@@ -62,7 +62,8 @@ class TrainingPlan:
     whose first layer truncates k products at either end: as they are, and those that broke it appended)."""
     k: int | None = None
     """Pixels that an adversary may change and the model is to withstand; methods that attack need it.  Given, the
-    held-out examples are attacked within it after each epoch, and the best epoch is the one that withstands most."""
+    held-out examples are attacked within it after each epoch; of a method that attacks, the best epoch is the one that
+    withstands most."""
     multi_k: float = 6.0
     """The budget of the training's attack, in multiples of k (Zhong et al., Table 7)."""
     attack: dict[str, dict[str, Any]] | None = None
@@ -188,13 +189,13 @@ class TrainingPlan:
 
         if foreign := [name for name in self._foreign() if getattr(self, name) != _DEFAULTS[name]]:
             raise ArgumentError(f"{foreign[0]}: the method {self.method} takes no {foreign[0]}")
-        if self.k is None and "attack" in METHODS[self.method].uses:
+        if self.k is None and METHODS[self.method].attacks:
             raise ArgumentError(
                 f"k: expected the number of pixels that {self.method} shall withstand, got None"
             )
         if self.k is not None and METHODS[self.method].encoding:
             raise ArgumentError(f"k: the method {self.method} takes no k; zeronorm certify proves one")
-        if "attack" in METHODS[self.method].uses:
+        if METHODS[self.method].attacks:
             attack = self._checked_attack(
                 {self._attack_of_method(): {}} if self.attack is None else self.attack
             )
