@@ -113,7 +113,7 @@ def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
             assert options[name] is None and option.default is None
         elif name in ("track", "keep_dense"):
             assert (options[name], option.default) == ("", ())
-        elif name in ("epochs", "batch_size", "lr"):  # which vary with the method
+        elif name in ("epochs", "batch_size", "lr", "weight_decay", "crop", "flip", "precision"):  # vary
             assert options[name] is None
         elif name not in ("out", "set_"):
             assert options[name] == option.default
@@ -193,7 +193,7 @@ def test_the_robust_digits_model_withstands_what_the_plain_one_does_not():
 def test_a_model_beside_the_package_loads_by_its_path(sidecar):
     model = models.load(sidecar.parent)
     facts = model.facts
-    assert sum(path.stat().st_size for path in sidecar.parent.iterdir()) < 1_500_000
+    assert sum(path.stat().st_size for path in sidecar.parent.iterdir()) < 1_700_000
     assert facts["accuracy"]["value"] == facts["accuracy"]["correct"] / facts["accuracy"]["n"]
     assert facts["accuracy"]["value"] > (0.9 if facts["data"]["name"] == "mnist" else 0.6)
     assert facts["training"]["command"].startswith(

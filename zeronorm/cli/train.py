@@ -49,8 +49,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="Training method: standard, sat, strades, fast_ls or truncated; ablation or l0_lipschitz, to be "
-            "certified."
+            help="Training method: standard, sat, strades, fast_ls or truncated; ablation, l0_lipschitz or "
+            "feature_partition, to be certified."
         ),
     ] = TrainingPlan.method,
     k: Annotated[
@@ -102,39 +102,62 @@ def train(
         float, typer.Option(help="Of truncated: how much wider than the images' the attack's box is.")
     ] = TrainingPlan.box_factor,
     budget: Annotated[
-        float | None, typer.Option(help="Of l0_lipschitz: changes to train against (default: 26).")
+        float | None,
+        typer.Option(
+            help="Of l0_lipschitz and feature_partition: changes to train against (default: 26; feature_partition: 44)."
+        ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of l0_lipschitz: divides the logits, in pixels (default: 5).")
+        float | None,
+        typer.Option(
+            help="Of the same two: divides the logits, in pixels or votes (default: 5; feature_partition: 24)."
+        ),
+    ] = None,
+    groups: Annotated[
+        int | None,
+        typer.Option(help="Of feature_partition: groups of a partition in each step (default: 8)."),
+    ] = None,
+    sharpness: Annotated[
+        float | None,
+        typer.Option(help="Of feature_partition: multiplies the scores at the end (default: 2)."),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            help=f"Passes over the training images (default: {TrainingPlan.epochs}; l0_lipschitz: 6)."
+            help="Passes over the training images (default: 20; l0_lipschitz: 6; feature_partition: 120)."
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            help=f"Images in a step, at most (default: {TrainingPlan.batch_size}; l0_lipschitz: 250)."
-        ),
+        typer.Option(help="Images in a step, at most (default: 128; l0_lipschitz, feature_partition: 250)."),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help=f"Initial learning rate (default: {TrainingPlan.lr}; l0_lipschitz: 0.01)."),
+        typer.Option(
+            help="Initial learning rate (default: 0.05; l0_lipschitz: 0.01; feature_partition: 0.004)."
+        ),
     ] = None,
     schedule: Annotated[
         str, typer.Option(help="Learning rate: cosine, or step (a tenth at 1/4 and at 3/4).")
     ] = TrainingPlan.schedule,
     momentum: Annotated[float, typer.Option(help="Momentum.")] = TrainingPlan.momentum,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = TrainingPlan.weight_decay,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Weight decay (default: 0.0005; feature_partition: 0.02)."),
+    ] = None,
     average: Annotated[
         float, typer.Option(help="Keep a moving average of the weights, with this momentum; 0: none.")
     ] = TrainingPlan.average,
     crop: Annotated[
-        int, typer.Option(help="Augment by random crops after so much padding.")
-    ] = TrainingPlan.crop,
-    flip: Annotated[bool, typer.Option(help="Augment by mirror images.")] = TrainingPlan.flip,
+        int | None,
+        typer.Option(
+            help="Augment by random crops after so much padding (default: 0; feature_partition: 2)."
+        ),
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(help="Augment by mirror images (default: no; feature_partition: yes)."),
+    ] = None,
     normalize: Annotated[
         bool, typer.Option(help="Let the model normalise by the mean and deviation of the training images.")
     ] = TrainingPlan.normalize,
@@ -152,7 +175,10 @@ def train(
     ] = TrainingPlan.validation_queries,
     limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
     seed: Annotated[int, typer.Option(help="Names everything random.")] = TrainingPlan.seed,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = TrainingPlan.precision,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16 (default: float32; feature_partition: bfloat16)."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = TrainingPlan.device,
     track: Annotated[
         str, typer.Option(help="Programs that get the metrics too: tensorboard, mlflow, or both.")
@@ -183,20 +209,23 @@ def train(
         "label_momentum": label_momentum, "label_warm_up": label_warm_up, "retained": retained, "null": null,
         "append_every": append_every, "append_limit": append_limit, "box_factor": box_factor,
         "schedule": schedule, "momentum": momentum,
-        "weight_decay": weight_decay, "average": average, "crop": crop, "flip": flip, "normalize": normalize,
+        "average": average, "normalize": normalize,
         "validation": validation, "validation_limit": validation_limit, "validation_steps": validation_steps,
-        "validation_queries": validation_queries, "limit": limit, "seed": seed, "precision": precision,
+        "validation_queries": validation_queries, "limit": limit, "seed": seed,
         "device": device, "track": _words(track),
         "resume": resume,
     }  # fmt: skip
-    varying = {"epochs": epochs, "batch_size": batch_size, "lr": lr}  # with the method
-    own = {"budget": budget, "temperature": temperature}
-    if options["method"] == "l0_lipschitz":
-        from zeronorm.cli.train_l0_lipschitz import train_l0_lipschitz
+    varying = {  # with the method
+        "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "crop": crop,
+        "flip": flip, "precision": precision,
+    }  # fmt: skip
+    own = {"budget": budget, "temperature": temperature, "groups": groups, "sharpness": sharpness}
+    if options["method"] in ("l0_lipschitz", "feature_partition"):
+        from zeronorm.cli.train_certified import train_certified
 
         given = {n: v for n, v in options.items() if v != getattr(TrainingPlan, n, None)} | own | varying
-        train_l0_lipschitz(
-            out, data, model, options["model_arguments"], limit,
+        train_certified(
+            options["method"], out, data, model, options["model_arguments"], limit,
             {name: value for name, value in given.items() if value is not None}, json_,
         )  # fmt: skip
         return

@@ -379,7 +379,7 @@ def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float
     if row["validation_accuracy"] is None:
         return rounds, float(row["epoch"]), 0.0, 0.0
     # what a plain training withstands is chance: the epoch that has most of it may be the first
-    robust = row["robust_accuracy"] if METHODS[plan.method].attacks else 0.0
+    robust = (row["robust_accuracy"] or 0.0) if METHODS[plan.method].attacks else 0.0
     return rounds, robust, row["validation_accuracy"], -row["validation_loss"]
 
 
@@ -466,12 +466,7 @@ def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Cl
     if encoding:
         channels = encoding.channels(channels)
     elif plan.normalize:
-        # rounded, so that they read well and the order of summation does not show
-        std, mean = (
-            [round(value, 4) for value in moment.tolist()]
-            for moment in torch.std_mean(source.x, dim=(0, 2, 3), correction=0)
-        )
-        std = [value or 1.0 for value in std]  # of a channel that never varies
+        mean, std = moments(source)
     shapes: dict[str, Any] = {
         "in_channels": channels,
         "image_size": height if height == width else [height, width],
@@ -492,6 +487,16 @@ def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Cl
         seed=plan.seed,
         **plan.model_arguments,
     )
+
+
+def moments(source: Dataset) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel."""
+    # rounded, so that they read well and the order of summation does not show
+    std, mean = (
+        [round(value, 4) for value in moment.tolist()]
+        for moment in torch.std_mean(source.x, dim=(0, 2, 3), correction=0)
+    )
+    return mean, [value or 1.0 for value in std]  # of a channel that never varies
 
 
 def _save(

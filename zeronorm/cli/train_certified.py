@@ -1,4 +1,4 @@
-"""`zeronorm train --method l0_lipschitz`: tables of whole numbers, learnt in a minute by a loop of their own."""
+"""`zeronorm train --method l0_lipschitz | feature_partition`: models made to be certified, by loops of their own."""
 
 from __future__ import annotations
 
@@ -6,25 +6,46 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
 from zeronorm import data as data_sets
 from zeronorm import models
-from zeronorm.certification import certify_l0_lipschitz
+from zeronorm.certification import Certificate, certify_feature_partition, certify_l0_lipschitz
+from zeronorm.cli.model import resolve_device
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.files import locked
-from zeronorm.training import certified
+from zeronorm.training.certified import CertifiedTraining, train_l0_lipschitz
+from zeronorm.training.loop import moments
+from zeronorm.training.partition import PartitionTraining, train_feature_partition
 
 _SECONDS = 10.0  # between lines of progress
 _NOT_OF_THE_PLAN = ("data", "model", "model_arguments", "method", "limit", "device")
 
 
-def train_l0_lipschitz(
+class _Kind(NamedTuple):
+    plan: Any
+    train: Callable[..., models.Classifier]
+    certify: Callable[..., Certificate]
+    on_cpu: bool  # only there
+    normalized: bool
+
+
+METHODS = {
+    "l0_lipschitz": _Kind(CertifiedTraining, train_l0_lipschitz, certify_l0_lipschitz, True, False),
+    "feature_partition": _Kind(
+        PartitionTraining, train_feature_partition, certify_feature_partition, False, True
+    ),
+}
+
+
+def train_certified(
+    method: str,
     out: Path,
     data: str,
     model: str,
@@ -39,31 +60,37 @@ def train_l0_lipschitz(
             f"out: expected a folder without a model, found {models.checkpoint.SIDECAR} in {out}"
         )
     asked = {name: value for name, value in given.items() if name not in _NOT_OF_THE_PLAN}
-    takes = list(certified.CertifiedTraining.__dataclass_fields__)
+    kind = METHODS[method]
+    takes = list(kind.plan.__dataclass_fields__)
     if foreign := sorted(set(asked) - set(takes)):
         raise ArgumentError(
-            f"{foreign[0]}: the method l0_lipschitz takes no {foreign[0]}, only {', '.join(takes)}"
+            f"{foreign[0]}: the method {method} takes no {foreign[0]}, only {', '.join(takes)}"
         )
-    if given.get("device", "auto") not in ("auto", "cpu"):
-        raise ArgumentError(f"device: the method l0_lipschitz trains on the cpu, got {given['device']!r}")
-    if model.replace("-", "_") != "l0_lipschitz":
-        raise ArgumentError(f"model: expected l0_lipschitz for the method of this name, got {model!r}")
-    plan = certified.CertifiedTraining(**asked)
+    if kind.on_cpu and given.get("device", "auto") not in ("auto", "cpu"):
+        raise ArgumentError(f"device: the method {method} trains on the cpu, got {given['device']!r}")
+    if model.replace("-", "_") != method:
+        raise ArgumentError(f"model: expected {method} for the method of this name, got {model!r}")
+    plan = kind.plan(**asked)
+    device = resolve_device("cpu" if kind.on_cpu else given.get("device", "auto"))
     source, test = data_sets.load(data, "train", limit), data_sets.load(data, "test")
     _, channels, height, width = source.x.shape
+    mean, std = moments(source) if kind.normalized else (None, None)
     network = models.build(
         model,
         in_channels=channels,
         image_size=height if height == width else (height, width),
         classes=len(source.class_names),
+        mean=mean,
+        std=std,
         seed=plan.seed,
         **arguments,
-    )
+    ).to(device)
     with locked(out, "training in"):
         started = time.perf_counter()
-        certified.train_l0_lipschitz(network, source, plan, _Progress())
+        kind.train(network, source, plan, _Progress())
         seconds = time.perf_counter() - started
-        right, proved = _measured(network.eval(), test)
+        network = network.cpu().eval()
+        right, proved = _measured(kind, network, test)
         accuracy = {"value": right / len(test), "correct": right, "n": len(test), "split": test.split}
         models.save(
             network,
@@ -72,9 +99,9 @@ def train_l0_lipschitz(
             accuracy=accuracy,
             training={
                 "command": _command(out),
-                "plan": {"method": "l0_lipschitz"} | plan.record(),
+                "plan": {"method": method} | plan.record(),
                 "seconds": round(seconds, 1),
-                "device": "cpu",
+                "device": device.type,
                 "threads": torch.get_num_threads(),
             },
             certified=proved,
@@ -89,9 +116,9 @@ def train_l0_lipschitz(
         print(json.dumps(figures | {"certified": proved}))
 
 
-def _measured(network: models.Classifier, test: Dataset) -> tuple[int, dict[str, Any]]:
+def _measured(kind: _Kind, network: models.Classifier, test: Dataset) -> tuple[int, dict[str, Any]]:
     """Right answers on the test split, and what is proved of them."""
-    certificate = certify_l0_lipschitz(network, test.x)
+    certificate = kind.certify(network, test.x)
     radii = certificate.radius.clamp_min(-1).where(certificate.prediction == test.y, -1)
     proved = {
         "median_radius": int(radii.sort().values[(len(radii) - 1) // 2]),
