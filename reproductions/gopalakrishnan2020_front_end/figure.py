@@ -13,8 +13,10 @@ from typing import Any
 HERE = Path(__file__).parent
 COLOURS = ("#08519c", "#e6550d", "#31a354", "#756bb1")
 LEFT, TOP, WIDTH, HEIGHT = 52, 34, 300, 190  # of a panel's axes
-ACROSS, DOWN = 380, 290  # from panel to panel
+ACROSS, DOWN = 380, 305  # from panel to panel
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
+
+ORDER = ("no front end", "semi-white", "white", "white, iterated")  # the same line in every panel
 
 Row = dict[str, Any]
 Points = list[tuple[float, float]]
@@ -44,11 +46,12 @@ def panel(
         x = at(value, 0).split(",")[0]
         parts.append(f'<text x="{x}" y="{y0 + HEIGHT + 17}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<text x="{x0 + WIDTH / 2}" y="{y0 + HEIGHT + 35}" text-anchor="middle">{xlabel}</text>')
-    for i, (name, points) in enumerate(series.items()):
+    for place, (name, points) in enumerate(series.items()):
+        i = ORDER.index(name) if name in ORDER else place
         corners = " ".join(at(*point) for point in points)
         style = f'stroke="{COLOURS[i]}" stroke-width="2" stroke-dasharray="{DASHES[i]}"'
         parts.append(f'<polyline points="{corners}" fill="none" {style}/>')
-        x, y = x0 + 150 * (i % 2), y0 + HEIGHT + 52 + 15 * (i // 2)
+        x, y = x0 + 150 * (place % 2), y0 + HEIGHT + 52 + 15 * (place // 2)
         parts.append(f'<line x1="{x}" y1="{y - 4}" x2="{x + 26}" y2="{y - 4}" {style}/>')
         parts.append(f'<text x="{x + 31}" y="{y}">{name}</text>')
     return "\n".join(parts)
@@ -123,7 +126,7 @@ def main() -> None:
         ),
         panel(2, "Fig. 7: two layers, right under attack", "ε", layers, top=1.0, mark=share),
         panel(3, "Fig. 8: kept before and under attack", "share of the K", histograms, top=0.4, mark=share),
-        panel(4, "Fig. 10: ReLUs flipped by a step of 0.01", "step", flips, top=0.08, mark=share),
+        panel(4, "Fig. 10: ReLUs flipped by a step of 0.01", "step", flips, top=0.04, mark=share),
     ]
     height = TOP + 3 * DOWN
     picture = "\n".join(panels)

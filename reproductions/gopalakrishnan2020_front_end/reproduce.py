@@ -259,13 +259,26 @@ def networks(scale: dict[str, Any], device: str, tell: Tell) -> None:
     defended = cnn("cnn-front-end", scale, device, MNIST_FRONT_END)
     tell(defence="front end", attack="none", accuracy=accuracy(defended, whole.x, whole.y), n=len(whole))
     against(defended, some, tell, (*GRADIENTS, "true"), attacks, defence="front end")
+
+
+def budgets(scale: dict[str, Any], device: str, tell: Tell) -> None:
+    """Table III: the front end alone at other ε."""
+    some = zn.data.load("mnist", "test", scale["images"])
+    defended = cnn("cnn-front-end", scale, device, MNIST_FRONT_END)
     for epsilon in (0.1, 0.3):
-        only = {"pgd": attacks["pgd"] | {"step_size": epsilon / 4}}
-        against(defended, some, tell, ("bpda", "iterated"), only, epsilon, defence="front end")
-    for steps, size in ((20, 0.01), (20, 0.05), (100, 0.01), (100, 0.05), (100, 0.1)):
-        seen = behind("bpda", defended, **MNIST_FRONT_END)
-        x_adv, _ = attacked(seen, some, "iterative_fgsm", zn.Linf(0.2), steps=steps, step_size=size)
-        tell(table="VI", steps=steps, step_size=size, accuracy=accuracy(defended, x_adv, some.y), n=len(some))
+        pgd = {"pgd": {"steps": 100, "step_size": epsilon / 4, "restarts": scale["restarts"]}}
+        against(defended, some, tell, ("bpda", "iterated"), pgd, epsilon, defence="front end")
+
+
+def step_sizes(scale: dict[str, Any], device: str, tell: Tell) -> None:
+    """Table VI: iterative FGSM with BPDA."""
+    some = zn.data.load("mnist", "test", scale["images"])
+    defended = cnn("cnn-front-end", scale, device, MNIST_FRONT_END)
+    seen = behind("bpda", defended, **MNIST_FRONT_END)
+    for steps in (20, 100, 1000)[: 3 if scale["images"] > 1000 else 2]:
+        for size in (0.01, 0.05, 0.1):
+            x_adv, _ = attacked(seen, some, "iterative_fgsm", zn.Linf(0.2), steps=steps, step_size=size)
+            tell(steps=steps, step_size=size, accuracy=accuracy(defended, x_adv, some.y), n=len(some))
 
 
 class Smoothed(nn.Module):
@@ -457,8 +470,8 @@ def cifar(scale: dict[str, Any], device: str, tell: Tell) -> None:
 
 
 PARTS: dict[str, Callable[[dict[str, Any], str, Tell], None]] = {
-    "svm": svm, "two_layer": two_layer, "networks": networks, "adaptive": adaptive, "adversarial": adversarial,
-    "inside": inside, "sparse": sparse, "cifar": cifar,
+    "svm": svm, "two_layer": two_layer, "networks": networks, "budgets": budgets, "step_sizes": step_sizes,
+    "adaptive": adaptive, "adversarial": adversarial, "inside": inside, "sparse": sparse, "cifar": cifar,
 }  # fmt: skip
 
 
