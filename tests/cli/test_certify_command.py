@@ -102,7 +102,14 @@ def test_truncation_window(zeronorm, tmp_path):
             "model: expected an l0_lipschitz network",
         ),
         (["certify", "--counts", "/nowhere"], "found no run.json"),
-        (["train", "--method", "l0_lipschitz", "--data", "digits", "--out", "OUT"], "model: expected l0_lipschitz"),
+        (
+            ["train", "--method", "l0_lipschitz", "--model", "lenet5", "--data", "digits", "--out", "OUT"],
+            "model: expected l0_lipschitz",
+        ),
+        (
+            ["certify", "--model", "l0-lipschitz-mnist", "--data", "digits", "--looks", 4],
+            "looks: the method l0_lipschitz casts no votes",
+        ),
         (
             ["train", "--method", "l0_lipschitz", "--model", "l0_lipschitz", "--retained", 9, "--out", "OUT"],
             "retained: the method l0_lipschitz takes no retained",

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from zeronorm import ArgumentError, report
-from zeronorm.report.sparsity import measures, prune_until, read_rows
+from zeronorm.report.sparsity import falls_next, measures, prune_until, read_rows
 
 CLEAN = [[0.98, 0.96], [0.98, 0.98], [0.97, 0.97], [0.95, 0.93]]
 R_2 = [[2.0, 2.2], [2.1, 2.3], [1.9, 2.0], [1.0, 1.2]]
@@ -58,6 +58,8 @@ def test_dead_networks_and_unfinished_references_are_left_out(tmp_path):
     assert sparsities == [0]
     page = report.render(write(tmp_path, rows), tmp_path / "page.html").read_text()
     assert "reference 1, round 1: model: a dead network" in page
+    assert falls_next(rows, measures(rows)[1]) == "the network itself"
+    assert "Do not prune beyond 0.0" in page and "it is dead" in page
     with pytest.raises(ArgumentError, match="expected a first round without dead networks"):
         measures([row(0, 0, "dead")])
 

@@ -113,7 +113,16 @@ def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
             assert options[name] is None and option.default is None
         elif name in ("track", "keep_dense"):
             assert (options[name], option.default) == ("", ())
-        elif name in ("epochs", "batch_size", "lr", "weight_decay", "crop", "flip", "precision"):  # vary
+        elif name in (
+            "model",
+            "epochs",
+            "batch_size",
+            "lr",
+            "weight_decay",
+            "crop",
+            "flip",
+            "precision",
+        ):  # vary
             assert options[name] is None
         elif name not in ("out", "set_"):
             assert options[name] == option.default

@@ -56,7 +56,7 @@ Precision = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Share the work among so many processes (needs zeronorm[ray]).")
+    int | None, typer.Option(help="Share the work among so many processes (needs the extra ray).")
 ]
 Ray = Annotated[
     str | None,

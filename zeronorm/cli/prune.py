@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _ASKED = "sweep.json"
 
 
+_ALIKE = 0.01  # references may differ in sparsity by so much
+
+
 def prune(
     out: Annotated[Path, typer.Option(help="Folder of the sweep. The same command resumes it.")],
     model: Annotated[
@@ -71,7 +74,7 @@ def prune(
     import zeronorm as zn
     from zeronorm import checks
     from zeronorm.attacks.catalogue import get
-    from zeronorm.defenses.pruning import share_below_one
+    from zeronorm.defenses.pruning import share_below_one, weights
     from zeronorm.files import locked
     from zeronorm.models.classifier import ARCHITECTURES
 
@@ -92,19 +95,28 @@ def prune(
     anew = len(names) == 1 and names[0].replace("-", "_") in ARCHITECTURES
     starts: list[str | None] = [None] * seeds if anew else list(names)
     test = zn.data.load(data, "test")
+    models = [zn.models.build(names[0])] if anew else [zn.models.load(name) for name in names]
+    for one in models:
+        weights(one, asked["keep_dense"])  # complains of layers that are none
+    shares = [zn.defenses.sparsity(one) for one in models]
+    if max(shares) - min(shares) > _ALIKE:
+        raise ArgumentError(
+            f"model: expected references that are pruned alike, got {', '.join(f'{s:.1%} zero' for s in shares)}"
+        )
     with options.resumable(out), locked(out, "pruning in"):
         _remember(out, asked)
         for reference, start in enumerate(starts):
             _ladder(out, reference, start, asked, budgets, test, device)
         page = zn.report.render(out, out / "report.html")
-    from zeronorm.report.sparsity import measures, prune_until, read_rows
+    from zeronorm.report.sparsity import falls_next, measures, prune_until, read_rows
 
-    sparsities, found = measures(read_rows(out))
-    until, first = prune_until(found)
-    fell = first.last_unharmed() < len(sparsities) - 1
+    rows = read_rows(out)
+    sparsities, found = measures(rows)
+    until, _ = prune_until(found)
+    falls = falls_next(rows, found)
     typer.echo(
-        f"do not prune beyond {sparsities[until]:.1%}: then {first.name} falls first"
-        if fell
+        f"do not prune beyond {sparsities[until]:.1%}: then {falls} falls first"
+        if falls
         else f"nothing has fallen up to {sparsities[until]:.1%}"
     )
     typer.echo(f"report: {page}")
@@ -114,7 +126,7 @@ def prune(
             "sparsity": sparsities,
             **figures,
             "until": sparsities[until],
-            "first": first.name if fell else None,
+            "first": falls,
         }
         typer.echo(json.dumps(told | {"out": str(out)}))
 

@@ -22,8 +22,12 @@ def train(
         str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")
     ] = TrainingPlan.data,
     model: Annotated[
-        str, typer.Option(help="Architecture, such as small_cnn, lenet5, resnet20.")
-    ] = TrainingPlan.model,
+        str | None,
+        typer.Option(
+            help=f"Architecture, such as lenet5, resnet20 (default: {TrainingPlan.model}; l0_lipschitz and "
+            "feature_partition: that of the name)."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An argument of the architecture: width=0.25."),
@@ -201,7 +205,7 @@ def train(
     A training that was stopped continues with --resume.
     """
     options: dict[str, Any] = {
-        "data": data, "model": model, "model_arguments": _model_arguments(set_ or []),
+        "data": data, "model_arguments": _model_arguments(set_ or []),
         "initial": initial, "prune": prune, "prune_rounds": prune_rounds, "keep_dense": _words(keep_dense), "l1": l1,
         "method": method.replace("-", "_"), "k": k, "multi_k": multi_k,
         "attack": attack if attack is None else {name: given for name, given in attacks(attack).values()},
@@ -216,8 +220,8 @@ def train(
         "resume": resume,
     }  # fmt: skip
     varying = {  # with the method
-        "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "crop": crop,
-        "flip": flip, "precision": precision,
+        "model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
+        "crop": crop, "flip": flip, "precision": precision,
     }  # fmt: skip
     own = {"budget": budget, "temperature": temperature, "groups": groups, "sharpness": sharpness}
     if options["method"] in ("l0_lipschitz", "feature_partition"):
@@ -225,7 +229,7 @@ def train(
 
         given = {n: v for n, v in options.items() if v != getattr(TrainingPlan, n, None)} | own | varying
         train_certified(
-            options["method"], out, data, model, options["model_arguments"], limit,
+            options["method"], out, data, model or options["method"], options["model_arguments"], limit,
             {name: value for name, value in given.items() if value is not None}, json_,
         )  # fmt: skip
         return

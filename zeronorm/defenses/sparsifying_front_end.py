@@ -113,7 +113,7 @@ class SparsifyingFrontEnd(nn.Module):
     def wrap(self, model: nn.Module) -> nn.Module:
         """A copy of the model that sees sparsified images only, with the same weights.
 
-        A model of `zeronorm.models.build` stays one that can be saved, and a front end that it had is replaced.
+        A front end that it had is replaced.  A model of `zeronorm.models.build` stays one that can be saved.
         """
         from zeronorm.models.classifier import Classifier, build
 
@@ -124,6 +124,8 @@ class SparsifyingFrontEnd(nn.Module):
             built.network.load_state_dict(model.network.state_dict())
             weight = next(model.parameters(), None)
             return (built if weight is None else built.to(weight)).train(model.training)
+        if isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], SparsifyingFrontEnd):
+            model = model[1]  # one that was wrapped here
         return nn.Sequential(copy.deepcopy(self), copy.deepcopy(model)).train(model.training)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -6,6 +6,7 @@ row yet.  The counts are all that a confidence level or a bound needs: `recertif
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,10 @@ def certify(
     chosen = checks.choice("method", (method or _made_for(model)).replace("-", "_"), METHODS)
     batch_size, seed = checks.integer("batch_size", batch_size, 1), checks.integer("seed", seed, 0)
     options: dict[str, Any] = {}
+    of_votes = {
+        "retained": retained, "null": null, "mean": mean, "std": std, "n0": n0, "n": n, "alpha": alpha, "bound": bound,
+        "looks": looks, "precision": precision,
+    }  # fmt: skip
     prover: RandomizedAblation | Proof
     if chosen == "randomized_ablation":
         prover = (
@@ -128,6 +133,9 @@ def certify(
             options["precision"] = prover.precision
         model = prover.base_classifier
     else:
+        defaults = inspect.signature(certify).parameters
+        if foreign := [name for name, value in of_votes.items() if value != defaults[name].default]:
+            raise ArgumentError(f"{foreign[0]}: the method {chosen} casts no votes and takes no {foreign[0]}")
         prover = partial(DETERMINISTIC[chosen], model)
     checks.evaluation_mode(model)
     dataset = as_dataset(data)
@@ -330,6 +338,12 @@ def _smoothed(
                 "retained: expected how many pixels the base classifier is shown, got None; a model of "
                 "zeronorm train --method ablation knows it"
             )
+        asked = {"null": null if null != "multichannel" else None, "mean": mean and list(mean)}
+        for what, given in asked.items():
+            if given is not None and given != trained_for[what]:
+                raise ArgumentError(
+                    f"{what}: expected {trained_for[what]}, which the model was trained for, got {given}"
+                )
         retained, null, mean = trained_for["retained"], trained_for["null"], trained_for["mean"]
     return RandomizedAblation(model, retained, null, mean=mean, std=std, precision=precision)
 

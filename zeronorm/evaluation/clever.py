@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.search import Model, evaluation_mode
+from zeronorm.errors import ArgumentError
 from zeronorm.metrics.clever import clever_score
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L2, Box, Linf
@@ -51,6 +52,8 @@ def clever(
     """
     checks.model(model)
     checks.examples(x)
+    if not isinstance(threat, Linf | L2):
+        raise ArgumentError(f"threat: expected an Linf or L2 threat model, got {type(threat).__name__}")
     radius = checks.real(
         "epsilon", math.nan if threat.epsilon is None else threat.epsilon, 0.0, open_low=True
     )

@@ -99,7 +99,7 @@ def certified_groups(
     plan = summary.run["plan"]
     shape = tuple(plan["data"]["shape"])
     mine = rows.filter(pc.is_in(rows["example"], pa.array(list(images), pa.int64()))).to_pylist()
-    mine.sort(key=lambda row: (row["radius"], row["example"]))
+    mine.sort(key=lambda row: (-1 if row["radius"] is None else row["radius"], row["example"]))
     half = len(mine) // 2
     groups = []
     for title, members in (("Least certified", mine[:half]), ("Most certified", mine[half:][::-1])):
@@ -110,7 +110,8 @@ def certified_groups(
             pictures = []
             if len(shape) == 3 and shape[0] in (1, 3):
                 pictures = [_picture(np.asarray(images[row["example"]]).reshape(shape), f"{title_}: {label}")]
-            note = f"radius {row['radius']}" if row["radius"] < 2**62 else "any change"
+            note = "nothing proved" if row["radius"] is None else f"radius {row['radius']}"
+            note = "any change" if (row["radius"] or 0) >= 2**62 else note
             cards.append(Card(title_, label, label, False, note, pictures, []))
         if cards:
             groups.append(Group(title, cards))

@@ -503,6 +503,11 @@ def certificates_page(paths: Sequence[Path]) -> str:
                 raise ArgumentError(
                     f"runs: expected searches in pixels beside certificates, got {summary.unit}s"
                 )
+            data = run["plan"]["data"]
+            if data_title(data) not in {s.data for s in certified}:
+                raise ArgumentError(
+                    f"runs: expected searches on the data of the certificates, got {data_title(data)} in {path}"
+                )
             attacked.append(_Attacked(run["plan"]["model"]["name"], run["plan"]["attack"]["name"], summary))
     wrong = [
         f"{s.title} certifies {count(len(found), 'example')} that {a.attack} on {a.title} broke within the radius, "
@@ -513,6 +518,8 @@ def certificates_page(paths: Sequence[Path]) -> str:
     ]
     last = max(s.summary.shown[-1] for s in certified)
     shown = sorted({0, *np.linspace(0, last, 6).round().astype(int).tolist()})
+    if budgets := sorted({k for a in attacked for k in a.summary.budgets}):
+        shown = sorted({0, *plots.evenly(budgets, 6), last})
     some = [s for s in certified if s.summary.n]
     return (
         _environment()

@@ -114,13 +114,23 @@ def prune_until(found: Sequence[Measure]) -> tuple[int, Measure]:
     return first.last_unharmed(), first
 
 
+def falls_next(rows: Sequence[Row], found: Sequence[Measure]) -> str | None:
+    """What falls after the round of `prune_until`: a measure, the network itself where it is dead; None: nothing."""
+    until, first = prune_until(found)
+    last = len(first.values) - 1
+    if until < last:
+        return first.name
+    return "the network itself" if any(row["dead"] and row["round"] == last + 1 for row in rows) else None
+
+
 def page_of(folder: Path) -> dict[str, Any]:
     """What the template of the page is told."""
     rows = read_rows(folder)
     sparsities, found = measures(rows)
-    until, first = prune_until(found)
+    until, _ = prune_until(found)
     asked = json.loads((folder / "sweep.json").read_text()) if (folder / "sweep.json").exists() else {}
-    fell = first.last_unharmed() < len(sparsities) - 1
+    falls = falls_next(rows, found)
+    fell = falls is not None
     charts = [
         _chart("Right answers", sparsities, [m for m in found if m.share], until, fell),
         *(_chart(m.name, sparsities, [m], until, fell) for m in found if not m.share),
@@ -130,7 +140,7 @@ def page_of(folder: Path) -> dict[str, Any]:
         "data": asked.get("data"),
         "asked": [(name.replace("_", " "), [_said(value)]) for name, value in asked.items()],
         "until": percent(sparsities[until]),
-        "first": first.name,
+        "first": falls,
         "fell": fell,
         "tolerance": f"{100 * TOLERANCE:g}",
         "references": len({row["reference"] for row in rows}),

@@ -158,7 +158,7 @@ class TrainingPlan:
             "noise": checks.real("noise", self.noise, 0.0),
             "label_momentum": checks.real("label_momentum", self.label_momentum, 0.0, 1.0),
             "label_warm_up": checks.real("label_warm_up", self.label_warm_up, 0.0, 1.0),
-            "average": checks.real("average", self.average, 0.0, 1.0),
+            "average": checks.real("average", self.average, 0.0, 1.0 - 1e-9),
             "validation_limit": checks.integer("validation_limit", self.validation_limit, 1),
             "validation_steps": checks.integer("validation_steps", self.validation_steps, 1),
             "validation_queries": checks.integer("validation_queries", self.validation_queries, 1),
@@ -250,6 +250,8 @@ class TrainingPlan:
     def _checked_attack(self, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         from zeronorm.attacks.catalogue import get
 
+        if not isinstance(given, dict) or not all(isinstance(options, dict) for options in given.values()):
+            raise ArgumentError(f"attack: expected options by the name of each attack, got {given!r}")
         if not given:
             raise ArgumentError("attack: expected the name of an attack at least, got none")
         attacks = {get(name): dict(options) for name, options in given.items()}
