@@ -200,14 +200,13 @@ def test_the_page(run, tmp_path):
     page = (run / "report.html").read_text()
     assert "Proved right" in page and "Least certified" in page and "randomized ablation, 6 pixels" in page
     assert page == zn.report.render(run, tmp_path / "again.html").read_text()
-    searched = zn.evaluate(
-        zn.models.load("digits"),
-        zn.data.load("digits", "test", 6),
-        zn.L0(2),
-        "sparse_rs",
-        tmp_path / "s",
-        queries=5,
+    named = zn.data.load("digits", "test", 6)
+    searched, elsewhere = (
+        zn.evaluate(zn.models.load("digits"), data, zn.L0(2), "sparse_rs", tmp_path / name, queries=5)
+        for name, data in (("s", (named.x, named.y)), ("e", named))
     )
+    with pytest.raises(ArgumentError, match=r"expected searches on the data of the certificates, got digits"):
+        zn.report.render([run, elsewhere.run], tmp_path / "both.html")
     both = zn.report.render([run, searched.run], tmp_path / "both.html").read_text()
     assert "attacked by sparse_rs: an upper bound" in both and "A certificate is wrong" not in both
 
