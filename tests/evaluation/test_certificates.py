@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -203,7 +204,10 @@ def test_the_page(run, tmp_path):
     named = zn.data.load("digits", "test", 6)
     searched, elsewhere = (
         zn.evaluate(zn.models.load("digits"), data, zn.L0(2), "sparse_rs", tmp_path / name, queries=5)
-        for name, data in (("s", (named.x, named.y)), ("e", named))
+        for name, data in (
+            ("s", dataclasses.replace(named, name=dataset().name, split=dataset().split)),
+            ("e", named),
+        )
     )
     with pytest.raises(ArgumentError, match=r"expected searches on the data of the certificates, got digits"):
         zn.report.render([run, elsewhere.run], tmp_path / "both.html")
