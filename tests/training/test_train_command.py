@@ -133,6 +133,10 @@ def test_bad_settings(tmp_path):
         (("--set", "width"), "set: expected NAME=VALUE, got 'width'"),
         (("--set", "seed=3"), "set: expected none of in_channels"),
         (("--model", "resnet21"), "model: expected one of"),
+        (
+            ("--method", "at"),
+            "method: expected one of standard, .*, l0_lipschitz, feature_partition, got 'at'",
+        ),
     ]:
         with pytest.raises(ArgumentError, match=match):
             run("--out", tmp_path / "out", *words)

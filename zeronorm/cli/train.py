@@ -204,10 +204,14 @@ def train(
 
     A training that was stopped continues with --resume.
     """
+    from zeronorm import checks
+    from zeronorm.training.methods import METHODS
+
+    certified = ("l0_lipschitz", "feature_partition")  # by loops of their own
     options: dict[str, Any] = {
         "data": data, "model_arguments": _model_arguments(set_ or []),
         "initial": initial, "prune": prune, "prune_rounds": prune_rounds, "keep_dense": _words(keep_dense), "l1": l1,
-        "method": method.replace("-", "_"), "k": k, "multi_k": multi_k,
+        "method": checks.choice("method", method.replace("-", "_"), (*METHODS, *certified)), "k": k, "multi_k": multi_k,
         "attack": attack if attack is None else {name: given for name, given in attacks(attack).values()},
         "steps": steps, "gradient": gradient, "tolerance": tolerance, "beta": beta, "noise": noise,
         "label_momentum": label_momentum, "label_warm_up": label_warm_up, "retained": retained, "null": null,
@@ -224,7 +228,7 @@ def train(
         "crop": crop, "flip": flip, "precision": precision,
     }  # fmt: skip
     own = {"budget": budget, "temperature": temperature, "groups": groups, "sharpness": sharpness}
-    if options["method"] in ("l0_lipschitz", "feature_partition"):
+    if options["method"] in certified:
         from zeronorm.cli.train_certified import train_certified
 
         given = {n: v for n, v in options.items() if v != getattr(TrainingPlan, n, None)} | own | varying
