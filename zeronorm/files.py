@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -36,6 +38,22 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
         for temporary in temporaries.values():
             if temporary.parent.is_dir():
                 temporary.unlink(missing_ok=True)
+
+
+def json_lines(text: str, damaged: Callable[[int, str], str]) -> list[dict[str, Any]]:
+    """The rows of a text, one in JSON on each line, without a last line that a crash cut off.
+
+    **Raises:** `ArgumentError`, as `damaged` words it of number and content, for any other line that is no JSON.
+    """
+    lines = text.splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise ArgumentError(damaged(number, line)) from None
+    return rows
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.files import locked
 from zeronorm.training.certified import CertifiedTraining, train_l0_lipschitz
+from zeronorm.training.checkpoint import check_holds_no_model
 from zeronorm.training.loop import moments
 from zeronorm.training.partition import PartitionTraining, train_feature_partition
 
@@ -55,10 +56,7 @@ def train_certified(
     json_: bool,
 ) -> None:
     """Train as asked and write the model to `out`; of the options given only what the method takes is allowed."""
-    if (out / models.checkpoint.SIDECAR).exists():
-        raise ArgumentError(
-            f"out: expected a folder without a model, found {models.checkpoint.SIDECAR} in {out}"
-        )
+    check_holds_no_model(out)
     asked = {name: value for name, value in given.items() if name not in _NOT_OF_THE_PLAN}
     kind = METHODS[method]
     takes = list(kind.plan.__dataclass_fields__)

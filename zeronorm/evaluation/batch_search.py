@@ -80,7 +80,7 @@ class Search:
             start=batch.start,
             written={j for j, written in enumerate(batch.written) if written},
             on_rows=told,
-            on_pass=lambda examples: passed(examples, search.share()),
+            on_pass=lambda examples: passed(examples, search.share),
         )
         try:
             search.run()

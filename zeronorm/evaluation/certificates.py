@@ -38,7 +38,7 @@ from zeronorm.evaluation.replay import device_of
 from zeronorm.evaluation.runner import describe_data, execution, open_run, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import Verification
-from zeronorm.evaluation.workers import Effort, Here, Listener, Passed, Report, Workers, at_work
+from zeronorm.evaluation.workers import Effort, Here, Listener, Passed, Report, Share, Workers, at_work
 
 Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method on its model
 
@@ -364,7 +364,7 @@ class _Proving:
             for row in (some.row(i, None, 0, "") | found for i, found in enumerate(proved))
         ]
         passes = sum(row["passes"] for row in rows)
-        passed(passes, 1.0)
+        passed(passes, lambda: 1.0)
         report(rows, Effort(time.perf_counter() - began, passes, 0))
 
 
@@ -385,7 +385,7 @@ def _go_on(
     if options:
         together = max(1, _PACKED * together // (options["n0"] + options["n"]))
 
-    def passed(some: Examples, passes: int, share: float) -> None:
+    def passed(some: Examples, passes: int, share: Share) -> None:
         session.passes += passes
 
     def written(some: Examples, fresh: list[Row], effort: Effort) -> None:

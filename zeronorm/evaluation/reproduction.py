@@ -30,7 +30,7 @@ import torch
 import zeronorm
 from zeronorm import checks, models
 from zeronorm.errors import ArgumentError
-from zeronorm.files import locked, replace_files
+from zeronorm.files import json_lines, locked, replace_files
 
 ROOT = Path(zeronorm.__file__).parents[1] / "reproductions"
 
@@ -246,17 +246,9 @@ def load(name: str) -> Reproduction:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file, without a last one that was cut off."""
-    lines = path.read_text().splitlines()
-    rows = []
-    for number, line in enumerate(lines):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number + 1 < len(lines):
-                raise ArgumentError(
-                    f"{path}: expected a row in line {number + 1}, got {line[:40]!r}"
-                ) from None
-    return rows
+    return json_lines(
+        path.read_text(), lambda number, line: f"{path}: expected a row in line {number}, got {line[:40]!r}"
+    )
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

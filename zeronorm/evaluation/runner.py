@@ -45,7 +45,7 @@ from zeronorm.evaluation.records import Row, RunFolder, finite
 from zeronorm.evaluation.replay import device_of, predict, verdict
 from zeronorm.evaluation.result import Evaluation, summary_of
 from zeronorm.evaluation.session import Progress, Session, noted
-from zeronorm.evaluation.workers import Effort, Here, Listener, Workers, at_work
+from zeronorm.evaluation.workers import Effort, Here, Listener, Share, Workers, at_work
 from zeronorm.threat_model import L0, Linf
 
 _PICTURES = 48  # examples whose clean input is kept for the report
@@ -261,15 +261,17 @@ class _Runner:
             if not all(self.ledger.has(i, threat.k, stage.index) for i in batch)
         ]
         done = len(left) - sum(map(len, todo))
-        parts: dict[
-            int, float
-        ] = {}  # examples' worth of work in batches that are begun, by their first example
+        begun: dict[int, tuple[int, Share]] = {}  # by their first example: size and share of batches at work
 
-        def passed(batch: Batch, examples: int, share: float) -> None:
+        def show() -> None:
+            parts = sum(size * share() for size, share in begun.values())
+            self._show(stage.name, threat.k, done + int(parts), len(left))
+
+        def passed(batch: Batch, examples: int, share: Share) -> None:
             self.session.passes += examples
-            parts[batch.places[0]] = share * len(batch)
+            begun[batch.places[0]] = len(batch), share
             if self.session.is_due():
-                self._show(stage.name, threat.k, done + int(sum(parts.values())), len(left))
+                show()
 
         def report(batch: Batch, rows: list[Row], effort: Effort) -> None:
             self.session.spent(stage.name, effort)
@@ -285,9 +287,9 @@ class _Runner:
         for batch, doubts in self.engine.map(search, batches, Listener(passed, report, fault)):
             for doubt, count in doubts.items():
                 self.session.doubts[doubt] += count
-            parts.pop(batch.places[0], None)
+            begun.pop(batch.places[0], None)
             done += len(batch)
-            self._show(stage.name, threat.k, done + int(sum(parts.values())), len(left))
+            show()
 
     def _batch(self, places: list[int], threat: L0, stage: PlannedStage, sparser: bool) -> Batch:
         return Batch(

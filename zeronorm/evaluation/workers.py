@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -29,7 +30,8 @@ _TRIES = 3  # a shard that fails so often ends the run
 _POLL_SECONDS = 0.5
 _START_SECONDS = 120.0  # for a process to start and import torch
 
-Passed = Callable[[int, float], None]  # (passes over one example, share of the shard that is done)
+Share = Callable[[], float]  # of a shard, how much is done: asked for when somebody looks, not at every pass
+Passed = Callable[[int, Share], None]  # (passes over one example, share)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Shard(Protocol):
 class Listener:
     """What whoever hands out shards wants to know while they are worked on."""
 
-    passed: Callable[[Any, int, float], None]  # (shard, passes, share)
+    passed: Callable[[Any, int, Share], None]  # (shard, passes, share)
     report: Callable[[Any, list[Row], Effort], None]
     fault: Callable[[str], None]
 
@@ -86,7 +88,7 @@ class Here:
         """Each shard and the result of its work, when it is done."""
         for shard in shards:
 
-            def passed(examples: int, share: float, shard: Any = shard) -> None:
+            def passed(examples: int, share: Share, shard: Any = shard) -> None:
                 listener.passed(shard, examples, share)
 
             def report(rows: list[Row], effort: Effort, shard: Any = shard) -> None:
@@ -204,7 +206,7 @@ class Workers:
                             again.append(job.failed(host.why or "its worker died", listener.fault))
                     else:
                         idle.append(host)
-                        listener.passed(job.shard, host.since(passes), 1.0)
+                        listener.passed(job.shard, host.since(passes), lambda: 1.0)
                         for rows, effort in reports:
                             listener.report(job.shard, rows, effort)
                         yield job.shard, result
@@ -264,7 +266,7 @@ class Workers:
             passes, share = host.pulse()
             if passes:
                 host.beat = time.monotonic()
-                listener.passed(job.shard, passes, share)
+                listener.passed(job.shard, passes, partial(float, share))
             elif time.monotonic() - host.beat > self.patience and not host.why:
                 host.why = f"its worker did nothing for {self.patience:g} s"
                 host.kill()
@@ -379,7 +381,8 @@ class _Inside:
     def __init__(self, path: list[str]) -> None:
         # a model's code may lie where the run was started
         sys.path += [entry for entry in path if entry not in sys.path]
-        self._passes, self._share = 0, 0.0
+        self._passes = 0
+        self._share: Share = lambda: 0.0
         self._model: Any = None
         self._of: Any = None  # what `_model` is a copy of
 
@@ -396,15 +399,16 @@ class _Inside:
                 raise ArgumentError(f"model: cannot be made again in a worker: {_said(error)}") from None
         reports: list[tuple[list[Row], Effort]] = []
 
-        def passed(examples: int, share: float) -> None:
+        def passed(examples: int, share: Share) -> None:
             self._passes, self._share = self._passes + examples, share
 
-        self._share = 0.0
+        self._share = lambda: 0.0
         result = work(self._model, shard, passed, lambda rows, effort: reports.append((rows, effort)))
+        self._share = lambda: 1.0  # the search is over, and not to be kept
         return reports, result, self._passes
 
     def pulse(self) -> tuple[int, float]:
-        return self._passes, self._share
+        return self._passes, self._share()
 
 
 def _import_ray() -> Any:

@@ -110,8 +110,9 @@ def certified_groups(
             pictures = []
             if len(shape) == 3 and shape[0] in (1, 3):
                 pictures = [_picture(np.asarray(images[row["example"]]).reshape(shape), f"{title_}: {label}")]
-            note = "nothing proved" if row["radius"] is None else f"radius {row['radius']}"
-            note = "any change" if (row["radius"] or 0) >= 2**62 else note
+            radius = row["radius"]
+            proved = f"radius {radius}" if (radius or 0) < 2**62 else "any change"
+            note = "nothing proved" if radius is None else proved
             cards.append(Card(title_, label, label, False, note, pictures, []))
         if cards:
             groups.append(Group(title, cards))

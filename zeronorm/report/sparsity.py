@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zeronorm.errors import ArgumentError
+from zeronorm.files import json_lines
 from zeronorm.report import plots
 from zeronorm.report.tables import percent
 
@@ -50,16 +51,10 @@ def is_sweep(folder: Path) -> bool:
 def read_rows(folder: Path) -> list[Row]:
     """The rows of a sweep; a line that was cut off by a crash is left out."""
     try:
-        lines = (folder / ROWS).read_text().splitlines()
+        text = (folder / ROWS).read_text()
     except OSError as error:
         raise ArgumentError(f"runs: {folder / ROWS} cannot be read: {error}") from None
-    rows = []
-    for number, line in enumerate(lines):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number + 1 < len(lines):
-                raise ArgumentError(f"runs: {folder / ROWS} is damaged in line {number + 1}") from None
+    rows = json_lines(text, lambda number, _: f"runs: {folder / ROWS} is damaged in line {number}")
     if not rows:
         raise ArgumentError(f"runs: expected a model at least in {folder / ROWS}, found none")
     return rows

@@ -93,8 +93,7 @@ class TrainingFolder:
     def open(self, identity: dict[str, Any], resume: bool) -> State:
         """The state to continue from, or a new one where there is nothing to continue."""
         if not self.checkpoint.exists():
-            if (self.path / SIDECAR).exists():
-                raise ArgumentError(f"out: expected a folder without a model, found {SIDECAR} in {self.path}")
+            check_holds_no_model(self.path)
             return State(identity)
         state = self._read()
         if not resume:
@@ -174,6 +173,12 @@ class TrainingFolder:
         if state.newest_is_best():
             state.best = state.network
         return state
+
+
+def check_holds_no_model(out: Path) -> None:
+    """`ArgumentError` for a folder where training would replace a model."""
+    if (out / SIDECAR).exists():
+        raise ArgumentError(f"out: expected a folder without a model, found {SIDECAR} in {out}")
 
 
 def _csv(history: list[dict[str, Any]]) -> bytes:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from zeronorm.errors import ArgumentError
@@ -206,7 +207,6 @@ class TrainingPlan:
     def _checked_sparsity(self) -> dict[str, Any]:
         from zeronorm import checks
         from zeronorm.defenses.pruning import share_below_one
-        from zeronorm.models.checkpoint import load
 
         checked: dict[str, Any] = {
             "prune": share_below_one("prune", self.prune),
@@ -221,13 +221,22 @@ class TrainingPlan:
                 f"got {self.epochs} epochs"
             )
         if self.initial is not None:
-            architecture = load(self.initial).architecture
+            architecture, _ = self._start
             if self.model not in (_DEFAULTS["model"], architecture) or self.model_arguments:
                 raise ArgumentError(
                     f"model: expected that of {self.initial}, {architecture}, or none beside it"
                 )
             checked |= {"model": architecture, "initial": os.fspath(self.initial)}
         return checked
+
+    @cached_property
+    def _start(self) -> tuple[str, str]:
+        """Architecture and digest of `initial`, read once."""
+        from zeronorm.models.checkpoint import digest, load
+
+        assert self.initial is not None
+        model = load(self.initial)
+        return model.architecture, digest(model)
 
     def pruned_before(self) -> list[int]:
         """The epochs, from 1, that a round of pruning comes before."""
@@ -277,9 +286,7 @@ class TrainingPlan:
         unused += () if self.k is not None else _ATTACKED
         said = {name: value for name, value in asdict(self).items() if name not in (*_CIRCUMSTANCES, *unused)}
         if self.initial is not None:
-            from zeronorm.models.checkpoint import digest, load
-
-            said["initial"] = digest(load(self.initial))  # wherever it lies
+            said["initial"] = self._start[1]  # wherever it lies
         return said
 
     def command(self) -> str:
