@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from zeronorm.evaluation.comparison import Comparison as Comparison
     from zeronorm.evaluation.comparison import compare as compare
     from zeronorm.evaluation.comparison import verify_comparison as verify_comparison
+    from zeronorm.evaluation.matrix import Matrix as Matrix
+    from zeronorm.evaluation.matrix import matrix as matrix
+    from zeronorm.evaluation.matrix import verify_matrix as verify_matrix
     from zeronorm.evaluation.result import Evaluation as Evaluation
     from zeronorm.evaluation.runner import evaluate as evaluate
     from zeronorm.evaluation.verify import verify as verify
@@ -70,13 +73,16 @@ _HOMES = {
     "L0": "zeronorm.threat_model",
     "L2": "zeronorm.threat_model",
     "Linf": "zeronorm.threat_model",
+    "Matrix": "zeronorm.evaluation.matrix",
     "certify": "zeronorm.evaluation.certificates",
     "compare": "zeronorm.evaluation.comparison",
     "evaluate": "zeronorm.evaluation.runner",
+    "matrix": "zeronorm.evaluation.matrix",
     "recertify": "zeronorm.evaluation.certificates",
     "verify": "zeronorm.evaluation.verify",
     "verify_certificates": "zeronorm.evaluation.certificates",
     "verify_comparison": "zeronorm.evaluation.comparison",
+    "verify_matrix": "zeronorm.evaluation.matrix",
 }
 
 __all__ = ["__version__", *_ROOMS, *_HOMES]

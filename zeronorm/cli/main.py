@@ -18,6 +18,7 @@ from zeronorm.cli.certify import certify
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
 from zeronorm.cli.list import list_
+from zeronorm.cli.matrix import matrix
 from zeronorm.cli.prune import prune
 from zeronorm.cli.report import report
 from zeronorm.cli.reproduce import reproduce
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command()(evaluate)
 app.command()(certify)
 app.command()(compare)
+app.command()(matrix)
 app.command()(train)
 app.command()(prune)
 app.command()(report)

@@ -61,6 +61,7 @@ class RandomizedAblation(nn.Module):
     """
 
     differentiable = False
+    abstains = True  # as one more class, the last
 
     def __init__(
         self,

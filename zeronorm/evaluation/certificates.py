@@ -103,7 +103,7 @@ def certify(
     Raises:
         ArgumentError: before anything is certified, for input that cannot be used.
     """
-    chosen = checks.choice("method", (method or _made_for(model)).replace("-", "_"), METHODS)
+    chosen = checks.choice("method", (method or made_for(model)).replace("-", "_"), METHODS)
     batch_size, seed = checks.integer("batch_size", batch_size, 1), checks.integer("seed", seed, 0)
     options: dict[str, Any] = {}
     of_votes = {
@@ -115,7 +115,7 @@ def certify(
         prover = (
             model
             if isinstance(model, RandomizedAblation)
-            else _smoothed(model, retained, null, mean, std, precision)
+            else smoothed(model, retained, null, mean, std, precision)
         )
         options = {
             "retained": prover.retained,
@@ -248,7 +248,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
         prover = partial(DETERMINISTIC[method], model)
     else:
         told = {key: options[key] for key in ("retained", "null", "mean", "std")}
-        prover = _smoothed(model, **told, precision=options.get("precision", "float32"))
+        prover = smoothed(model, **told, precision=options.get("precision", "float32"))
         _check_votes(rows, options, plan["data"]["shape"], result)
         if result.problems:
             return result
@@ -313,8 +313,8 @@ def _short(value: Any) -> str:
 # -- proving -----------------------------------------------------------------------------------------------
 
 
-def _made_for(model: Any) -> str:
-    """The method of a model that is made for one."""
+def made_for(model: Any) -> str:
+    """The method of a model that is made for one; randomized ablation, which goes with any, of others."""
     architecture = getattr(model, "architecture", None)
     if architecture in DETERMINISTIC:
         return architecture
@@ -323,7 +323,7 @@ def _made_for(model: Any) -> str:
     return "truncation_window" if truncates and "ablation" not in model.facts else "randomized_ablation"
 
 
-def _smoothed(
+def smoothed(
     model: Any,
     retained: int | None,
     null: str,
@@ -331,6 +331,7 @@ def _smoothed(
     std: Sequence[float] | None,
     precision: str,
 ) -> RandomizedAblation:
+    """The smoothed classifier of a base classifier, as it was trained for where nothing else is said."""
     trained_for = getattr(model, "facts", {}).get("ablation")
     if retained is None:
         if trained_for is None:

@@ -206,7 +206,7 @@ def _open(
     """A new comparison, or the one in the folder with what is asked for now."""
     asked = list(attacks)
     runs: list[dict[str, Any]] = [
-        {"model": model, "attack": attack, "path": f"{_folder_name(model)}/{_folder_name(attack)}"}
+        {"model": model, "attack": attack, "path": f"{folder_name(model)}/{folder_name(attack)}"}
         for model in named
         for attack in asked
     ]
@@ -231,7 +231,7 @@ def _open(
     return record
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
     """The name itself if a folder can be called so; else what is left of it, told apart by a digest."""
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
     return slug if slug == name else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".lstrip("-")

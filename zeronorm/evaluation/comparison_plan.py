@@ -115,6 +115,30 @@ def check_comparison(
     return lengths
 
 
+def unfit_attacks(
+    model: Model,
+    dataset: Dataset,
+    threats: Sequence[L0],
+    attacks: NamedAttacks,
+    given: Mapping[str, int],
+) -> dict[str, str]:
+    """The attacks that cannot be run on a model, each with why.
+
+    Raises:
+        ArgumentError: if the model cannot be attacked on this data at all.
+    """
+    differentiable = _fits(model, dataset)
+    unfit = {}
+    for name, attack in attacks.items():
+        takes = {cost for part in _catalogued(attack) if part in catalogue for cost in catalogue[part].cost}
+        try:
+            lengths = {length: value for length, value in given.items() if length in takes}
+            _try(model, dataset, threats[-1], attack, differentiable, lengths)
+        except ArgumentError as error:
+            unfit[name] = str(error)
+    return unfit
+
+
 def _catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
     """The names in the catalogue that an attack or a cascade goes by."""
     parts = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]

@@ -59,7 +59,8 @@ def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequen
             f"them: {first}"
         ) from error
     checks.logits(z, min(len(x), 2), int(y.max()))
-    if class_names and z.shape[1] != len(class_names):
+    may_abstain = bool(getattr(model, "abstains", False))  # its last logit is of that
+    if class_names and z.shape[1] != len(class_names) + may_abstain:
         hint = "; a class without images is a class if it has a folder" if data.startswith("folder:") else ""
         raise ArgumentError(
             f"model: expected {len(class_names)} logits, one per class of {data}, got {z.shape[1]}{hint}"

@@ -38,6 +38,7 @@ Row = dict[str, Any]  # one row, by the names of ROWS
 FORMAT = "zeronorm-run/1"
 CERTIFICATES_FORMAT = "zeronorm-certificates/1"
 COMPARISON_FORMAT = "zeronorm-comparison/1"
+MATRIX_FORMAT = "zeronorm-matrix/1"
 _REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
 
 ROWS = pa.schema(
@@ -288,6 +289,47 @@ class ComparisonFolder:
         table = pa.Table.from_pylist(rows, schema=TRANSFERS)
         _write_table(self.transfers, table)
         return digest_rows(table)
+
+
+class MatrixFolder:
+    """The folder of a matrix: for each model a comparison and a run of certificates, and what ties them together."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.matrix_json, self.page = self.path / "matrix.json", self.path / "report.html"
+
+    def exists(self) -> bool:
+        """Whether a matrix was started here."""
+        return self.matrix_json.exists()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder: a second matrix that wants to write here is refused."""
+        return locked(self.path, "writing to")
+
+    def read(self) -> dict[str, Any]:
+        """The content of matrix.json; `ArgumentError` if it is missing, damaged or of another format."""
+        try:
+            found = json.loads(self.matrix_json.read_text())
+        except (ValueError, OSError) as error:
+            raise ArgumentError(f"matrix: {self.matrix_json} cannot be read: {error}") from None
+        if not isinstance(found, dict) or found.get("format") != MATRIX_FORMAT:
+            raise ArgumentError(f"matrix: expected format {MATRIX_FORMAT} in {self.matrix_json}, got another")
+        entries = found.get("models")
+        needed = {"name", "source", "attacks", "certificate", "uncertified", "unfit", "cost", "training"}
+        if not (entries and all(isinstance(entry, dict) and needed <= set(entry) for entry in entries)):
+            raise ArgumentError(f"matrix: {self.matrix_json} is damaged: it names no models")
+        return found
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace matrix.json in one step."""
+        replace_files({self.matrix_json: json.dumps(content, indent=1, allow_nan=False).encode()})
+
+    def within(self, path: str) -> Path:
+        """A place in the folder; a path that leads out of it is refused."""
+        place = self.path / path
+        if not place.resolve().is_relative_to(self.path.resolve()):
+            raise ArgumentError(f"matrix: expected a path within {self.path}, got {path!r}")
+        return place
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -11,6 +11,9 @@ from zeronorm.report.comparison import comparison_json as comparison_json
 from zeronorm.report.comparison import comparison_table as comparison_table
 from zeronorm.report.comparison import read_comparison as read_comparison
 from zeronorm.report.html import render as render
+from zeronorm.report.matrix import matrix_json as matrix_json
+from zeronorm.report.matrix import matrix_table as matrix_table
+from zeronorm.report.matrix import read_matrix as read_matrix
 from zeronorm.report.tables import Summary as Summary
 from zeronorm.report.tables import summarise as summarise
 from zeronorm.report.tables import text_table as text_table
@@ -22,8 +25,11 @@ __all__ = [
     "certified_json",
     "comparison_json",
     "comparison_table",
+    "matrix_json",
+    "matrix_table",
     "pictured",
     "read_comparison",
+    "read_matrix",
     "render",
     "summarise",
     "summarise_certificates",

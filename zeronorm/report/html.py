@@ -17,9 +17,9 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, RunFolder
+from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.files import replace_files
-from zeronorm.report import gallery, plots, sparsity, training
+from zeronorm.report import gallery, matrix, plots, sparsity, training
 from zeronorm.report.certificates import (
     CertificateSummary,
     contradictions,
@@ -69,9 +69,9 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     """Write the report of one or several run folders to the file `out`; returns its path.
 
     Several runs are compared in a table first.  The folder of a comparison gives the page of the comparison;
-    beside others it stands for its runs.  That of a training gives its curves, that of a sweep over sparsity its
-    own.  Runs of certificates share a page, with what attacks found beside them.  The page depends on the records
-    alone: the same records give the same bytes.
+    beside others it stands for its runs.  That of a training gives its curves, that of a matrix or of a sweep over
+    sparsity its own.  Runs of certificates share a page, with what attacks found beside them.  The page depends on
+    the records alone: the same records give the same bytes.
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     if not folders:
@@ -81,6 +81,8 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     if len(folders) == 1 and sparsity.is_sweep(Path(folders[0])):
         page = _environment().get_template("sparsity.html").render(**sparsity.page_of(Path(folders[0])))
         return _write(page, Path(out))
+    if len(folders) == 1 and MatrixFolder(folders[0]).exists():
+        return _write(matrix_page(MatrixFolder(folders[0]), Path(out).parent), Path(out))
     if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
         return _write(comparison_page(ComparisonFolder(folders[0])), Path(out))
     paths = [path for folder in folders for path in _runs_in(Path(folder))]
@@ -458,6 +460,26 @@ def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list
         ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
     ]
     return facts(entries)
+
+
+def matrix_page(folder: MatrixFolder, beside: Path) -> str:
+    """The page of a matrix, with links to those of its runs from the folder `beside`."""
+    found = matrix.read_matrix(folder)
+    plan = found.first.run["plan"]
+    return (
+        _environment()
+        .get_template("matrix.html")
+        .render(
+            matrix=found,
+            runs=Path(os.path.relpath(folder.path, beside)).as_posix(),
+            title=f"{count(len(found.defences), 'model')} against {count(len(found.attacks), 'attack')}",
+            adversary=_adversary(plan, found.first.unit),
+            data=data_title(plan["data"]),
+            verdicts=matrix.verdicts(found),
+            errors=matrix.contradicted(found),
+            provenance=matrix.matrix_provenance(found, folder.path),
+        )
+    )
 
 
 # -- certificates ---------------------------------------------------------------------------------------

@@ -1,0 +1,189 @@
+"""`zeronorm matrix`: every defence against every attack and certificate, on one page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zeronorm.cli import options
+from zeronorm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from zeronorm.data import Dataset
+
+_ATTACKS = "sparse_pgd,sparse_pgd:gradient=projected,sigma_zero,guided_exchange,sparse_rs,sparse_autoattack"
+
+
+def matrix(
+    out: Annotated[Path, typer.Option(help="Folder of the matrix. The same command resumes it.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model as of evaluate, or NAME=MODEL; give it again for each. Default: every defence, trained "
+            "first. The first of all is what the others are judged against."
+        ),
+    ] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            help="Defences to train, with commas, before those of --model (default: all, where there is none)."
+        ),
+    ] = None,
+    data: options.Data = "digits",
+    split: options.Split = "test",
+    limit: options.Limit = None,
+    k: Annotated[str, typer.Option(help="Budgets: how many pixels may change.")] = "1,2,4",
+    attack: Annotated[
+        str, typer.Option(help="Attacks as of compare, or all: every sparse attack of the catalogue.")
+    ] = _ATTACKS,
+    steps: options.Steps = None,
+    queries: options.Queries = None,
+    votes: Annotated[
+        int, typer.Option(help="Of randomized ablation: votes for an answer under attack.")
+    ] = 100,
+    n: Annotated[int, typer.Option(help="Of randomized ablation: votes for a certificate.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Chance that one of its certificates is wrong.")] = 0.05,
+    train_k: Annotated[
+        int | None,
+        typer.Option(help="Pixels that the defences are trained to withstand (default: the middle k)."),
+    ] = None,
+    epochs: Annotated[
+        int, typer.Option(help="Length of the plain training; the others' are in proportion.")
+    ] = 20,
+    train_limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    json_: options.Json = False,
+) -> None:
+    """Every defence against every attack and certificate: which ones hold, and which fall to what?
+
+    Example: zeronorm matrix --data digits --limit 100 --steps 100 --queries 500 --out runs/matrix
+
+    Of your own models: zeronorm matrix --model plain=runs/a --model robust=runs/b --data mnist --out runs/ab
+
+    Each model's searches are a comparison in OUT/MODEL/attacks, its proof in OUT/MODEL/certificate; models that
+    are trained here stay in OUT/models. zeronorm verify OUT re-checks all of it.
+    """
+    from zeronorm import checks
+    from zeronorm.attacks.catalogue import catalogue
+
+    if attack == "all":
+        attack = ",".join(name for name, entry in catalogue.items() if "L0" in entry.norms)
+    said = options.attacks(attack)
+    adversaries = options.threats(k, None, "pixel", 0.0, 1.0, None)
+    budgets = [int(threat.k or 0) for threat in adversaries]
+    checks.integer("epochs", epochs, 1)
+
+    import zeronorm as zn
+    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.progress import Display
+
+    searches = options.searches(said)
+    sources = _named(model or [])
+    where = resolve_device(device)
+    networks = {name: resolve_model(source, where) for name, source in sources.items()}
+    dataset = zn.data.load(data, split, limit)
+    if defense is not None or not sources:
+        withstand = checks.integer(
+            "train_k", sorted(budgets)[len(budgets) // 2] if train_k is None else train_k, 1
+        )
+        with options.resumable(out):
+            trained = _trained(
+                out / "models", data, dataset, defense, withstand, epochs, train_limit, seed, device
+            )
+        if twice := sorted(set(trained) & set(sources)):
+            raise ArgumentError(f"model: expected names other than those of the defences, got {twice[0]!r}")
+        networks = {name: resolve_model(source, where) for name, source in trained.items()} | networks
+        sources |= trained
+    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
+        found = zn.matrix(
+            networks,
+            dataset,
+            adversaries,
+            searches,
+            out,
+            steps=steps,
+            queries=queries,
+            votes=votes,
+            n=n,
+            alpha=alpha,
+            batch_size=batch_size,
+            seed=seed,
+            sources=sources,
+            command=shlex.join(["zeronorm", *sys.argv[1:]]),
+            workers=pool,
+            on_progress=display.show_titled,
+        )
+    print(found.table())
+    print(f"\nreport: {found.path / 'report.html'}")
+    if json_:
+        print(json.dumps(found.as_json()))
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    """What `--model` said: by the name before the equals sign, or by the last part of the model's own."""
+    named: dict[str, str] = {}
+    for text in models:
+        name, equals, source = text.partition("=")
+        if not equals:
+            name, source = Path(text).name, text
+        if not name or not source:
+            raise ArgumentError(f"model: expected a model or NAME=MODEL, got {text!r}")
+        if name in named:
+            raise ArgumentError(f"model: expected different names, got {name!r} twice; say NAME=MODEL")
+        named[name] = source
+    return named
+
+
+def _trained(
+    folder: Path,
+    data: str,
+    dataset: Dataset,
+    asked: str | None,
+    k: int,
+    epochs: int,
+    limit: int | None,
+    seed: int,
+    device: str,
+) -> dict[str, str]:
+    """Folders of the defences by name, each trained by its command unless it is there already."""
+    from zeronorm import checks
+    from zeronorm.cli.main import app
+    from zeronorm.cli.recipes import recipes
+    from zeronorm.models.checkpoint import SIDECAR
+
+    if dataset.x.dim() != 4:
+        raise ArgumentError(
+            f"data: expected images, for which there are defences to train, got {dataset.name}"
+        )
+    channels, height, width = dataset.x.shape[1:]
+    known = recipes(channels, (height, width), k, epochs)
+    words = list(known) if asked is None else [word.strip().replace("-", "_") for word in asked.split(",")]
+    names = [checks.choice("defense", word, tuple(known)) for word in dict.fromkeys(words)]
+    if "pruned" in names and "plain" not in names:
+        names.insert(0, "plain")  # what it is pruned from
+    for number, name in enumerate(names, start=1):
+        if (folder / name / SIDECAR).exists() and not (folder / name / "checkpoint").exists():
+            continue
+        own_loop = any(word in ("l0_lipschitz", "feature_partition") for word in known[name])
+        command = [
+            "train", *(str(folder / "plain") if word == "{plain}" else word for word in known[name]),
+            "--data", data, "--seed", str(seed), "--device", device,
+            *([] if limit is None else ["--limit", str(limit)]),
+            *([] if own_loop else ["--resume"]), "--out", str(folder / name),
+        ]  # fmt: skip
+        typer.echo(f"{number}/{len(names)} zeronorm {shlex.join(command)}", err=True)
+        with redirect_stdout(sys.stderr):  # what stands on it is the matrix
+            status = app(command, standalone_mode=False)
+        if isinstance(status, int) and status:
+            raise typer.Exit(status)
+    return {name: str(folder / name) for name in names}

@@ -1,0 +1,346 @@
+"""Every defence against every attack and certificate: one comparison for each model, its proof, and what both cost.
+
+A model's searches are an ordinary comparison in MODEL/attacks, its certificates an ordinary run in MODEL/certificate;
+matrix.json says which there are, and what could not be done with which model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zeronorm import checks, models, report
+from zeronorm.attacks.catalogue import catalogue
+from zeronorm.attacks.search import Model, evaluation_mode
+from zeronorm.data import Dataset
+from zeronorm.defenses import RandomizedAblation
+from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.certificates import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
+from zeronorm.evaluation.comparison import compare, folder_name, verify_comparison
+from zeronorm.evaluation.comparison_plan import Attacks, named_attacks, named_models, unfit_attacks
+from zeronorm.evaluation.examples import DataLike, Examples, as_dataset
+from zeronorm.evaluation.plan import digest, resolve_threats
+from zeronorm.evaluation.records import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
+from zeronorm.evaluation.replay import device_of
+from zeronorm.evaluation.runner import describe_data
+from zeronorm.evaluation.session import Progress
+from zeronorm.evaluation.verify import Verification
+from zeronorm.evaluation.workers import Workers, begun
+from zeronorm.threat_model import L0
+
+_TIMED = 128  # examples answered to time an answer, at most
+_ROUNDS = 5
+
+OnProgress = Callable[[str, Progress], None]
+
+
+class Matrix:
+    """The result of a matrix, read from its folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._folder = MatrixFolder(path)
+        self.figures = report.read_matrix(self._folder)
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    def table(self) -> str:
+        """The figures as tables of text."""
+        return report.matrix_table(self.figures)
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures for a machine."""
+        return report.matrix_json(self.figures) | {"run": str(self.path)}
+
+    def __repr__(self) -> str:
+        return self.table()
+
+
+def matrix(
+    model: Mapping[str, Model],
+    data: DataLike,
+    threat: L0 | Sequence[L0],
+    attacks: Attacks,
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    queries: int | None = None,
+    votes: int = 100,
+    n: int = 1000,
+    alpha: float = 0.05,
+    batch_size: int = 256,
+    seed: int = 0,
+    sources: Mapping[str, str] | None = None,
+    command: str | None = None,
+    workers: int | Workers | None = None,
+    on_progress: OnProgress | None = None,
+) -> Matrix:
+    """Attack every model with every attack, certify those that can be, and set all beside the first model.
+
+    A model that was trained on ablated images is judged as the smoothed classifier that it is the base of; for who
+    attacks it, it is a black box that casts `votes` votes an answer, and abstaining counts as broken.  An attack that
+    cannot be run on a model, such as one that needs gradients on a model without, is left out and said to be.
+
+    Args:
+        model: several by their names; the others are judged against the first.
+        data, threat, attacks, steps, queries, batch_size, seed, workers: as of `compare`.
+        out: folder of the matrix.  Called again it goes on where it stopped.
+        votes: of a smoothed classifier, for each answer under attack.
+        n, alpha: votes and confidence of its certificates, as of `certify`, with n / 10 votes to choose the class.
+        sources: how `zeronorm verify` loads the models again, by their names.
+        command: what started it, for the record.
+        on_progress: called now and then with which run it is, in words, and its state.
+
+    Raises:
+        ArgumentError: before anything is attacked, with all that cannot be used.
+    """
+    threats = resolve_threats(threat, False)
+    if isinstance(model, Mapping) and len(model) < 2:
+        raise ArgumentError(
+            f"model: expected at least two models to compare, got {', '.join(model) or 'none'}"
+        )
+    networks = {name: defended(one, votes) for name, one in named_models(model).items()}
+    asked, dataset = named_attacks(attacks), as_dataset(data)
+    checks.integer("n", n, 10)
+    given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
+    unfit = {name: unfit_attacks(one, dataset, threats, asked, given) for name, one in networks.items()}
+    if useless := [name for name, why in unfit.items() if len(why) == len(asked)]:
+        whys = "; ".join(f"{attack}: {why}" for attack, why in unfit[useless[0]].items())
+        raise ArgumentError(f"attack: expected one at least that {useless[0]} can be attacked by: {whys}")
+    plan = {
+        "models": {name: models.describe(one) for name, one in networks.items()},
+        "data": describe_data(dataset, dataset.x),
+        "k": [threat.k for threat in threats],
+        "certificate": {"votes": votes, "n": n, "alpha": alpha},
+    }
+    folder = MatrixFolder(out)
+    with folder.locked(), begun(workers) as engine:
+        knowledge = {name: _knowledge(attack) for name, attack in asked.items()}
+        record = _open(folder, plan, networks, sources or {}, knowledge, command)
+        for number, entry in enumerate(record["models"], start=1):
+            name = entry["name"]
+            network = networks[name]
+            title = f"{number}/{len(record['models'])} {name}"
+            entry["unfit"] = unfit[name]
+            fit = {attack: how for attack, how in asked.items() if attack not in unfit[name]}
+            taken = {cost for attack in fit.values() for cost in _lengths(attack)}
+            compare(
+                {name: network},
+                dataset,
+                threats,
+                fit,
+                folder.within(entry["attacks"]),
+                **{length: value for length, value in given.items() if length in taken},  # type: ignore[arg-type]
+                batch_size=batch_size,
+                seed=seed,
+                command=command,
+                workers=engine,
+                on_progress=None if on_progress is None else _under(on_progress, title),
+            )
+            if entry["cost"] is None:
+                entry["cost"] = _answering(network, dataset)
+            _certify(folder, entry, network, dataset, n, alpha, seed, command, engine, on_progress, title)
+            folder.write(record)
+        record |= {"status": "complete", "finished": _now()}
+        folder.write(record)
+        report.render(folder.path, folder.page)
+    return Matrix(folder.path)
+
+
+def defended(model: Model, votes: int) -> Model:
+    """The classifier that is attacked and certified: of a base classifier of randomized ablation the smoothed one."""
+    if "ablation" not in getattr(model, "facts", {}):
+        return model
+    base = smoothed(model, None, "multichannel", None, None, "float32")
+    return RandomizedAblation(
+        model, base.retained, base.null, mean=base.mean, std=base.std, votes=checks.integer("votes", votes, 1)
+    ).eval()
+
+
+def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -> Verification:
+    """Check every claim of a complete matrix: all searches and all certificates of every model.
+
+    Args:
+        run: its folder.
+        model, data: as given to `matrix`.
+    """
+    folder = MatrixFolder(run)
+    record = folder.read()
+    if record["status"] != "complete":
+        raise ArgumentError(
+            f"run: expected a complete matrix, got one that stopped early in {folder.path}; resume it"
+        )
+    if missing := {entry["name"] for entry in record["models"]} - set(model):
+        raise ArgumentError(
+            f"model: expected all models of the matrix, got none called {', '.join(sorted(missing))}"
+        )
+    dataset, result = as_dataset(data), Verification()
+    for entry in record["models"]:
+        network = defended(model[entry["name"]], record["plan"]["certificate"]["votes"])
+        parts = [verify_comparison(folder.within(entry["attacks"]), {entry["name"]: network}, dataset)]
+        if entry["certificate"]:
+            base = network.base_classifier if isinstance(network, RandomizedAblation) else network
+            parts.append(verify_certificates(folder.within(entry["certificate"]), base, dataset))
+        for part in parts:
+            result.predictions += part.predictions
+            result.adversarials += part.adversarials
+            result.problems += [f"{entry['name']}: {problem}" for problem in part.problems]
+            result.notes += [f"{entry['name']}: {note}" for note in part.notes]
+    return result
+
+
+# -- the folder ---------------------------------------------------------------------------------------------
+
+
+def _open(
+    folder: MatrixFolder,
+    plan: dict[str, Any],
+    networks: Mapping[str, Model],
+    sources: Mapping[str, str],
+    knowledge: Mapping[str, str],
+    command: str | None,
+) -> dict[str, Any]:
+    """A new matrix, or the one in the folder, which may gain models and attacks."""
+    entries = {
+        name: {
+            "name": name,
+            "source": sources.get(name),
+            "attacks": f"{folder_name(name)}/attacks",
+            "certificate": None,
+            "uncertified": None,
+            "unfit": {},
+            "cost": None,
+            "training": _training(network),
+        }
+        for name, network in networks.items()
+    }
+    made: dict[str, Any] = {"format": MATRIX_FORMAT, "created": _now(), "command": command}
+    if folder.exists():
+        made = folder.read()
+        for what in ("data", "k", "certificate"):
+            if digest({what: made["plan"][what]}) != digest({what: plan[what]}):
+                raise ArgumentError(
+                    f"out: expected a matrix of the same {what} in {folder.path}, got one of "
+                    f"{_short(made['plan'][what])}"
+                )
+        for entry in made["models"]:
+            if (name := entry["name"]) in entries:
+                entries[name] |= {key: entry[key] for key in ("cost", "certificate", "uncertified")}
+    elif ComparisonFolder(folder.path).exists():
+        raise ArgumentError(
+            f"out: expected the folder of a matrix, {folder.path} holds a comparison; choose another"
+        )
+    made |= {
+        "knowledge": knowledge,
+        "plan": plan,
+        "models": list(entries.values()),
+        "status": "running",
+        "finished": None,
+    }
+    folder.write(made)
+    return made
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _training(network: Model) -> dict[str, Any] | None:
+    """How a model of `zeronorm train` came to be; None of a stranger's."""
+    base = network.base_classifier if isinstance(network, RandomizedAblation) else network
+    told = models.describe(base).get("training")
+    if not isinstance(told, dict):
+        return None
+    return {key: told.get(key) for key in ("command", "seconds") if told.get(key) is not None}
+
+
+def _catalogued(attack: Any) -> list[Any]:
+    """The entries of the catalogue that an attack, or a cascade, consists of."""
+    parts = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
+    names = [getattr(part, "attack", part) for part in parts]
+    return [catalogue[name.replace("-", "_")] for name in names if isinstance(name, str)]
+
+
+def _lengths(attack: Any) -> set[str]:
+    return {cost for entry in _catalogued(attack) for cost in entry.cost}
+
+
+def _knowledge(attack: Any) -> str:
+    """Whether it asks for gradients: "white", "black", or "" of one that does both, or of a stranger's."""
+    kinds = {"white" if entry.knowledge == "white" else "black" for entry in _catalogued(attack)}
+    mixed = any(entry.name == "sparse_autoattack" for entry in _catalogued(attack))
+    return "" if mixed or len(kinds) != 1 else kinds.pop()
+
+
+def _answering(network: Model, dataset: Dataset) -> dict[str, Any]:
+    """Time of one answer, of the fastest of a few batches, and how many passes of the network it takes."""
+    some = Examples.of(dataset, device_of(network)).at(list(range(min(_TIMED, len(dataset)))))
+    passes = network.votes if isinstance(network, RandomizedAblation) else 1
+    fastest = math.inf
+    with torch.inference_mode(), evaluation_mode(network):
+        for _ in range(_ROUNDS):
+            began = time.perf_counter()
+            float(torch.as_tensor(network(some.x)).double().sum())  # waits for a GPU
+            fastest = min(fastest, time.perf_counter() - began)
+    return {"milliseconds": 1000 * fastest / len(some), "passes": passes, "batch": len(some)}
+
+
+def _certify(
+    folder: MatrixFolder,
+    entry: dict[str, Any],
+    network: Model,
+    dataset: Dataset,
+    n: int,
+    alpha: float,
+    seed: int,
+    command: str | None,
+    engine: Any,
+    on_progress: OnProgress | None,
+    title: str,
+) -> None:
+    """Certificates of a model that is made for them; of another, why there are none."""
+    options: dict[str, Any] = {}
+    if isinstance(network, RandomizedAblation):
+        method = "randomized_ablation"
+        options = {"n0": max(n // 10, 1), "n": n, "alpha": alpha}
+    elif (method := made_for(network)) in DETERMINISTIC:
+        try:
+            DETERMINISTIC[method](network, Examples.of(dataset, device_of(network)).x[:1])
+        except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
+            entry["uncertified"] = str(error)
+            return
+    else:
+        entry["uncertified"] = "there is no certificate for such a model"
+        return
+    path = f"{Path(entry['attacks']).parent}/certificate"
+    certify(
+        network,
+        dataset,
+        method,
+        folder.within(path),
+        **options,
+        seed=seed,
+        name=entry["source"] or entry["name"],
+        command=command,
+        workers=engine,
+        on_progress=None if on_progress is None else lambda state: on_progress(title, state),
+    )
+    entry["certificate"] = path
+
+
+def _under(on_progress: OnProgress, title: str) -> OnProgress:
+    return lambda run, state: on_progress(f"{title}, {run}", state)
