@@ -74,14 +74,19 @@ def matrix(
     are trained here stay in OUT/models. zeronorm verify OUT re-checks all of it.
     """
     from zeronorm import checks
-    from zeronorm.attacks.catalogue import catalogue
+    from zeronorm.attacks.catalogue import catalogue, get
 
     if attack == "all":
         attack = ",".join(name for name, entry in catalogue.items() if "L0" in entry.norms)
     said = options.attacks(attack)
     adversaries = options.threats(k, None, "pixel", 0.0, 1.0, None)
     budgets = [int(threat.k or 0) for threat in adversaries]
-    checks.integer("epochs", epochs, 1)
+    for what, value, low in (("epochs", epochs, 1), ("votes", votes, 1), ("n", n, 10), ("steps", steps, 0),
+                             ("queries", queries, 1)):  # fmt: skip
+        if value is not None:
+            checks.integer(what, value, low)  # before anything is trained
+    for name, _ in said.values():
+        get(name)
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model

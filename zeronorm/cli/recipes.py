@@ -27,27 +27,29 @@ def recipes(channels: int, sides: tuple[int, int], k: int, epochs: int) -> dict[
     lattice = [[[height // 4 if large else 4, 0], [0, width // 4 if large else 4]]]
     window = max(1, min(k, (channels * pixels) // 2 - 1))
 
-    def passes(share: float) -> list[str]:
+    def passes(share: float = 1.0) -> list[str]:
         return ["--epochs", str(max(1, math.ceil(share * epochs)))]
 
+    retraining = max(2, epochs if large else 2 * epochs)
+
     made = {
-        "plain": [*network, *batch, *passes(1)],
+        "plain": [*network, *batch, *passes()],
         "pruned": [
-            "--initial", "{plain}", "--prune", "0.9" if large else "0.8", "--prune-rounds", "3", "--lr", "0.02",
-            *batch, *passes(1 if large else 2),
+            "--initial", "{plain}", "--prune", "0.9" if large else "0.8", "--prune-rounds",
+            str(min(3, retraining - 1)), "--lr", "0.02", *batch, "--epochs", str(retraining),
         ],
-        "front_end": [*network, *batch, *passes(1), "--set", f"front_end={_json(frequencies)}"],
+        "front_end": [*network, *batch, *passes(), "--set", f"front_end={_json(frequencies)}"],
         "truncated": [
             "--method", "truncated", "--model", "mlp", "--set", "widths=[128,100]", "--set", f"truncation={window}",
             "--k", str(k), "--box-factor", "1", "--append-every", str(max(1, epochs // 3)), "--append-limit", "1000",
-            *batch, *passes(1),
+            *batch, *passes(),
         ],
-        "sat": ["--method", "sat", *robust, *many, *passes(1)],
-        "strades": ["--method", "strades", *robust, *many, "--beta", "4", *passes(1)],
-        "fast_ls": ["--method", "fast_ls", *robust, "--multi-k", "4" if large else "1.5", *passes(1)],
+        "sat": ["--method", "sat", *robust, *many, *passes()],
+        "strades": ["--method", "strades", *robust, *many, "--beta", "4", *passes()],
+        "fast_ls": ["--method", "fast_ls", *robust, "--multi-k", "4" if large else "1.5", *passes()],
         "ablation": [
             "--method", "ablation", *network, *batch, "--retained", str(round((0.0575 if large else 0.3) * pixels)),
-            *passes(1 if large else 3),
+            *passes(1.0 if large else 3.0),
         ],
         "l0_lipschitz": [
             "--method", "l0_lipschitz", "--budget", f"{2.6 * k:g}", "--temperature", f"{0.5 * k:g}",
@@ -58,7 +60,7 @@ def recipes(channels: int, sides: tuple[int, int], k: int, epochs: int) -> dict[
             *(["--batch-size", "50", "--set", "widths=[128,64]"] if not large else []),
             *(["--set", f"partition={_json(lattice)}", "--set", "mirrored=false", "--no-flip", "--crop", "0"]
               if channels != 3 else []),
-            *passes(1 if large else 3),
+            *passes(1.0 if large else 3.0),
         ],
     }  # fmt: skip
     return made

@@ -6,15 +6,20 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zeronorm.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from zeronorm.evaluation.verify import Verification
+
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Folder of a complete run, comparison or run of certificates.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a complete run, comparison, matrix or run of certificates.")
+    ],
     model: Annotated[str | None, typer.Option(help="The model, if it is now called otherwise.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set, if it is now called otherwise.")] = None,
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
@@ -25,10 +30,16 @@ def verify(
 
     Example: zeronorm verify runs/quickstart
     """
-    from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, RunFolder
+    from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
     from zeronorm.report.tables import check_run
 
     # before anything heavy: is this a run at all?
+    matrix = MatrixFolder(run).read() if MatrixFolder(run).exists() else None
+    if matrix is not None:
+        if model is not None:
+            raise ArgumentError("model: a matrix names its models; verify one of its runs with another name")
+        _told(*_matrix_verified(run, matrix, data, split, device), run, json_)
+        return
     comparison = ComparisonFolder(run)
     runs = [comparison.run(part["path"]) for part in comparison.read()["runs"]] if comparison.exists() else []
     certificates = CertificateFolder(run).holds_certificates()
@@ -57,19 +68,42 @@ def verify(
         result = zn.verify_certificates(run, first, dataset)
     else:
         result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
+    found = f"{result.predictions} certificates" if certificates else _searched(result)
+    _told(result, found, run, json_)
+
+
+def _matrix_verified(
+    run: Path, record: dict[str, Any], data: str | None, split: str | None, device: str
+) -> tuple[Verification, str]:
+    """What was checked of a matrix, and in words."""
+    import zeronorm as zn
+    from zeronorm.cli.model import resolve_device, resolve_model
+
+    where, plan = resolve_device(device), record["plan"]["data"]
+    networks = {}
+    for entry in record["models"]:
+        with _named("model", entry["name"], entry["source"] is None):
+            networks[entry["name"]] = resolve_model(entry["source"] or entry["name"], where)
+    with _named("data", plan["name"], record.get("command") is None and data is None):
+        dataset = zn.data.load(data or plan["name"], split or plan.get("split", "test"), plan["n"])
+    result = zn.verify_matrix(run, networks, dataset)
+    return result, f"of {len(networks)} models, certificates among them, {_searched(result)}"
+
+
+def _searched(result: Verification) -> str:
+    return f"{result.predictions} clean predictions and {result.adversarials} adversarials"
+
+
+def _told(result: Verification, found: str, run: Path, json_: bool) -> None:
+    """Say what held and what did not; the exit status follows."""
     for problem in result.problems[:20]:
         print(f"does not hold: {problem}")
     if len(result.problems) > 20:
         print(f"... and {len(result.problems) - 20} more")
     for note in result.notes:
         print(f"note: {note}")
-    if result.ok and certificates:
-        print(f"every claim holds: {result.predictions} certificates re-checked")
-    elif result.ok:
-        print(
-            f"every claim holds: {result.predictions} clean predictions and {result.adversarials} adversarials "
-            "re-checked on fresh passes"
-        )
+    if result.ok:
+        print(f"every claim holds: {found} re-checked on fresh passes")
     if json_:
         checked = {"predictions": result.predictions, "adversarials": result.adversarials}
         print(

@@ -110,9 +110,16 @@ def matrix(
         )
     networks = {name: defended(one, votes) for name, one in named_models(model).items()}
     asked, dataset = named_attacks(attacks), as_dataset(data)
-    checks.integer("n", n, 10)
+    for what, value, low in (("n", n, 10), ("steps", steps, 0), ("queries", queries, 1)):
+        if value is not None:
+            checks.integer(what, value, low)
     given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
     unfit = {name: unfit_attacks(one, dataset, threats, asked, given) for name, one in networks.items()}
+    for attack in asked:
+        if all(attack in why for why in unfit.values()):
+            raise ArgumentError(
+                f"attack: no model can be attacked by {attack}: {next(iter(unfit.values()))[attack]}"
+            )
     if useless := [name for name, why in unfit.items() if len(why) == len(asked)]:
         whys = "; ".join(f"{attack}: {why}" for attack, why in unfit[useless[0]].items())
         raise ArgumentError(f"attack: expected one at least that {useless[0]} can be attacked by: {whys}")
@@ -233,7 +240,11 @@ def _open(
                     f"{_short(made['plan'][what])}"
                 )
         for entry in made["models"]:
-            if (name := entry["name"]) in entries:
+            name = entry["name"]
+            # of the same model, as JSON has it
+            if name in entries and digest(made["plan"]["models"].get(name, {})) == digest(
+                plan["models"][name]
+            ):
                 entries[name] |= {key: entry[key] for key in ("cost", "certificate", "uncertified")}
     elif ComparisonFolder(folder.path).exists():
         raise ArgumentError(

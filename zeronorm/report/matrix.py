@@ -236,7 +236,7 @@ def matrix_table(matrix: Matrix) -> str:
             f"   {one.name:<{width}} {percent(one.attacked.clean_accuracy.value):>10}"
             + "".join(f"{percent(one.attacked.robust_accuracy[b].value):>9}" for b in budgets)
             + "".join(f"{'-' if share is None else percent(share.value):>9}" for share in proved)
-            + f"{'-' if one.seconds is None else f'{one.seconds:,.0f} s':>11}{one.milliseconds:>10.2f} ms"
+            + f"{'-' if one.seconds is None else f'{one.seconds:,.0f} s':>11}{one.milliseconds:>10.3f} ms"
         )
     names = {attack: f"({i})" for i, attack in enumerate(matrix.attacks, start=1)}
     lines += ["", f"   {f'k = {k}':<{width}} " + "".join(f"{names[attack]:>8}" for attack in matrix.attacks)]
