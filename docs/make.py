@@ -2,6 +2,7 @@
 
 Run `python docs/make.py` after a change that moves one of them, or `python docs/make.py --tables` for the tables
 alone, those of the reproductions too, which needs neither a run nor a browser.  tests/docs says when that is due.
+`--matrix RUN` writes the table of a matrix into docs/matrix.md.
 """
 
 from __future__ import annotations
@@ -129,15 +130,32 @@ def reproduced() -> dict[Path, str]:
     return pages
 
 
+def matrix(run: Path) -> tuple[str, str]:
+    """Of a complete matrix, the mark of its table in docs/matrix.md, and what stands there."""
+    import zeronorm as zn
+
+    found = zn.Matrix(run)
+    assert found.figures.complete, f"{run} is unfinished"
+    command = re.sub(r" --out \S+", "", found.figures.record["command"])
+    data = found.figures.record["plan"]["data"]["name"]
+    return f"matrix-{data}", f"```console\n$ {command} --out runs/matrix\n```\n\n```text\n{found.table()}\n```"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument(
         "--tables", action="store_true", help="only the tables of attacks and of reproductions"
     )
+    options.add_argument("--matrix", type=Path, help="only docs/matrix.md, from the folder of a complete matrix")
+    asked = options.parse_args()
+    if asked.matrix:
+        page = ROOT / "docs/matrix.md"
+        page.write_text(put(page.read_text(), *matrix(asked.matrix)))
+        return
     for page, made in reproduced().items():
         page.write_text(made)
     text = put(README.read_text(), "attacks", attack_table())
-    if not options.parse_args().tables:
+    if not asked.tables:
         with tempfile.TemporaryDirectory() as folder:
             text = put(text, "quickstart", f"```text\n{shown(quickstart(Path(folder)))}\n```")
             robust = figures(quickstart(Path(folder), "runs/quickstart-robust"))
