@@ -184,6 +184,9 @@ def train(
         typer.Option(help="float32 or bfloat16 (default: float32; feature_partition: bfloat16)."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = TrainingPlan.device,
+    devices: Annotated[
+        int | None, typer.Option(help="Share every batch among so many devices, a process each (default: 1).")
+    ] = None,
     track: Annotated[
         str, typer.Option(help="Programs that get the metrics too: tensorboard, mlflow, or both.")
     ] = "",
@@ -202,16 +205,21 @@ def train(
 
     Sparse:  zeronorm train --initial runs/mnist --prune 0.9 --prune-rounds 4 --data mnist --out runs/mnist-sparse
 
-    A training that was stopped continues with --resume.
+    A training that was stopped continues with --resume, on any number of devices.
+
+    With --devices 4, or by torchrun --nproc-per-node 4 -m zeronorm train ..., it is shared; what is learnt is the same.
     """
     from zeronorm import checks
+    from zeronorm.cli.train_devices import is_first, launched, processes
     from zeronorm.training.methods import METHODS
+    from zeronorm.training.processes import ToldByTheFirst
 
     certified = ("l0_lipschitz", "feature_partition")  # by loops of their own
+    method = checks.choice("method", method.replace("-", "_"), (*METHODS, *certified))
     options: dict[str, Any] = {
         "data": data, "model_arguments": _model_arguments(set_ or []),
         "initial": initial, "prune": prune, "prune_rounds": prune_rounds, "keep_dense": _words(keep_dense), "l1": l1,
-        "method": checks.choice("method", method.replace("-", "_"), (*METHODS, *certified)), "k": k, "multi_k": multi_k,
+        "method": method, "k": k, "multi_k": multi_k,
         "attack": attack if attack is None else {name: given for name, given in attacks(attack).values()},
         "steps": steps, "gradient": gradient, "tolerance": tolerance, "beta": beta, "noise": noise,
         "label_momentum": label_momentum, "label_warm_up": label_warm_up, "retained": retained, "null": null,
@@ -228,12 +236,15 @@ def train(
         "crop": crop, "flip": flip, "precision": precision,
     }  # fmt: skip
     own = {"budget": budget, "temperature": temperature, "groups": groups, "sharpness": sharpness}
-    if options["method"] in certified:
+    here = processes(devices)
+    if method in certified:
         from zeronorm.cli.train_certified import train_certified
 
+        if max(here, devices or 1) > 1:
+            raise ArgumentError(f"devices: the method {method} trains on one, got {max(here, devices or 1)}")
         given = {n: v for n, v in options.items() if v != getattr(TrainingPlan, n, None)} | own | varying
         train_certified(
-            options["method"], out, data, model or options["method"], options["model_arguments"], limit,
+            method, out, data, model or options["method"], options["model_arguments"], limit,
             {name: value for name, value in given.items() if value is not None}, json_,
         )  # fmt: skip
         return
@@ -241,13 +252,21 @@ def train(
         raise ArgumentError(f"{foreign[0]}: the method {method} takes no {foreign[0]}")
     options |= {name: value for name, value in varying.items() if value is not None}
     plan = TrainingPlan(out=out, **options)
-    if resume and not out.exists():
+    if devices is not None and devices > here:
+        raise typer.Exit(launched(devices, plan.device))
+    first = is_first()
+    if resume and first and not out.exists():
         typer.echo(f"nothing to resume in {out}: a new training begins", err=True)
     try:
         result = _train(plan)
     except KeyboardInterrupt as stop:
-        typer.echo(f"stopped; the same command with --resume continues the training in {out}", err=True)
+        if first:
+            typer.echo(f"stopped; the same command with --resume continues the training in {out}", err=True)
         raise typer.Exit(128 + getattr(stop, "number", 2)) from None
+    except ToldByTheFirst:
+        raise typer.Exit(2) from None
+    if not first:
+        return
     typer.echo(str(result))
     then, budgets = ("certify", "--limit 100") if plan.method == "ablation" else ("evaluate", "--k 1,2,4,8")
     typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")
@@ -280,10 +299,11 @@ def _train(plan: TrainingPlan) -> TrainingResult:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    from zeronorm.cli.train_devices import is_first
     from zeronorm.training.loop import train
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or not is_first():
         return train(plan, lambda at: _log(console, at))
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),

@@ -35,16 +35,18 @@ def grow(
     if number and int(memory.get("rounds", torch.zeros(()))) < number:
         order = Streams(plan.seed, examples.ids[rows], "append").order(number)[: plan.append_limit]
         some = rows[order.sort().values.to(rows.device)]
-        for part in some.split(_BATCH):
+        parts = []
+        for part in setting.processes.share(some).split(_BATCH):
             batch = examples[part]
             x_adv, broken = setting.adversary.broken(batch.x, batch.y, batch.ids, epoch)
             pixels, values = _changes(batch.x[broken], x_adv[broken], setting.adversary.k)
-            found = {
+            parts.append({
                 "rows": part.to(broken.device)[broken], "pixels": pixels, "values": values,
                 "round": torch.full_like(batch.ids[broken], number),
-            }  # fmt: skip
-            for name, new in found.items():
-                memory[name] = torch.cat([memory[name], new]) if name in memory else new
+            })  # fmt: skip
+        for name in parts[0]:
+            new = setting.processes.joined(torch.cat([part[name] for part in parts]))
+            memory[name] = torch.cat([memory[name], new]) if name in memory else new
         memory["rounds"] = torch.tensor(number)
     if "rows" not in memory:
         return examples, rows

@@ -1,17 +1,19 @@
 """The training loop, from plan to checkpoint folder.
 
 Everything random is named by (seed, example, epoch) and the learning rate by the step, so that a training
-continued after a crash takes the steps it would have taken: on a CPU, to bitwise the same weights.
+continued after a crash takes the steps it would have taken: on a CPU, to bitwise the same weights.  Several
+processes take the same steps together; the first of them writes.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ from zeronorm.training.checkpoint import State, TrainingFolder
 from zeronorm.training.interrupt import Stopped, heeded
 from zeronorm.training.methods import METHODS, Batch, Examples, Objective, Setting
 from zeronorm.training.plan import PRECISIONS, TrainingPlan
+from zeronorm.training.processes import Processes, started
 from zeronorm.training.pruning import Pruning
 from zeronorm.training.tracking import tracking
 
@@ -98,63 +101,74 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
     - `plan`: what to train, on what, how, and where to put it.
     - `progress`: called after every step (on a GPU: every few); after the last of an epoch once all is stored.
 
+    Where torchrun started several processes, each calls this and learns its share of every batch on a device of its
+    own; only in the first is `progress` called and anything written.
+
     **Raises:** `ArgumentError` for data or a folder that cannot be used, another plan's training in the folder,
     and a loss that is not finite; the checkpoint of the last good epoch stays.  `Stopped`, a `KeyboardInterrupt`,
     at SIGTERM or SIGINT, after a checkpoint between two steps.
     """
     folder = TrainingFolder(plan.out)
-    with folder.locked(), heeded() as signalled:
-        state = folder.open(plan.identity(), plan.resume)
-        fabric = _fabric(plan)
-        source, test = data.load(plan.data, "train", plan.limit), data.load(plan.data, "test")
-        folder.check_data(state, source.digest)
-        learnt, held_out = _split(source, plan)
-        unseen = _has_test_split(source, test)
-        if not unseen and not len(held_out):
-            raise ArgumentError(
-                f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
-            )
-        _check_budget(plan, source)
-        method = METHODS[plan.method]
-        encoding = method.encoding(plan, source) if method.encoding else None
+    processes = _processes(plan)
+    with ExitStack() as held, heeded() as signalled, processes.together():
+        processes.first(lambda: held.enter_context(folder.locked()))
+        state = processes.first(lambda: folder.open(plan.identity(), plan.resume))
+        with processes.alike():
+            source, test = data.load(plan.data, "train", plan.limit), data.load(plan.data, "test")
+            folder.check_data(state, source.digest)
+            learnt, held_out = _split(source, plan)
+            unseen = _has_test_split(source, test)
+            if not unseen and not len(held_out):
+                raise ArgumentError(
+                    f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
+                )
+            _check_budget(plan, source)
+            method = METHODS[plan.method]
+            encoding = method.encoding(plan, source) if method.encoding else None
+            model = _build(plan, source, encoding)
 
-        run = _Run.start(plan, fabric, _build(plan, source, encoding), state, encoding)
+        run = _Run.start(plan, processes, model, state, encoding)
         examples = run.to_device(source)
         adversary = Adversary(plan, run.attacked)
-        setting = Setting(plan, adversary, examples.y, len(source.class_names), state.memory, encoding)
+        setting = Setting(
+            plan, adversary, examples.y, len(source.class_names), state.memory, encoding, processes
+        )
         objective = method.objective(setting)
-        with tracking(plan.track, folder.path, plan.identity()) as track:
-            for epoch in range(len(state.history) + 1, plan.epochs + 1):
-                began = time.perf_counter() - state.seconds
-                learning, rows = examples, learnt
-                if method.grow:
-                    learning, rows = method.grow(setting, examples, learnt, epoch)
-                order = rows[_shuffled(learning.ids.cpu()[rows], plan.seed, epoch)]
-                if not state.begun:
-                    run.pruning.begin(epoch, run.optimizer, state.average)
-                for now in run.learn(objective, learning, order, epoch, state):
-                    if now.step < now.steps:
-                        progress(_after_the_last_epoch(now, state))
-                        if (number := signalled()) is not None:
-                            run.keep(state, time.perf_counter() - began)
-                            folder.write(state)
-                            raise Stopped(number)
-                with run.averaged(state):
-                    row = {
-                        "epoch": epoch,
-                        "lr": run.optimizer.param_groups[0]["lr"],
-                        "loss": now.loss,
-                        "accuracy": now.accuracy,
-                        **_validate(run, adversary, examples, held_out),
-                        "seconds": round(time.perf_counter() - began, 3),
-                    }
-                run.keep(state)
-                state.finish(row, partial(_merit, plan))
-                folder.write(state)
-                track(row)
-                progress(_after_the_last_epoch(now, state))
-                if (number := signalled()) is not None and epoch < plan.epochs:
-                    raise Stopped(number)
+        if processes.leads:
+            log = held.enter_context(tracking(plan.track, folder.path, plan.identity()))
+        else:
+            log, progress = (lambda row: None), (lambda now: None)
+        for epoch in range(len(state.history) + 1, plan.epochs + 1):
+            began = time.perf_counter() - state.seconds
+            learning, rows = examples, learnt
+            if method.grow:
+                learning, rows = method.grow(setting, examples, learnt, epoch)
+            order = rows[_shuffled(learning.ids.cpu()[rows], plan.seed, epoch)]
+            if not state.begun:
+                run.pruning.begin(epoch, run.optimizer, state.average)
+            for now in run.learn(objective, learning, order, epoch, state):
+                if now.step < now.steps:
+                    progress(_after_the_last_epoch(now, state))
+                    if (number := processes.agreed(signalled())) is not None:
+                        run.keep(state, time.perf_counter() - began)
+                        processes.first(lambda: folder.write(state))
+                        raise Stopped(number)
+            with run.averaged(state):
+                row = {
+                    "epoch": epoch,
+                    "lr": run.optimizer.param_groups[0]["lr"],
+                    "loss": now.loss,
+                    "accuracy": now.accuracy,
+                    **_validate(run, adversary, examples, held_out),
+                    "seconds": round(time.perf_counter() - began, 3),
+                }
+            run.keep(state)
+            state.finish(row, partial(_merit, plan))
+            processes.first(lambda: folder.write(state))
+            log(row)
+            progress(_after_the_last_epoch(now, state))
+            if (number := processes.agreed(signalled())) is not None and epoch < plan.epochs:
+                raise Stopped(number)
 
         run.model.network.load_state_dict(state.best)
         rows, split = held_out, "validation"
@@ -175,8 +189,8 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             history=state.history,
             seconds=sum(row["seconds"] for row in state.history),
         )
-        _save(result, plan, source, run.fabric.device.type, encoding)
-        report.render(folder.path, folder.page)
+        processes.first(lambda: _save(result, plan, source, processes, encoding))
+        processes.first(lambda: report.render(folder.path, folder.page))
         return result
 
 
@@ -198,8 +212,10 @@ def _validate(
     loss, right = run.evaluate(examples, held_out)
     robust = None
     if run.plan.k is not None and math.isfinite(loss):
-        some = examples[held_out[: run.plan.validation_limit]]
-        robust = adversary.withstood(some.x, some.y, some.ids) / len(some.ids)
+        attacked = held_out[: run.plan.validation_limit]
+        some = examples[run.processes.share(attacked)]
+        withstood = torch.tensor(adversary.withstood(some.x, some.y, some.ids), device=some.ids.device)
+        robust = int(run.processes.total(withstood)) / len(attacked)
     return {"validation_loss": loss, "validation_accuracy": right / len(held_out), "robust_accuracy": robust}
 
 
@@ -221,7 +237,7 @@ class _Run:
     """A model with its optimiser, bare and as Fabric wraps them."""
 
     plan: TrainingPlan
-    fabric: Any
+    processes: Processes
     model: Classifier
     optimizer: torch.optim.SGD
     encoding: Encoding | None
@@ -234,11 +250,22 @@ class _Run:
         """The model for attacks on it."""
         return _Attacked(self.model, self.fabric)
 
+    @property
+    def fabric(self) -> Any:
+        return self.processes.fabric
+
     @classmethod
     def start(
-        cls, plan: TrainingPlan, fabric: Any, model: Classifier, state: State, encoding: Encoding | None
+        cls,
+        plan: TrainingPlan,
+        processes: Processes,
+        model: Classifier,
+        state: State,
+        encoding: Encoding | None,
     ) -> _Run:
+        fabric = processes.fabric
         model.to(fabric.device)
+        processes.normalise(model)
         if fabric.device.type == "cuda":
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(
@@ -255,7 +282,7 @@ class _Run:
                 optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
         pruning = Pruning(plan, model, state.memory, fresh=not state.network)
         with _quiet():
-            return cls(plan, fabric, model, optimizer, encoding, pruning, *fabric.setup(model, optimizer))
+            return cls(plan, processes, model, optimizer, encoding, pruning, *fabric.setup(model, optimizer))
 
     def to_device(self, dataset: Dataset) -> Examples:
         return Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
@@ -265,13 +292,19 @@ class _Run:
     ) -> Iterator[Progress]:
         """One epoch over the rows of `order`, or the rest of one begun; tells of its progress, of the last step
         always."""
-        plan = self.plan
+        plan, count = self.plan, self.processes.count
         steps = math.ceil(len(order) / plan.batch_size)
+        if len(order) // steps < count:
+            raise self.processes.error(
+                f"batch_size: expected steps of {count} examples at least, one for each process, got "
+                f"{len(order) // steps}"
+            )
         losses = torch.zeros(steps, device=self.fabric.device)
         correct = torch.zeros_like(losses, dtype=torch.int64)
         first, seen = len(state.begun.get("losses", ())), 0
         if first:
             losses[:first], correct[:first] = state.begun["losses"], state.begun["correct"]
+        read = first
         self.wrapped.train()
         for step, rows in enumerate(order.tensor_split(steps)):
             seen += len(rows)
@@ -279,24 +312,31 @@ class _Run:
                 continue
             done = (epoch - 1) * steps + step
             self.optimizer.param_groups[0]["lr"] = learning_rate(plan, done, plan.epochs * steps)
-            batch = examples[rows]
+            mine = self.processes.share(rows)
+            batch = examples[mine]
             x = crop_and_flip(batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch)
-            rows = rows.to(batch.ids.device)
+            own = mine.to(batch.ids.device)
             try:
-                loss, logits = objective(self.wrapped, Batch(x, batch.y, batch.ids, rows, epoch, step))
+                loss, logits = objective(self.wrapped, Batch(x, batch.y, batch.ids, own, epoch, step))
             except ArgumentError:  # of the attack, perhaps because the model is ruined
                 self._check_logits(x, f"at step {step + 1} of epoch {epoch}", epoch)
                 raise
-            loss = loss + self.pruning.penalty()
+            # the processes' mean is then that over the examples, whose shares may differ by one
+            loss = loss * (len(mine) * count / len(rows)) + self.pruning.penalty()
             self.stepper.zero_grad()
             self.fabric.backward(loss)
             self.pruning.mask_gradients()
             self.stepper.step()
             self._move_average(state, done)
+            for name in METHODS[plan.method].by_example:
+                self.processes.exchange(state.memory[name], rows)
 
-            losses[step] = loss.detach()
+            losses[step] = loss.detach() / count
             correct[step] = (logits.detach().argmax(1) == batch.y).sum()
             if self._on_cpu() or step % _STEPS_BETWEEN_READINGS == 0 or step + 1 == steps:
+                for told in (losses, correct):
+                    told[read : step + 1] = self.processes.total(told[read : step + 1])
+                read = step + 1
                 mean = float(losses[: step + 1].mean())
                 if not math.isfinite(mean):
                     first = int((~torch.isfinite(losses)).nonzero()[0])
@@ -306,16 +346,18 @@ class _Run:
 
     @torch.inference_mode()
     def evaluate(self, examples: Examples, rows: Tensor) -> tuple[float, int]:
-        """Mean cross-entropy and number of right answers in evaluation mode."""
+        """Mean cross-entropy and number of right answers in evaluation mode; the processes share the rows."""
         self.wrapped.eval()
         loss, correct = 0.0, 0
-        for some in rows.split(_EVALUATION_BATCH):
+        for some in self.processes.share(rows).split(_EVALUATION_BATCH):
             batch = examples[some]
             x = self.encoding.own(batch.x, batch.ids) if self.encoding else batch.x
             logits = self.wrapped(x)
             loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
             correct += int((logits.argmax(1) == batch.y).sum())
-        return loss / max(1, len(rows)), correct
+        told = torch.tensor([loss, correct], dtype=torch.float64, device=self.fabric.device)
+        loss, correct = self.processes.total(told).tolist()
+        return loss / max(1, len(rows)), int(correct)
 
     def _move_average(self, state: State, done: int) -> None:
         """One step of the moving average; its first steps average over few, so that the start is forgotten."""
@@ -369,7 +411,7 @@ class _Run:
         kept = (
             f"{self.plan.out} keeps the checkpoint of epoch {epoch - 1}" if epoch > 1 else "nothing is kept"
         )
-        raise ArgumentError(f"lr: expected a finite loss, got {what} with lr {self.plan.lr:g}; {kept}")
+        raise self.processes.error(f"lr: expected a finite loss, got {what} with lr {self.plan.lr:g}; {kept}")
 
 
 def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float, float]:
@@ -408,17 +450,34 @@ def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
         )
 
 
-def _fabric(plan: TrainingPlan) -> Any:
-    """Lightning Fabric: the device and the precision of the passes."""
+def _processes(plan: TrainingPlan) -> Processes:
+    """This process, and the others where torchrun started several, with Lightning Fabric for the devices and the
+    precision of the passes."""
     device = plan.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise ArgumentError("device: expected a device of this machine, got cuda, of which torch finds none")
+    count = started()
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if count > 1 else 1
+    if device == "cuda" and here > torch.cuda.device_count():
+        raise ArgumentError(
+            f"devices: expected at most {torch.cuda.device_count()}, the GPUs of this machine, got {here}"
+        )
     from lightning_fabric import Fabric  # sets the level of its logger, which _quiet lowers
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     with _quiet():
-        return Fabric(accelerator=device, devices=1, precision=PRECISIONS[plan.precision])
+        fabric = Fabric(
+            accelerator=device,
+            devices=here,
+            num_nodes=count // here,
+            # buffers are alike already, and to write to them between two forward passes would spoil the first
+            strategy=DDPStrategy(broadcast_buffers=False) if count > 1 else "auto",
+            precision=PRECISIONS[plan.precision],
+        )
+        fabric.launch()
+    return Processes(fabric, count, fabric.global_rank)
 
 
 @contextmanager
@@ -500,7 +559,11 @@ def moments(source: Dataset) -> tuple[list[float], list[float]]:
 
 
 def _save(
-    result: TrainingResult, plan: TrainingPlan, source: Dataset, device: str, encoding: Encoding | None
+    result: TrainingResult,
+    plan: TrainingPlan,
+    source: Dataset,
+    processes: Processes,
+    encoding: Encoding | None,
 ) -> None:
     save(
         result.model,
@@ -520,7 +583,8 @@ def _save(
             "robust_accuracy": result.robust_accuracy,
             "seconds": round(result.seconds, 1),
             # on a CPU the same command with as many threads gives the same weights
-            "device": device,
+            "device": processes.fabric.device.type,
+            "processes": processes.count,
             "threads": torch.get_num_threads(),
         },
         **({"ablation": encoding.record()} if encoding else {}),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zeronorm.training import ablation, adversarial, append, fast_ls, standard, trades
+from zeronorm.training.processes import Processes
 
 if TYPE_CHECKING:
     from zeronorm.data import Dataset
@@ -53,6 +54,7 @@ class Setting:
     classes: int
     memory: dict[str, Tensor]  # by name; a method fills it unless a resumed training has brought it
     encoding: ablation.Encoding | None = None
+    processes: Processes = field(default_factory=Processes)
 
 
 # (model in training mode, batch) -> (loss to descend, logits of what was learnt, to count)
@@ -70,6 +72,8 @@ class Method:
     """How its model is shown the images, if not as they are."""
     grow: Callable[[Setting, Examples, Tensor, int], tuple[Examples, Tensor]] | None = None
     """(setting, examples, rows to learn, epoch) -> the two for this epoch, if not the same."""
+    by_example: tuple[str, ...] = ()
+    """Of its memory, what has a row for each training example, which a step writes for the examples of its batch."""
 
     @property
     def attacks(self) -> bool:
@@ -83,7 +87,11 @@ METHODS: dict[str, Method] = {
     "standard": Method(standard.objective),
     "sat": Method(adversarial.objective, _ATTACK),
     "strades": Method(trades.objective, (*_ATTACK, "beta")),
-    "fast_ls": Method(fast_ls.objective, (*_ATTACK, "beta", "noise", "label_momentum", "label_warm_up")),
+    "fast_ls": Method(
+        fast_ls.objective,
+        (*_ATTACK, "beta", "noise", "label_momentum", "label_warm_up"),
+        by_example=("labels",),
+    ),
     "ablation": Method(ablation.objective, ("retained", "null"), encoding=ablation.Encoding.of),
     "truncated": Method(
         standard.objective,

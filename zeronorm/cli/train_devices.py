@@ -1,0 +1,66 @@
+"""`zeronorm train --devices N`: the same command in N processes, which torch's launcher starts and watches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+
+import torch
+
+from zeronorm import checks
+from zeronorm.errors import ArgumentError
+from zeronorm.training.processes import started
+
+_PATIENCE = 300  # seconds for a step to end and the checkpoint to be written, when all are stopped
+
+
+def processes(devices: int | None) -> int:
+    """How many processes this one is of; where it is several, `devices` is to be as many, if given."""
+    count = started()
+    if devices is not None and checks.integer("devices", devices, 1) != count > 1:
+        raise ArgumentError(f"devices: expected {count}, the processes that torchrun started, got {devices}")
+    return count
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks."""
+    return started() == 1 or os.environ["RANK"] == "0"
+
+
+def launched(devices: int, device: str) -> int:
+    """Run this process's command line in so many processes on this machine; returns the exit status.
+
+    **Raises:** `ArgumentError` for more GPUs than there are, and where a process was killed, after the others ended.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    gpus = torch.cuda.device_count()
+    if device == "cuda" or (device == "auto" and gpus):
+        if devices > gpus:
+            raise ArgumentError(f"devices: expected at most {gpus}, the GPUs of this machine, got {devices}")
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it says all again, at length
+    config = LaunchConfig(
+        1, 1, devices, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        local_addr="localhost", max_restarts=0, shutdown_timeout=_PATIENCE,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-m", "zeronorm", *sys.argv[1:])
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    except ChildFailedError as error:
+        ends = {rank: int(failure.exitcode) for rank, failure in error.failures.items()}
+        # the others get a SIGTERM once one has ended
+        if not (killed := [rank for rank, end in ends.items() if end < 0 and end != -signal.SIGTERM]):
+            return max(2, *ends.values())  # it has said why
+        raise ArgumentError(
+            f"devices: process {killed[0]} of {devices} was killed by {signal.Signals(-ends[killed[0]]).name} and "
+            "the others were ended; the same command with --resume continues from the last checkpoint"
+        ) from None
+    return 0
