@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zeronorm import data as data
     from zeronorm import defenses as defenses
     from zeronorm import distances as distances
+    from zeronorm import integrations as integrations
     from zeronorm import losses as losses
     from zeronorm import metrics as metrics
     from zeronorm import models as models
@@ -57,6 +58,7 @@ _ROOMS = (
     "data",
     "defenses",
     "distances",
+    "integrations",
     "losses",
     "metrics",
     "models",

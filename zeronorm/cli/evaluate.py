@@ -44,6 +44,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
     ] = None,
+    track: Annotated[str | None, typer.Option(help="Log the result for another program: mlflow.")] = None,
     json_: options.Json = False,
 ) -> None:
     """How often does a model still answer right when an adversary may change a few pixels?
@@ -68,6 +69,11 @@ def evaluate(
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
 
+    if track is not None:
+        from zeronorm.checks import choice
+        from zeronorm.integrations.extras import require
+
+        require(choice("track", track, ("mlflow",)), "mlflow")  # before the long work
     searches = list(options.searches(said).values())
     network = resolve_model(model, resolve_device(device))
     dataset = zn.data.load(data, split, limit)
@@ -95,6 +101,10 @@ def evaluate(
             on_progress=display.show,
         )
     print(evaluation)
+    if track is not None:
+        from zeronorm.integrations import log_to_mlflow
+
+        log_to_mlflow(evaluation)
     print(f"\nreport: {evaluation.run / 'report.html'}")
     if json_:
         print(json.dumps(evaluation.as_json()))

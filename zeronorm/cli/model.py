@@ -16,6 +16,8 @@ from zeronorm import models
 from zeronorm.attacks.search import Model
 from zeronorm.errors import ArgumentError
 
+_LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "from_onnx"}
+
 
 def resolve_device(name: str) -> torch.device:
     """auto: a GPU if there is one."""
@@ -35,12 +37,17 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_model(name: str, device: torch.device) -> Model:
-    """A built-in name, a checkpoint folder, a Hub id, or `package.module:callable`.
+    """A built-in name, a checkpoint folder, a Hub id, another library's model, or `package.module:callable`.
 
-    The callable is a model, a class of models, or a function: without arguments it returns the model, with one
-    it is the model.
+    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`.  The callable is a model, a class of models,
+    or a function: without arguments it returns the model, with one it is the model.
     """
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name) and not Path(name).exists():
+    library, colon, called = name.partition(":")
+    if colon and library in _LIBRARIES and not Path(name).exists():
+        from zeronorm import integrations
+
+        model: Any = getattr(integrations, _LIBRARIES[library])(called)
+    elif re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name) and not Path(name).exists():
         model = _imported(name)
     else:
         model = models.load(name)

@@ -24,7 +24,8 @@ _BUDGETS = "1,2,4,8"
 Model = Annotated[
     str,
     typer.Option(
-        help="A built-in model, a checkpoint folder, a Hugging Face Hub id, or package.module:callable."
+        help="A built-in model, a checkpoint folder, a Hugging Face Hub id, timm:NAME, hf:OWNER/NAME, onnx:FILE, "
+        "or package.module:callable."
     ),
 ]
 Data = Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")]

@@ -47,6 +47,7 @@ class BlackBox:
         self.scores = checks.choice("scores", scores, _SCORES)
         self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
         self.classes: int | None = None  # known after the first call
+        self.digest: str | None = None  # of whatever holds its weights, for the record of a run
         named = function if hasattr(function, "__qualname__") else type(function)
         self.name = name or f"{named.__module__}.{named.__qualname__}"
 

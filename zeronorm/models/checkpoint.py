@@ -35,7 +35,7 @@ WEIGHTS, SIDECAR = "model.safetensors", "model.json"
 RELEASED = Path(__file__).parent / "released"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_OWN_FACTS = ("format", "architecture", "arguments", "parameters", "digest", "versions")
+OWN_FACTS = ("format", "architecture", "arguments", "parameters", "digest", "versions")
 
 
 def digest(model: nn.Module) -> str:
@@ -60,12 +60,10 @@ def describe(model: Any) -> dict[str, Any]:
     sidecar says: `data`, `accuracy`, `training`, `versions`.
     """
     if isinstance(model, Classifier):
-        told = {
-            key: value for key, value in model.facts.items() if key not in _OWN_FACTS or key == "versions"
-        }
+        told = {key: value for key, value in model.facts.items() if key not in OWN_FACTS or key == "versions"}
         facts = {"architecture": model.architecture, "arguments": model.arguments} | told
     elif isinstance(model, BlackBox):
-        facts = {"architecture": model.name}
+        facts = {"architecture": model.name} | ({"digest": model.digest} if model.digest else {})
     else:
         named = model if hasattr(model, "__qualname__") else type(model)
         facts = {"architecture": f"{named.__module__}.{named.__qualname__}"}
@@ -87,8 +85,13 @@ def save(model: nn.Module, path: str | os.PathLike[str], **facts: Any) -> None:
             f"model: expected a model made by zeronorm.models.build, got {type(model).__name__}; "
             "save the weights of another with safetensors.torch.save_file"
         )
-    if reserved := sorted(set(facts) & set(_OWN_FACTS)):
-        raise ArgumentError(f"facts: expected names other than {', '.join(_OWN_FACTS)}, got {reserved[0]!r}")
+    if model.architecture not in ARCHITECTURES:
+        raise ArgumentError(
+            f"model: expected an architecture of zeronorm.models.build, got {model.architecture}, which its own "
+            "library saves"
+        )
+    if reserved := sorted(set(facts) & set(OWN_FACTS)):
+        raise ArgumentError(f"facts: expected names other than {', '.join(OWN_FACTS)}, got {reserved[0]!r}")
     sidecar = {
         "format": FORMAT,
         "architecture": model.architecture,

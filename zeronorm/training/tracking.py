@@ -59,9 +59,12 @@ def _mlflow(folder: Path, identity: Mapping[str, Any]) -> Iterator[Log]:
         raise _missing("mlflow", error) from None
     with mlflow.start_run(run_name=folder.name):
         mlflow.log_params(dict(identity))
-        yield lambda row: mlflow.log_metrics(
-            {name: float(value) for name, value in row.items() if name != "epoch"}, step=row["epoch"]
-        )
+
+        def log(row: Mapping[str, Any]) -> None:
+            values = {name: float(value) for name, value in row.items() if name != "epoch"}
+            mlflow.log_metrics(values, step=row["epoch"])
+
+        yield log
 
 
 TRACKERS = {"tensorboard": _tensorboard, "mlflow": _mlflow}

@@ -1,0 +1,51 @@
+"""Other libraries' interfaces: our attacks in theirs, theirs in our runner, their models, their trackers.
+
+    from zeronorm.integrations import from_foolbox
+    zn.evaluate(model, data, zn.L0(10), attack=from_foolbox(foolbox.attacks.L0FMNAttack, steps=200))
+
+Each library is imported when its adapter is first used; none is needed by the rest of zeronorm.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zeronorm.integrations.art import ArtAttack as ArtAttack
+    from zeronorm.integrations.art import from_art as from_art
+    from zeronorm.integrations.autoattack import AutoAttack as AutoAttack
+    from zeronorm.integrations.foolbox import from_foolbox as from_foolbox
+    from zeronorm.integrations.foolbox import to_foolbox as to_foolbox
+    from zeronorm.integrations.hub import HubClassifier as HubClassifier
+    from zeronorm.integrations.mlflow import log_to_mlflow as log_to_mlflow
+    from zeronorm.integrations.onnx import from_onnx as from_onnx
+    from zeronorm.integrations.timm import from_timm as from_timm
+    from zeronorm.integrations.torch_classes import from_torch_class as from_torch_class
+    from zeronorm.integrations.transformers import from_transformers as from_transformers
+
+_HOMES = {
+    "ArtAttack": "art",
+    "AutoAttack": "autoattack",
+    "HubClassifier": "hub",
+    "from_art": "art",
+    "from_foolbox": "foolbox",
+    "from_onnx": "onnx",
+    "from_timm": "timm",
+    "from_torch_class": "torch_classes",
+    "from_transformers": "transformers",
+    "log_to_mlflow": "mlflow",
+    "to_foolbox": "foolbox",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"zeronorm.integrations.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'zeronorm.integrations' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

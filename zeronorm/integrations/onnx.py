@@ -1,0 +1,120 @@
+"""ONNX models through onnxruntime: black boxes, whatever they were exported from.
+
+box = from_onnx("classifier.onnx")        # zeronorm evaluate --model onnx:classifier.onnx --attack sparse_rs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zeronorm.errors import ArgumentError
+from zeronorm.integrations.extras import require
+from zeronorm.models import BlackBox
+
+
+def from_onnx(
+    path: str | os.PathLike[str],
+    *,
+    scores: str | None = None,
+    output: str | None = None,
+    batch_size: int | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> BlackBox:
+    """An ONNX classifier as a model that can only be called.
+
+    **Arguments:**
+
+    - `path`: the file; it has one input, the images.
+    - `scores`: "logits" or "probabilities"; None: probabilities if those of an input of zeros sum to 1.
+    - `output`: the name of the scores among several outputs; None: the only one of shape (batch, classes).
+    - `batch_size`: as of `BlackBox`; a model of a fixed batch size is given so many at a time anyhow.
+    - `providers`: where onnxruntime computes.
+    """
+    run = _Session(Path(path), output, tuple(providers))
+    box = BlackBox(run, scores or run.kind_of_scores(), batch_size, name=f"onnx:{run.path.name}")
+    box.digest = run.digest
+    return box
+
+
+class _Session:
+    """A session of onnxruntime, made again where it is unpickled."""
+
+    def __init__(self, path: Path, output: str | None, providers: tuple[str, ...]) -> None:
+        self.path, self.asked, self.providers = path, output, providers
+        if not path.is_file():
+            raise ArgumentError(f"model: expected an ONNX file, found no {path}")
+        sha = hashlib.sha256(path.read_bytes())
+        weights = path.with_name(f"{path.name}.data")  # where torch's exporter puts large ones
+        if weights.exists():
+            sha.update(weights.read_bytes())
+        self.digest = f"sha256:{sha.hexdigest()}"
+        self._open()
+
+    def __call__(self, x: Any) -> Any:
+        """Scores (batch, classes) of an array."""
+        fits = zip(self.shape[1:], x.shape[1:], strict=False)
+        if len(self.shape) != x.ndim or any(isinstance(own, int) and own != came for own, came in fits):
+            expected = ", ".join(str(side) if isinstance(side, int) else "any" for side in self.shape[1:])
+            raise ArgumentError(
+                f"x: expected inputs of shape (batch, {expected}) for {self.path.name}, got {x.shape}"
+            )
+        x = np.ascontiguousarray(x, dtype=self.dtype)
+        at_once = self.shape[0]
+        if not isinstance(at_once, int):
+            return self._session.run([self.output], {self.input: x})[0]
+        missing = -len(x) % at_once
+        filled = np.concatenate([x, np.repeat(x[-1:], missing, 0)]) if missing else x
+        parts = np.split(filled, max(1, len(filled) // at_once))
+        return np.concatenate([self._session.run([self.output], {self.input: part})[0] for part in parts])[
+            : len(x)
+        ]
+
+    def kind_of_scores(self) -> str:
+        """What the scores of an input of zeros look like."""
+        sides = self.shape[1:]
+        if not all(isinstance(side, int) for side in sides):
+            return "logits"
+        scores = self(np.zeros((1, *sides), dtype=self.dtype))
+        return "probabilities" if (scores >= 0).all() and abs(scores.sum() - 1) < 1e-4 else "logits"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+    def _open(self) -> None:
+        onnxruntime = require("onnxruntime", "onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(self.path), options, providers=list(self.providers)
+            )
+        except Exception as error:  # onnxruntime raises kinds of its own
+            said = " ".join(str(error).split())[:300]
+            raise ArgumentError(f"model: onnxruntime cannot open {self.path}: {said}") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1:
+            names = ", ".join(one.name for one in inputs)
+            raise ArgumentError(f"model: expected one input, the images, in {self.path}, got {names}")
+        self.input, self.shape = inputs[0].name, inputs[0].shape
+        self.dtype = {"tensor(double)": np.float64, "tensor(float16)": np.float16}.get(
+            inputs[0].type, np.float32
+        )
+        found = [one.name for one in outputs if len(one.shape) == 2] if self.asked is None else [self.asked]
+        if len(found) != 1 or found[0] not in [one.name for one in outputs]:
+            told = ", ".join(f"{one.name} {one.shape}" for one in outputs)
+            raise ArgumentError(
+                f"output: expected the name of scores (batch, classes) among {told}, got {self.asked!r}"
+            )
+        self.output = found[0]
