@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -224,16 +226,14 @@ def _check_names(
 
 
 def _check_pictures(
-    pictures: Mapping[int, list[float]],
+    pictures: Mapping[int, npt.NDArray[np.float64]],
     examples: Source,
     position: Mapping[int, int],
     result: Verification,
 ) -> None:
     for example, values in pictures.items():
-        if (
-            example not in position
-            or examples.at([position[example]]).x.double().flatten().tolist() != values
-        ):
+        x = examples.at([position[example]]).x.double().flatten() if example in position else None
+        if x is None or not np.array_equal(x.cpu().numpy(), values):
             result.problems.append(f"example {example}: its picture is not the input of the data")
 
 
