@@ -87,8 +87,8 @@ def _words(start: int, stop: int, words: Any, keys: Any, step: int) -> None:
             words[row, i] = np.int64(z ^ (z >> np.uint64(31)))
 
 
-def below(bits: Int[Tensor, "*shape"], high: int) -> Int[Tensor, "*shape"]:
-    """Integers in [0, high) from 64-bit words; high < 2^31, with a bias below high / 2^31."""
+def below(bits: Int[Tensor, "*shape"], high: int | Int[Tensor, "..."]) -> Int[Tensor, "*shape"]:
+    """Integers in [0, high) from 64-bit words; high < 2^31 (one, or one for each), with a bias below high / 2^31."""
     return (_shift(bits, 33) * high) >> 31
 
 

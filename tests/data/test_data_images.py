@@ -10,7 +10,7 @@ from PIL import Image
 
 from zeronorm import ArgumentError
 from zeronorm.data import images
-from zeronorm.data.images import decode
+from zeronorm.data.images import Images
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (4, 5), dtype=np.uint8)
@@ -18,7 +18,8 @@ COLOUR = RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)
 
 
 def of(*sources, limit=None):
-    return decode(sources, [f"row {i}" for i in range(len(sources))], limit)
+    n = len(sources[:limit])
+    return Images(lambda at: [sources[i] for i in at], "row {}".format, n, len(sources))[:]
 
 
 def test_eight_bit_levels_are_divided_by_255(encode):
@@ -90,7 +91,7 @@ def test_limit_keeps_the_channels_of_the_whole_and_decodes_no_more(encode, monke
     sources = [encode(GREY)] * 3 + [encode(COLOUR), b"never opened"]
     decoded = []
     colour = images._colour
-    monkeypatch.setattr(images, "_colour", lambda image: decoded.append(image) or colour(image))
+    monkeypatch.setattr(images, "_colour", lambda *image: decoded.append(image) or colour(*image))
     assert of(*sources, limit=2).shape == (2, 3, 4, 5)
     assert len(decoded) == 2
 
@@ -128,7 +129,9 @@ def test_truncated_image(encode):
 
 def test_sizes_that_differ_name_the_first_odd_image_before_decoding(encode, monkeypatch):
     monkeypatch.setattr(images, "_grey", None)
-    with pytest.raises(ArgumentError, match=r"one size, most are 5x4, got 4x5 in row 0$"):
+    with pytest.raises(
+        ArgumentError, match=r"one size, most are 5x4, got 4x5 in row 0; :resize=256:crop=224 "
+    ):
         of(encode(GREY.T), encode(GREY), encode(GREY), encode(GREY))
 
 

@@ -75,7 +75,7 @@ DATA = {
     "three parts": ((x, y, y), r"data: expected a Dataset, a tuple \(x, y\) or a name, got tuple"),
     "tensor": (x, r"data: expected a Dataset, a tuple \(x, y\) or a name, got Tensor"),
     "nothing": (None, r"data: expected a Dataset, a tuple \(x, y\) or a name, got NoneType"),
-    "unknown name": ("imagenet", "data: expected one of digits, .*, got 'imagenet'"),
+    "unknown name": ("imagenot", "data: expected one of digits, .*, got 'imagenot'"),
     "same ids": (doubled, "data: expected different example ids, got duplicates"),
     "few ids": (few_ids, r"ids: expected 20 integers, one per example, got torch\.int64 of shape \(3,\)"),
     "other size": ((images(9, side=6), y[:9]), r"model: expected a model of inputs of shape \(1, 6, 6\)"),

@@ -29,6 +29,8 @@ PUBLISHED = {
     "preact_resnet18": 11_172_170,  # Zhong et al. 2024, their code
     "resnet20": 269_722,  # "0.27M", He et al. 2016, table 6
     "resnet32": 464_154,  # "0.46M", He et al. 2016, table 6
+    "resnet34": 21_797_672,  # "21.8M", torchvision's table of weights
+    "resnet50": 25_557_032,  # "25.6M", the same
     "vgg_like": 12_631_114,
     "vgg19": 20_304_202,  # Beliaev et al. 2022, their code
     "two_layer": 7_872,
@@ -85,6 +87,7 @@ def test_resnet20_counts_twenty_layers_and_preact_resnet18_eighteen():
 
     assert layers(models.build("resnet20")) == 20
     assert layers(models.build("resnet32")) == 32
+    assert layers(models.build("resnet34")) == 34
     assert layers(models.build("preact_resnet18")) == 18
 
 

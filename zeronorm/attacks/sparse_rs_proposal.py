@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -52,15 +53,26 @@ def propose(
 
 
 def outside(words: Int[Tensor, "a m"], taken: Int[Tensor, "a t"], n: int) -> Int[Tensor, "a m"]:
-    """As many distinct numbers of 0..n-1 outside `taken` as there are words, uniformly."""
-    chosen: list[Tensor] = []
-    for j in range(words.shape[1]):
-        # the r-th number not in a sorted set is r plus how many of the set come before it
-        taken = torch.cat([taken, *chosen[-1:]], dim=1).sort(1).values
-        before = taken - torch.arange(taken.shape[1], device=taken.device)
-        r = below(words[:, j : j + 1], n - taken.shape[1])
-        chosen.append(r + (before <= r).sum(1, keepdim=True))
-    return torch.cat(chosen, dim=1)
+    """As many distinct numbers of 0..n-1 outside `taken` as there are words, uniformly.
+
+    The j-th word says which of the numbers that are left, after `taken` and the words before it.  Resolved by halves:
+    a block of numbers drawn after another is among those the other leaves, whatever came before both.
+    """
+    m = words.shape[1]
+    left = n - taken.shape[1] - torch.arange(m, device=words.device)
+    chosen, size = below(words, left), 1
+    chosen = F.pad(chosen, (0, (1 << (m - 1).bit_length()) - m)) if m else chosen
+    while size < m:
+        first, second = chosen.unflatten(1, (-1, 2, size)).unbind(2)
+        chosen = torch.stack([first, _left_by(first, second)], 2).flatten(1)
+        size *= 2
+    return _left_by(taken, chosen[:, :m])
+
+
+def _left_by(taken: Int[Tensor, "*b t"], r: Int[Tensor, "*b m"]) -> Int[Tensor, "*b m"]:
+    """The r-th numbers, from 0, that are not in a set: r plus how many of the set come before."""
+    before = taken.sort(-1).values - torch.arange(taken.shape[-1], device=taken.device)
+    return r + torch.searchsorted(before, r.contiguous(), right=True)
 
 
 def coins(words: Int[Tensor, "a w"], channels: int, m: int) -> Bool[Tensor, "a g m"]:

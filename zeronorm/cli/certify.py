@@ -107,7 +107,7 @@ def certify(
             from zeronorm.cli.progress import Display
 
             network = resolve_model(model, resolve_device(device))
-            dataset = zn.data.load(data, split, limit)
+            dataset = options.dataset(data, split, limit)
             with options.at_work(workers, ray) as pool, Display() as display:
                 result = zn.certify(
                     network,

@@ -71,7 +71,7 @@ def compare(
     searches = options.searches(said)
     where = resolve_device(device)
     networks = {name: resolve_model(name, where) for name in models}
-    dataset = zn.data.load(data, split, limit)
+    dataset = options.dataset(data, split, limit)
     if out is None:
         budgets = [threat.k for threat in adversaries]
         search = [list(searches), steps, queries, seed, precision]

@@ -76,7 +76,7 @@ def evaluate(
         require(choice("track", track, ("mlflow",)), "mlflow")  # before the long work
     searches = list(options.searches(said).values())
     network = resolve_model(model, resolve_device(device))
-    dataset = zn.data.load(data, split, limit)
+    dataset = options.dataset(data, split, limit)
     if out is None:
         budgets = epsilon if isinstance(adversaries, zn.Linf) else [threat.k for threat in adversaries]
         search = [attack, steps, queries, seed, precision]

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from zeronorm import L0
     from zeronorm import Linf as LinfBall
     from zeronorm.attacks import Stage
+    from zeronorm.data import Dataset, Stream
 
 _BUDGETS = "1,2,4,8"
+_IN_MEMORY = 1 << 30  # bytes of decoded images
 
 Model = Annotated[
     str,
@@ -28,7 +30,13 @@ Model = Annotated[
         "or package.module:callable."
     ),
 ]
-Data = Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH; images of many sizes with "
+        ":resize=256:crop=224 after it."
+    ),
+]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
 Budgets = Annotated[
@@ -64,6 +72,14 @@ Ray = Annotated[
     typer.Option(help="Address of a Ray cluster to run them on, such as auto or ray://host:10001."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def dataset(name: str, split: str, limit: int | None) -> Dataset | Stream:
+    """The data set asked for: in memory, or left in its files where it would take more than a gibibyte there."""
+    import zeronorm as zn
+
+    data = zn.data.load(name, split, limit, stream=True)
+    return data.load() if isinstance(data, zn.data.Stream) and data.x.nbytes <= _IN_MEMORY else data
 
 
 def threats(

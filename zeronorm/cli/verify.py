@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zeronorm.cli import options
 from zeronorm.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def verify(
         networks = {name: resolve_model(name, where) for name in names}
     called = data or plan["data"]["name"]
     with _named("data", called, given and data is None):
-        dataset = zn.data.load(called, split or plan["data"].get("split", "test"), plan["data"]["n"])
+        dataset = options.dataset(called, split or plan["data"].get("split", "test"), plan["data"]["n"])
     first = next(iter(networks.values()))
     if certificates:
         result = zn.verify_certificates(run, first, dataset)

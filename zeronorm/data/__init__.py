@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from zeronorm.data.catalogue import available, load
 from zeronorm.data.dataset import Dataset
+from zeronorm.data.stream import Stream
 
-__all__ = ["Dataset", "available", "load"]
+__all__ = ["Dataset", "Stream", "available", "load"]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from zeronorm.data.stream import Stream
 
 
 # compared and hashed by identity: equality of tensors has no single truth value, `digest` does
@@ -37,16 +43,27 @@ class Dataset:
         return len(self.x)
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, self.x.shape[1:]))
-        return f"Dataset({self.name}, {self.split}: {len(self)} of {shape}, {len(self.class_names)} classes)"
+        return summary(self)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the examples, their labels and their ids: it changes when any of them does."""
-        sha = hashlib.sha256(repr(tuple(self.x.shape)).encode())
-        for tensor in (self.x, self.y, self.ids):
-            sha.update(tensor.cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
-        return f"sha256:{sha.hexdigest()}"
+        return digest(self.x.shape, [self.x], self.y, self.ids)
+
+
+def digest(shape: Sequence[int], parts: Iterable[Tensor], y: Tensor, ids: Tensor) -> str:
+    """SHA-256 of examples that come in parts, their labels and their ids."""
+    sha = hashlib.sha256(repr(tuple(shape)).encode())
+    for tensor in chain(parts, (y, ids)):
+        sha.update(tensor.cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
+    return f"sha256:{sha.hexdigest()}"
+
+
+def summary(data: Dataset | Stream) -> str:
+    """A data set in a line."""
+    shape = "x".join(map(str, data.x.shape[1:]))
+    classes = len(data.class_names)
+    return f"{type(data).__name__}({data.name}, {data.split}: {len(data)} of {shape}, {classes} classes)"
 
 
 def one_line(error: Exception) -> str:

@@ -8,11 +8,15 @@ from pathlib import Path
 import torch
 
 from zeronorm.data import images
-from zeronorm.data.dataset import Dataset, one_line
+from zeronorm.data.dataset import one_line
+from zeronorm.data.preparation import Preparation
+from zeronorm.data.stream import Stream
 from zeronorm.errors import ArgumentError
 
 
-def load(name: str, root: Path, split: str, limit: int | None = None) -> Dataset:
+def stream(
+    name: str, root: Path, split: str, limit: int | None = None, preparation: Preparation = images.AS_IT_IS
+) -> Stream:
     """The first `limit` images of `root/split/CLASS/`, or of `root/CLASS/` where `root` has no splits.
 
     The order is that of the ids, hashes of the paths: a shuffle that more images do not disturb, so that
@@ -34,8 +38,14 @@ def load(name: str, root: Path, split: str, limit: int | None = None) -> Dataset
         raise ArgumentError(f"data: expected images in {base}/CLASS/, got none")
     found = sorted((_identifier(path), path, label) for path, label in paths)
     ids, names, labels = zip(*found, strict=True)
-    return Dataset(
-        x=images.decode([root / path for path in names], names, limit),
+    return Stream(
+        x=images.Images(
+            lambda places: [root / names[i] for i in places],
+            names.__getitem__,
+            len(names[:limit]),
+            len(names),
+            preparation,
+        ),
         y=torch.tensor(labels[:limit]),
         ids=torch.tensor(ids[:limit]),
         name=name,

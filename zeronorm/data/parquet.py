@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,7 +19,9 @@ import torch
 from jaxtyping import Int64
 
 from zeronorm.data import images
-from zeronorm.data.dataset import Dataset, one_line
+from zeronorm.data.dataset import one_line
+from zeronorm.data.preparation import Preparation
+from zeronorm.data.stream import Stream
 from zeronorm.errors import ArgumentError
 
 _IMAGE = ("image", "img")
@@ -25,19 +30,20 @@ _MOST_CLASSES = 1_000_000  # a column of larger numbers holds something else
 _SHARD = re.compile(r"(\w+?)(-(\d+-of-(\d+))?.*)?\.parquet")
 
 
-def load(
+def stream(
     name: str,
     split: str,
     files: Iterable[Path],
     limit: int | None = None,
     class_names: tuple[str, ...] | None = None,
-) -> Dataset:
+    preparation: Preparation = images.AS_IT_IS,
+) -> Stream:
     """The first `limit` rows of `files` as a data set; later files are not asked for unless needed.
 
     Class names are those in the first file's Hugging Face features, else `class_names`, else "0", "1", ...
     up to the largest label of all files.
     """
-    encoded: list[bytes | None] = []
+    shards: list[_Shard] = []
     labels: list[Int64[np.ndarray, "n"]] = []
     rows = 0
     known: tuple[str, ...] | None = None
@@ -47,9 +53,11 @@ def load(
             if not labels:
                 known = _class_names(table.schema_arrow, label) or class_names
             labels.append(_labels(table.read([label])[label], label, rows))
+            shards.append(_Shard.of(path, image, rows, table.metadata))
             rows += len(labels[-1])
-            encoded += _encoded(table, image, None if limit is None else limit - len(encoded))
-        if known and len(encoded) == limit:
+            if shards[-1].starts[-1] != rows:
+                raise OSError("its row groups do not add up to its rows")
+        if known and limit is not None and rows >= limit:
             break
     if rows == 0:
         raise ArgumentError(f"data: expected at least one example in {name} ({split}), got an empty table")
@@ -59,15 +67,73 @@ def load(
         row = int(np.argmax(y >= top))
         raise ArgumentError(f"data: expected class indices below {top}, got {y[row]} in row {row}")
     known = known or tuple(map(str, range(int(y.max()) + 1)))
-    n = len(encoded)
-    return Dataset(
-        x=images.decode(encoded, [f"row {i}" for i in range(n)]),
+    n = len(y[:limit])
+    return Stream(
+        x=images.Images(_Cells(shards), "row {}".format, n, preparation=preparation),
         y=torch.from_numpy(y[:n].copy()),
         ids=torch.arange(n),
         name=name,
         split=split,
         class_names=known,
     )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A file, and where its images are: `starts` are the rows, of all files, at which its row groups begin."""
+
+    path: Path
+    column: str
+    starts: list[int]
+
+    @classmethod
+    def of(cls, path: Path, column: str, first: int, metadata: pq.FileMetaData) -> _Shard:
+        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        return cls(path, column, list(accumulate(groups, initial=first)))
+
+
+class _Cells:
+    """Reads encoded images, forwards a few at a time: what it holds does not grow with the files."""
+
+    def __init__(self, shards: list[_Shard]) -> None:
+        self._shards = shards
+        self._shard: _Shard | None = None
+        self._table: pq.ParquetFile | None = None
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._first, self._held = 0, list[bytes | None]()
+
+    def __call__(self, places: Sequence[int]) -> list[bytes | None]:
+        found = {row: self._cell(row) for row in sorted(set(places))}
+        return [found[row] for row in places]
+
+    def _cell(self, row: int) -> bytes | None:
+        shard = self._shards[bisect_right(self._shards, row, key=lambda shard: shard.starts[0]) - 1]
+        group = bisect_right(shard.starts, row) - 1
+        with _readable(shard.path):
+            # back, or past the end of what is being read: begin at the row group
+            if shard is not self._shard or not self._first <= row or self._end < shard.starts[group]:
+                self._open(shard, group)
+            while row >= self._end:
+                self._first = self._end
+                batch = next(self._batches, None)
+                if batch is None:
+                    raise OSError(f"row {row} is missing")
+                self._held = _encoded(batch.column(0))
+        return self._held[row - self._first]
+
+    @property
+    def _end(self) -> int:
+        return self._first + len(self._held)
+
+    def _open(self, shard: _Shard, group: int) -> None:
+        if self._table is not None:
+            self._table.close()
+        # buffered: a row group is read piece by piece, however large the writer made it
+        self._table = pq.ParquetFile(shard.path, pre_buffer=False, buffer_size=1 << 20)
+        self._shard, self._first, self._held = shard, shard.starts[group], []
+        self._batches = self._table.iter_batches(
+            64, row_groups=range(group, len(shard.starts) - 1), columns=[shard.column], use_threads=False
+        )
 
 
 def local(path: Path, split: str) -> list[Path]:
@@ -162,11 +228,8 @@ def _labels(column: pa.ChunkedArray, name: str, start: int) -> Int64[np.ndarray,
     return column.cast(pa.int64()).to_numpy()
 
 
-def _encoded(table: pq.ParquetFile, column: str, limit: int | None) -> list[bytes | None]:
-    found: list[bytes | None] = []
-    for batch in table.iter_batches(1024 if limit is None else max(1, min(limit, 1024)), columns=[column]):
-        if limit is not None and len(found) >= limit:
-            break
-        values = batch.column(0)
-        found += (pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values).to_pylist()
-    return found[:limit]
+def _encoded(cells: pa.Array) -> list[bytes | None]:
+    found: list[bytes | None] = (
+        pc.struct_field(cells, "bytes") if pa.types.is_struct(cells.type) else cells
+    ).to_pylist()
+    return found

@@ -31,11 +31,11 @@ from zeronorm.certification.truncation_window import certify_truncated
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.certification import Certification
-from zeronorm.evaluation.examples import DataLike, Examples, as_dataset
+from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import CertificateFolder, Row, digest_rows
 from zeronorm.evaluation.replay import device_of
-from zeronorm.evaluation.runner import describe_data, execution, open_run, tidy_up
+from zeronorm.evaluation.runner import describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import Verification
 from zeronorm.evaluation.workers import Effort, Here, Listener, Passed, Report, Share, Workers, at_work
@@ -139,11 +139,11 @@ def certify(
         prover = partial(DETERMINISTIC[chosen], model)
     checks.evaluation_mode(model)
     dataset = as_dataset(data)
-    examples = Examples.of(dataset, device_of(model))
+    examples = Source.of(dataset, device_of(model))
     facts = models.describe(model)
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts,
-        "data": describe_data(dataset, examples.x),
+        "data": describe_data(dataset),
         "method": {"name": chosen, "options": options},
         "seed": seed,
     }
@@ -161,8 +161,8 @@ def certify(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                with at_work(workers, prover, examples.x.device) as engine:
-                    run["execution"] = execution(examples.x.device, batch_size) | {"workers": engine.count}
+                with at_work(workers, prover, examples.device) as engine:
+                    run["execution"] = execution(examples.device, batch_size) | {"workers": engine.count}
                     session = Session(len(examples), on_progress, engine.count)
                     proving = _Proving(options, seed, batch_size)
                     with noted(session, folder, run) as note:
@@ -212,8 +212,8 @@ def recertify(
             new |= {key: record[key] for key in ("execution", "sessions")}
             new["counts_of"] = {"plan_digest": record["plan_digest"], "rows_digest": record["rows_digest"]}
             folder.write_run(new)
-            pictures = [{"example": e, "x": x} for e, x in source.read_images().items()]
-            _close(folder, new, [row | more for row, more in zip(rows, judged, strict=True)], pictures)
+            shown = [{"example": e, "x": x} for e, x in source.read_images().items()]
+            _close(folder, new, [row | more for row, more in zip(rows, judged, strict=True)], shown)
     return Certification(folder)
 
 
@@ -240,7 +240,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
             result.problems.append(f"{what} is {_short(found)}, the run says {_short(claimed)}")
     if result.problems:
         return result
-    examples = Examples.of(dataset, device_of(model))
+    examples = Source.of(dataset, device_of(model))
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     method, options = plan["method"]["name"], plan["method"]["options"]
     prover: RandomizedAblation | Proof
@@ -372,7 +372,7 @@ class _Proving:
 def _go_on(
     engine: Here | Workers,
     proving: _Proving,
-    examples: Examples,
+    examples: Source,
     folder: CertificateFolder,
     rows: list[Row],
     session: Session,
@@ -467,20 +467,17 @@ def _null(value: int) -> int | None:
 # -- closing the run ---------------------------------------------------------------------------------------
 
 
-def _finish(folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Examples) -> None:
+def _finish(folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Source) -> None:
     order = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     rows = sorted(rows, key=lambda row: order[row["example"]])
-    pictures = [
-        {"example": e, "x": examples.x[order[e]].double().flatten().tolist()}
-        for e in report.pictured(rows, _PICTURES)
-    ]
-    _close(folder, run, rows, pictures)
+    shown = report.pictured(rows, _PICTURES)
+    _close(folder, run, rows, pictures(examples, [order[e] for e in shown]))
 
 
 def _close(
-    folder: CertificateFolder, run: dict[str, Any], rows: list[Row], pictures: list[dict[str, Any]]
+    folder: CertificateFolder, run: dict[str, Any], rows: list[Row], shown: list[dict[str, Any]]
 ) -> None:
-    run["rows_digest"] = folder.fold(rows, pictures)
+    run["rows_digest"] = folder.fold(rows, shown)
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     run["status"] = "complete"
     run["summary"] = report.certified_json(report.summarise_certificates(run, folder.read_rows()))

@@ -19,7 +19,7 @@ from typing import Any
 
 from zeronorm import report
 from zeronorm.attacks.search import Model
-from zeronorm.data import Dataset
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.comparison_plan import Attacks, check_comparison, named_attacks, named_models
 from zeronorm.evaluation.examples import DataLike, as_dataset
@@ -241,7 +241,7 @@ def _finish(
     folder: ComparisonFolder,
     record: dict[str, Any],
     named: Mapping[str, Model],
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     threat: L0,
     on_progress: Callable[[str, Progress], None] | None,
 ) -> None:

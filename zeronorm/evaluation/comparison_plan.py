@@ -12,10 +12,10 @@ from zeronorm import checks, models
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage
-from zeronorm.data import Dataset
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.examples import Examples
+from zeronorm.evaluation.examples import Source
 from zeronorm.evaluation.plan import AttackLike, resolve_stages
 from zeronorm.evaluation.replay import device_of
 from zeronorm.threat_model import L0
@@ -63,7 +63,7 @@ def _name(attack: Any) -> str:
 
 def check_comparison(
     named: Mapping[str, Model],
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     threats: Sequence[L0],
     attacks: NamedAttacks,
     given: Mapping[str, int],
@@ -76,9 +76,9 @@ def check_comparison(
     for name, low in (("steps", 0), ("queries", 1)):
         if name in given:
             checks.integer(name, given[name], low)
-    Examples.of(dataset, torch.device("cpu"))
+    examples = Source.of(dataset, torch.device("cpu"))
     for threat in threats:
-        threat.check_inputs(dataset.x)
+        examples.check(threat)
     parts = {name: _catalogued(attack) for name, attack in attacks.items()}
     possible = [name for name, entry in catalogue.items() if "L0" in entry.norms]
     if unfit := [name for name in dict.fromkeys(chain(*parts.values())) if name not in possible]:
@@ -146,13 +146,14 @@ def _catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
     return [name.replace("-", "_") for name in names if isinstance(name, str)]
 
 
-def _fits(model: Model, dataset: Dataset) -> bool:
+def _fits(model: Model, dataset: Dataset | Stream) -> bool:
     """Whether the model gives gradients; `ArgumentError` if it cannot be attacked on this data at all."""
     checks.model(model)
     checks.evaluation_mode(model)
-    examples = Examples.of(dataset, device_of(model))
-    x, y = examples.x, examples.y
-    diagnosis.check_fit(model, x, y, dataset.name, dataset.class_names)
+    examples = Source.of(dataset, device_of(model))
+    some = examples.first(diagnosis.SOME)
+    x, y = some.x, some.y
+    diagnosis.check_fit(model, x, examples.y, dataset.name, dataset.class_names)
     differentiable = diagnosis.gives_gradients(model, x)
     diagnosis.inspect_model(model, x, y, differentiable)
     return differentiable
@@ -160,14 +161,14 @@ def _fits(model: Model, dataset: Dataset) -> bool:
 
 def _try(
     model: Model,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     threat: L0,
     attack: AttackLike | Sequence[AttackLike],
     differentiable: bool,
     lengths: Mapping[str, int],
 ) -> None:
     """Whatever the attack refuses, it refuses now."""
-    none = Examples.of(dataset, device_of(model)).at([])
+    none = Source.of(dataset, device_of(model)).at([])
     stages = resolve_stages(
         attack,
         differentiable=differentiable,

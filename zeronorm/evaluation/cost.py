@@ -14,7 +14,7 @@ from zeronorm import checks
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.search import Model, evaluation_mode
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.examples import DataLike, Examples, as_dataset
+from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
 from zeronorm.evaluation.plan import AttackLike, PlannedStage, resolve_stages, takes
 from zeronorm.evaluation.query_counter import QueryCounter
 from zeronorm.evaluation.replay import device_of, predict
@@ -89,7 +89,7 @@ def measure(
     rounds = checks.integer("rounds", rounds, 1)
     checks.choice("precision", precision, ("float32", "bfloat16"))
     dataset = as_dataset(data)
-    examples = Examples.of(dataset, device_of(model))
+    examples = Source.of(dataset, device_of(model)).first(len(dataset))
     threat.check_inputs(examples.x)
     with evaluation_mode(model):
         diagnosis.check_fit(model, examples.x, examples.y, dataset.name, dataset.class_names)

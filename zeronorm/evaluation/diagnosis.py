@@ -17,6 +17,8 @@ from zeronorm.evaluation.replay import predict
 
 Finding = dict[str, str]
 
+SOME = 64  # inputs on which a model is looked at before the search
+
 # what is looked at, by the code of the finding that says otherwise
 CHECKS = {
     "randomised-model": "the model answers the same twice",
@@ -58,7 +60,7 @@ def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequen
             f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype}, but it failed on "
             f"them: {first}"
         ) from error
-    checks.logits(z, min(len(x), 2), int(y.max()))
+    checks.logits(z, min(len(x), 2), int(y.max()))  # of all labels, though x be a few
     may_abstain = bool(getattr(model, "abstains", False))  # its last logit is of that
     if class_names and z.shape[1] != len(class_names) + may_abstain:
         hint = "; a class without images is a class if it has a folder" if data.startswith("folder:") else ""
@@ -68,8 +70,8 @@ def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequen
 
 
 def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> list[Finding]:
-    """Look at the model on some clean inputs before the search: at most 64 are enough to notice a habit."""
-    x, y = x[:64], y[:64]
+    """Look at the model on some clean inputs before the search: a few are enough to notice a habit."""
+    x, y = x[:SOME], y[:SOME]
     findings: list[Finding] = []
     with torch.no_grad(), evaluation_mode(model):
         first, second = model(x.clone()), model(x.clone())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from zeronorm.evaluation.examples import Examples
+from zeronorm.evaluation.examples import Source
 from zeronorm.evaluation.records import Row, RunFolder
 from zeronorm.evaluation.replay import rebuild
 from zeronorm.threat_model import L0
 
+_CHANGES = {"positions": np.int32, "values": np.float64}
 CLEAN = -1  # the stage of a clean prediction
 
 
@@ -19,7 +21,7 @@ class Ledger:
     Examples go by their place among `examples`.
     """
 
-    def __init__(self, examples: Examples, folder: RunFolder, rows: list[Row]) -> None:
+    def __init__(self, examples: Source, folder: RunFolder, rows: list[Row]) -> None:
         self.rows: list[Row] = []
         self.order = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
         self._examples, self._folder = examples, folder
@@ -39,6 +41,8 @@ class Ledger:
 
     def _note(self, row: Row) -> None:
         i = self.order[row["example"]]
+        if row.get("positions") is not None:  # a fifth of the room that Python's numbers take
+            row = row | {name: np.array(row[name], kind) for name, kind in _CHANGES.items()}
         self.rows.append(row)
         self._done.add((i, row["k"], row["stage"]))
         if row["stage"] == CLEAN:
@@ -81,7 +85,7 @@ class Ledger:
 
     def start_for(self, batch: list[int], threat: L0) -> Tensor | None:
         """The sparsest adversarials of larger budgets, to begin a smaller search from; None if there are none."""
-        start, known = self._examples.x[batch], False
+        start, known = self._examples.at(batch).x, False
         for j, i in enumerate(batch):
             larger = [row for row in self._sparser.get(i, ()) if row["k"] > threat.k]
             if larger:

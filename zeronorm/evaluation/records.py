@@ -27,6 +27,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -198,15 +200,17 @@ class RunFolder:
         """Remove the journal, once the folded table and run.json are safely written."""
         self.journal.unlink(missing_ok=True)
 
-    def read_images(self) -> dict[int, list[float]]:
+    def read_images(self) -> dict[int, npt.NDArray[np.float64]]:
         """Clean images by example id, flattened in the order of the run's input shape; empty if unfinished."""
         if not self.images.exists():
             return {}
         try:
-            rows = pq.read_table(self.images, schema=IMAGES).to_pylist()
+            table = pq.read_table(self.images, schema=IMAGES)
+            # not as Python's numbers, which take four times the room
+            pictures = [x.values.to_numpy(zero_copy_only=False) for x in table["x"] if x.is_valid]
+            return dict(zip(table["example"].to_pylist(), pictures, strict=True))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ArgumentError(f"run: {self.images} is damaged: {str(error).splitlines()[0]}") from None
-        return {row["example"]: row["x"] for row in rows}
+            raise ArgumentError(f"run: {self.images} is damaged: {_first_line(error)}") from None
 
     def _parse(self, content: bytes) -> list[Row]:
         rows: list[Row] = []
@@ -336,14 +340,17 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         return pq.read_table(path, schema=schema, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ArgumentError(f"run: {path} is damaged or not a table of rows: {first}") from None
+        raise ArgumentError(f"run: {path} is damaged or not a table of rows: {_first_line(error)}") from None
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     replace_files({path: sink.getvalue().to_pybytes()})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def finite(number: float) -> float | None:
@@ -354,8 +361,9 @@ def finite(number: float) -> float | None:
 def digest_rows(table: pa.Table) -> str:
     """SHA-256 of the rows' content, independent of how they are stored."""
     sha = hashlib.sha256()
-    for row in table.to_pylist():
-        sha.update(_body(row, table.schema.names))
+    for part in table.to_batches(max_chunksize=256):  # few at a time: as Python's numbers they are large
+        for row in part.to_pylist():
+            sha.update(_body(row, table.schema.names))
     return f"sha256:{sha.hexdigest()}"
 
 

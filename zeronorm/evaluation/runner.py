@@ -22,16 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import zeronorm
 from zeronorm import checks, models, report
 from zeronorm.attacks.search import Model
-from zeronorm.data import Dataset
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batch_search import Batch, Search
-from zeronorm.evaluation.examples import DataLike, Examples, as_dataset
+from zeronorm.evaluation.examples import DataLike, Source, as_dataset
 from zeronorm.evaluation.ledger import CLEAN, Ledger
 from zeronorm.evaluation.plan import (
     AttackLike,
@@ -106,7 +105,7 @@ def evaluate(
                 "curve: expected none within an ℓ∞ ball, where the number of changes is no budget"
             )
         data = as_dataset(data)
-        threat = threat.as_l0(data.x)
+        threat = threat.as_l0(data.x[:1])
     threats = resolve_threats(threat, curve)
     checks.model(model)
     batch_size = checks.integer("batch_size", batch_size, 1)
@@ -114,12 +113,13 @@ def evaluate(
     checks.choice("precision", precision, ("float32", "bfloat16"))
     checks.evaluation_mode(model)
     dataset = as_dataset(data)
-    examples = Examples.of(dataset, device_of(model))
-    x, y = examples.x, examples.y
+    examples = Source.of(dataset, device_of(model))
     for one in threats:
-        one.check_inputs(x)
+        examples.check(one)
 
-    diagnosis.check_fit(model, x, y, dataset.name, dataset.class_names)
+    some = examples.first(diagnosis.SOME)
+    x, y = some.x, some.y
+    diagnosis.check_fit(model, x, examples.y, dataset.name, dataset.class_names)
     differentiable = diagnosis.gives_gradients(model, x)
     stages = resolve_stages(attack, differentiable=differentiable, steps=steps, queries=queries)
     for stage, one in product(stages, threats):
@@ -130,7 +130,7 @@ def evaluate(
     facts = models.describe(model)
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts | {"differentiable": differentiable},
-        "data": describe_data(dataset, x),
+        "data": describe_data(dataset),
         "threat": threats[0].describe() | {"budgets": [t.k for t in threats], "curve": curve},
         "attack": {
             "name": attack
@@ -152,14 +152,14 @@ def evaluate(
                 ledger = Ledger(examples, folder, rows)
                 with at_work(workers, model, x.device) as engine:
                     run["execution"] = execution(x.device, batch_size) | {"workers": engine.count}
-                    session = Session(len(x), on_progress, engine.count)
+                    session = Session(len(examples), on_progress, engine.count)
                     with noted(session, folder, run) as note:
                         _Runner(
                             model, examples, threats, stages, ledger, session, note, batch_size, seed, precision,
                             engine,
                         ).run(curve)  # fmt: skip
                 findings += diagnosis.inspect_rows(run, ledger.rows)
-                _finish(folder, run, ledger, x, findings)
+                _finish(folder, run, ledger, examples, findings)
             elif folder.journal.exists() or not folder.page.exists():
                 tidy_up(folder)
         return Evaluation(folder, keep=temporary.pop_all())
@@ -171,7 +171,7 @@ class _Runner:
     def __init__(
         self,
         model: Model,
-        examples: Examples,
+        examples: Source,
         threats: tuple[L0, ...],
         stages: list[PlannedStage],
         ledger: Ledger,
@@ -229,15 +229,18 @@ class _Runner:
             fresh = [i for i in batch if not self.ledger.has(i, None, CLEAN)]
             if not fresh:
                 continue
-            z = predict(self.model, self.examples.x[batch])
+            some = self.examples.at(batch)
+            z = predict(self.model, some.x)
             if not bool((z < float("inf")).all()):
                 raise ArgumentError("model: expected finite logits, got NaN or infinity for clean inputs")
-            found = dict(zip(batch, zip(*verdict(z, self.examples.y[batch]), strict=True), strict=True))
+            found = dict(zip(batch, zip(*verdict(z, some.y), strict=True), strict=True))
             rows = []
-            for i in fresh:
+            for j, i in enumerate(batch):
+                if i not in fresh:
+                    continue
                 prediction, wrong, margin = found[i]
                 rows.append(
-                    self.examples.row(i, None, CLEAN, "clean")
+                    some.row(j, None, CLEAN, "clean")
                     | {
                         "outcome": "wrong" if wrong else "correct",
                         "prediction": prediction,
@@ -310,12 +313,12 @@ class _Runner:
 
 
 def _finish(
-    folder: RunFolder, run: dict[str, Any], ledger: Ledger, x: Tensor, findings: list[dict[str, str]]
+    folder: RunFolder, run: dict[str, Any], ledger: Ledger, examples: Source, findings: list[dict[str, str]]
 ) -> None:
     """Fold the rows in the order of the examples, whatever order they came in, and close the run."""
     order = ledger.order
     rows = sorted(ledger.rows, key=lambda r: (order[r["example"]], r["stage"] >= 0, r["k"] or 0, r["stage"]))
-    images = [{"example": e, "x": x[order[e]].double().flatten().tolist()} for e in pictured(rows)]
+    images = pictures(examples, [order[e] for e in pictured(rows)])
     run["rows_digest"] = folder.fold(rows, images)
     run["diagnosis"], run["checks"] = findings, diagnosis.passed(run, findings)
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -323,6 +326,15 @@ def _finish(
     run["summary"] = summary_of(run, folder.read_rows())
     folder.write_run(run)
     tidy_up(folder)
+
+
+def pictures(examples: Source, places: list[int]) -> list[dict[str, Any]]:
+    """The clean inputs of some examples, as rows of `records.IMAGES`."""
+    some = examples.at(places)
+    return [
+        {"example": int(e), "x": x.double().flatten().cpu().numpy()}
+        for e, x in zip(some.ids, some.x, strict=True)
+    ]
 
 
 def tidy_up(folder: RunFolder) -> None:
@@ -378,15 +390,15 @@ def open_run(
     return run, []
 
 
-def describe_data(dataset: Dataset, x: Tensor) -> dict[str, Any]:
+def describe_data(dataset: Dataset | Stream) -> dict[str, Any]:
     """The data of a run, as its plan holds them."""
     return {
         "name": dataset.name,
         "split": dataset.split,
-        "n": len(x),
+        "n": len(dataset),
         "digest": dataset.digest,
-        "shape": list(x.shape[1:]),
-        "dtype": str(x.dtype).removeprefix("torch."),
+        "shape": list(dataset.x.shape[1:]),
+        "dtype": str(dataset.x.dtype).removeprefix("torch."),
         "class_names": list(dataset.class_names),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zeronorm.attacks.search import Model
-from zeronorm.data import Dataset
+from zeronorm.data import Dataset, Stream
 from zeronorm.evaluation.records import ComparisonFolder, Row, finite
 from zeronorm.evaluation.replay import device_of, predict, rebuild, verdict
 from zeronorm.threat_model import L0
@@ -21,7 +21,7 @@ def transfer(
     folder: ComparisonFolder,
     runs: Sequence[Mapping[str, str]],
     models: Mapping[str, Model],
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     threat: L0,
     on_batch: Callable[[str, str, int, int, int], None] | None = None,
 ) -> Iterator[Row]:
@@ -53,13 +53,14 @@ def _tried(
     source: str,
     target: str,
     model: Model,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     position: Mapping[int, int],
     threat: L0,
 ) -> Iterator[Row]:
     device = device_of(model)
     at = [position[row["example"]] for row in rows]
-    x_adv = torch.cat([rebuild(dataset.x[i : i + 1], row, threat) for i, row in zip(at, rows, strict=True)])
+    x = dataset.x[at]
+    x_adv = torch.cat([rebuild(x[j : j + 1], row, threat) for j, row in enumerate(rows)])
     found = verdict(predict(model, x_adv.to(device)), dataset.y[at].to(device))
     for row, prediction, wrong, margin in zip(rows, *found, strict=True):
         yield {

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from zeronorm import distances, models
 from zeronorm.attacks.search import Model
-from zeronorm.evaluation.examples import DataLike, as_dataset
+from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import RunFolder, digest_rows
 from zeronorm.evaluation.replay import device_of, predict, rebuild, verdict
@@ -101,9 +103,8 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     absent = {row["example"]: row["name"] for row in rows if row["example"] not in position}
     if absent:
         result.problems.append(f"rows: the data lacks {_some(absent)}")
-    device = device_of(model)
-    x, y = dataset.x.to(device), dataset.y.to(device)
-    threat = _threat(plan["threat"], x)
+    examples = Source.of(dataset, device_of(model))
+    threat = _threat(plan["threat"], examples.first(1).x)
 
     labels, names = dataset.y.tolist(), dataset.names or (None,) * len(dataset)
     _check_completeness(known, plan, dict(zip(position, names, strict=True)), result)
@@ -113,15 +114,15 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     clean = [row for row in known if row["stage"] == -1]
     broken = [row for row in known if row["stage"] != -1 and row["outcome"] == "broken"]
     for some in _batches(clean):
-        at = [position[row["example"]] for row in some]
-        _check_predictions(some, predict(model, x[at]), y[at], result)
+        these = examples.at([position[row["example"]] for row in some])
+        _check_predictions(some, predict(model, these.x), these.y, result)
         result.predictions += len(some)
     for some in _batches(broken):
-        at = [position[row["example"]] for row in some]
-        _check_adversarials(some, model, x[at], y[at], threat, result)
+        these = examples.at([position[row["example"]] for row in some])
+        _check_adversarials(some, model, these, threat, result)
         result.adversarials += len(some)
     pictures = folder.read_images()
-    _check_pictures(pictures, x, position, result)
+    _check_pictures(pictures, examples, position, result)
     try:
         claimed, found = record.get("summary"), summary_of(record, table)
     except (LookupError, ValueError, TypeError) as error:
@@ -225,10 +226,14 @@ def _check_names(
 
 
 def _check_pictures(
-    pictures: Mapping[int, list[float]], x: Tensor, position: Mapping[int, int], result: Verification
+    pictures: Mapping[int, npt.NDArray[np.float64]],
+    examples: Source,
+    position: Mapping[int, int],
+    result: Verification,
 ) -> None:
     for example, values in pictures.items():
-        if example not in position or x[position[example]].double().flatten().tolist() != values:
+        x = examples.at([position[example]]).x.double().flatten() if example in position else None
+        if x is None or not np.array_equal(x.cpu().numpy(), values):
             result.problems.append(f"example {example}: its picture is not the input of the data")
 
 
@@ -258,8 +263,9 @@ def _who(row: Row) -> str:
 
 
 def _check_adversarials(
-    rows: list[Row], model: Model, x: Tensor, y: Tensor, threat: L0, result: Verification
+    rows: list[Row], model: Model, examples: Examples, threat: L0, result: Verification
 ) -> None:
+    x, y = examples.x, examples.y
     rebuilt, sound = [], []
     for j, row in enumerate(rows):
         try:

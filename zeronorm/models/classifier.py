@@ -19,7 +19,7 @@ from zeronorm.models.linear import linear
 from zeronorm.models.mlp import mlp
 from zeronorm.models.normalize import Normalize
 from zeronorm.models.preact_resnet import preact_resnet18
-from zeronorm.models.resnet import resnet20, resnet32
+from zeronorm.models.resnet import resnet20, resnet32, resnet34, resnet50
 from zeronorm.models.small_cnn import small_cnn
 from zeronorm.models.sparsity_based import four_layer_cnn, two_layer
 from zeronorm.models.vgg import vgg19, vgg_like
@@ -37,6 +37,8 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "preact_resnet18": preact_resnet18,
     "resnet20": resnet20,
     "resnet32": resnet32,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
     "l0_lipschitz": l0_lipschitz,
     "feature_partition": feature_partition,
     "vgg19": vgg19,

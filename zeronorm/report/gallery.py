@@ -63,7 +63,7 @@ class Group:
         return not any(card.broken for card in self.cards)
 
 
-def groups(summary: Summary, rows: pa.Table, images: Mapping[int, list[float]]) -> list[Group]:
+def groups(summary: Summary, rows: pa.Table, images: Mapping[int, Floats]) -> list[Group]:
     """The easiest and the hardest to break among the examples with a stored image, and some never broken."""
     if not images:
         return []
@@ -86,14 +86,14 @@ def groups(summary: Summary, rows: pa.Table, images: Mapping[int, list[float]]) 
     )
     chosen += [(kept, stood[:_SHOWN])]
     return [
-        Group(title, [_card(summary, row, np.asarray(images[row["example"]])) for row in members])
+        Group(title, [_card(summary, row, images[row["example"]]) for row in members])
         for title, members in chosen
         if members
     ]
 
 
 def certified_groups(
-    summary: CertificateSummary, rows: pa.Table, images: Mapping[int, list[float]]
+    summary: CertificateSummary, rows: pa.Table, images: Mapping[int, Floats]
 ) -> list[Group]:
     """The most and the least certified of the examples with a stored image."""
     plan = summary.run["plan"]
@@ -109,7 +109,7 @@ def certified_groups(
             label = class_name(plan["data"].get("class_names"), row["label"])
             pictures = []
             if len(shape) == 3 and shape[0] in (1, 3):
-                pictures = [_picture(np.asarray(images[row["example"]]).reshape(shape), f"{title_}: {label}")]
+                pictures = [_picture(images[row["example"]].reshape(shape), f"{title_}: {label}")]
             radius = row["radius"]
             proved = f"radius {radius}" if (radius or 0) < 2**62 else "any change"
             note = "nothing proved" if radius is None else proved
