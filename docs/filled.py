@@ -1,0 +1,87 @@
+"""What the site puts where a page has a mark: the help of the commands, the navigation, the examples' source.
+
+A mark is a comment, `<!-- filled: NAME -->`, so that the pages can be read without the site.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+ROOT = Path(__file__).parents[1]
+INDEX = "docs/index"
+PATTERNS = ("*.md", "docs/*.md", "docs/api/*.md", "reproductions/README.md", "reproductions/*/README.md")
+CHAPTERS = {"docs/api": "docs/api/", "reproductions/README": "reproductions/"}  # pages with pages below them
+
+
+def fill(docname: str, text: str) -> str:
+    """The page with every mark in it replaced."""
+    if docname == INDEX:
+        text += "".join(_toctree(some, title) for title, some in parts().items() if some)
+    if docname in CHAPTERS:
+        text += _toctree([page for page in pages() if page != docname and page.startswith(CHAPTERS[docname])])
+    return re.sub(r"<!-- filled: ([^>]+?) -->", lambda mark: content(mark[1]), text)
+
+
+def content(name: str) -> str:
+    """What a mark stands for: one of the names below, or a file of the repository."""
+    known: dict[str, Callable[[], str]] = {"command line": command_line}
+    return known[name]() if name in known else f"```python\n{(ROOT / name).read_text()}```"
+
+
+def command_line() -> str:
+    """Every verb of `zeronorm` as its `--help` has it."""
+    from zeronorm.cli.main import app
+
+    group = typer.main.get_command(app)
+    context = group.make_context("zeronorm", [], resilient_parsing=True)
+    parts = []
+    for name, verb in group.commands.items():
+        inside = verb.make_context(name, [], parent=context, resilient_parsing=True)
+        options = [p.get_help_record(inside) for p in verb.get_params(inside) if p.name != "help"]
+        parts += [f"## zeronorm {name}", _prose(verb.help or "")]
+        parts += [f"`{names}`\n: {_plain(said)}" for names, said in options]
+    return "\n\n".join(parts)
+
+
+def _prose(text: str) -> str:
+    """A verb's help; its example commands as code."""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    return "\n\n".join(
+        re.sub(r"(zeronorm [a-z]+(?: --?[a-z]| [A-Z/a-z]*/).*?)(\.?)$", r"`\1`\2", _plain(p)) for p in paragraphs
+    )
+
+
+def _plain(text: str) -> str:
+    """Text without marks of its own."""
+    return re.sub(r"([*_<>\[\]])", r"\\\1", text)
+
+
+def parts() -> dict[str, list[str]]:
+    """The parts of docs/index.md and the pages each links to; those that it does not link to at the end."""
+    text = (ROOT / f"{INDEX}.md").read_text()
+    found = {
+        title: [
+            (ROOT / "docs" / link).resolve().relative_to(ROOT).with_suffix("").as_posix()
+            for link in re.findall(r"^- \[[^]]+\]\(([^)]+\.md)\)", body, re.MULTILINE)
+        ]
+        for title, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE)
+    }
+    listed = {INDEX, *(page for some in found.values() for page in some)}
+    inside = tuple(CHAPTERS.values())
+    return found | {"More": [page for page in pages() if page not in listed and not page.startswith(inside)]}
+
+
+def pages() -> list[str]:
+    """Every page of the site, by its path without the suffix."""
+    found = [page for pattern in PATTERNS for page in sorted(ROOT.glob(pattern))]
+    return [page.relative_to(ROOT).with_suffix("").as_posix() for page in found]
+
+
+def _toctree(names: list[str], caption: str = "") -> str:
+    """A hidden table of contents: what the sidebar shows."""
+    options = ":hidden:\n" + (f":caption: {caption}\n" if caption else "")
+    return "\n\n```{toctree}\n" + options + "\n" + "\n".join(f"/{name}" for name in names) + "\n```\n"
