@@ -8,7 +8,7 @@ import os
 import pytest
 
 from zeronorm import ArgumentError
-from zeronorm.files import locked, replace_files
+from zeronorm.files import json_lines, locked, remember, replace_files, write_json_lines
 
 
 def names(folder):
@@ -58,3 +58,28 @@ def test_one_writer(tmp_path):
         raise AssertionError("two writers")
     with locked(folder, "writing to"):
         assert folder.is_dir()
+
+
+def test_rows(tmp_path):
+    rows = [{"a": 1}, {"b": [2.5, None]}]
+    write_json_lines(tmp_path / "rows", rows)
+    text = (tmp_path / "rows").read_text()
+    assert json_lines(text + '{"cut o', lambda number, line: "") == rows
+    with pytest.raises(ArgumentError, match="line 1: cut"):
+        json_lines(f"cut\n{text}", lambda number, line: f"line {number}: {line}")
+
+
+def test_what_is_asked_of_a_folder(tmp_path):
+    asked = {"share": 0.5, "layers": ("1", "3"), "rounds": 2}
+    path = tmp_path / "asked.json"
+    for rounds in (2, 3, 3):
+        remember(path, asked | {"rounds": rounds}, "a sweep", growing=["rounds"])
+    for changed, said in (
+        ({"share": 0.3}, r"got one with share 0.5 \(asked: 0.3\)"),
+        ({"rounds": 4}, r"got one with rounds 3 \(asked: 4\)"),
+        ({"new": 1}, r"got one with new None \(asked: 1\)"),
+    ):
+        with pytest.raises(ArgumentError, match=f"out: expected an empty folder or a sweep in .*{said}"):
+            remember(path, asked | {"rounds": 3} | changed, "a sweep")
+    with pytest.raises(ArgumentError, match=r"rounds 3 \(asked: None\)"):
+        remember(path, {"share": 0.5, "layers": ["1", "3"]}, "a sweep")

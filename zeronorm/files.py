@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,32 @@ def json_lines(text: str, damaged: Callable[[int, str], str]) -> list[dict[str, 
             if number < len(lines):
                 raise ArgumentError(damaged(number, line)) from None
     return rows
+
+
+def write_json_lines(path: Path, rows: Collection[Mapping[str, Any]]) -> None:
+    """Replace a file by rows, one in JSON on each line."""
+    replace_files({path: "".join(f"{json.dumps(row)}\n" for row in rows).encode()})
+
+
+def remember(path: Path, asked: Mapping[str, Any], what: str, growing: Collection[str] = ()) -> None:
+    """Note in a file what is asked of its folder, or refuse a folder where something else was.
+
+    **Arguments:**
+
+    - `what`: that is asked, in words for the message.
+    - `growing`: names in `asked` whose value may change from one time to the next.
+
+    **Raises:** `ArgumentError` that names the first thing that differs.
+    """
+    content = json.dumps(asked, indent=1)
+    there, now = json.loads(path.read_text() if path.exists() else content), json.loads(content)
+    for name in {**there, **now}:
+        if name not in growing and there.get(name) != now.get(name):
+            raise ArgumentError(
+                f"out: expected an empty folder or {what} in {path.parent}, got one with {name} "
+                f"{there.get(name)!r:.80} (asked: {now.get(name)!r:.80})"
+            )
+    replace_files({path: f"{content}\n".encode()})
 
 
 @contextmanager

@@ -1,100 +1,97 @@
-"""robustness.svg: Fig. 1 and Fig. 2 of Guo et al. 2018 from measured-cpu.json, with the ℓ0 adversary beside them.
+"""robustness.svg: Fig. 1 and Fig. 2 of Guo et al. 2018 from measured-cpu.jsonl, with the ℓ0 adversary beside them.
 
     python reproductions/guo2018_sparse_dnns/figure.py
 
-Above: shares of right answers.  Below: r2.  Bands from the lowest to the highest reference; dotted: the sparsity not to
-go beyond.
+Above: shares of right answers.  Below: r2 over that of the dense network.  Bands from the lowest to the highest seed.
 """
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zeronorm.report.sparsity import Measure, measures, prune_until
+from zeronorm.evaluation import reproduction
 
-TITLES = {
-    "binary": "linear, 1 against 7", "linear": "linear, 10 classes", "lenet_300_100": "LeNet-300-100",
-    "lenet5_caffe": "LeNet-5 (Caffe)",
-}  # fmt: skip
-ABOVE = {"clean accuracy": "#1b6ca8", "r∞, fgsm": "#c04e17", "robust accuracy, k = 4": "#85489a"}
-BELOW = {"r2, deepfool": "#1a7a57"}
+NETWORKS = {"binary linear": "linear, 1 against 7", "linear": "linear, 10 classes", "LeNet-300-100": "LeNet-300-100",
+    "LeNet-5": "LeNet-5"}  # fmt: skip
+ABOVE = {
+    ("clean", None): ("clean accuracy", "#1b6ca8"),
+    ("r∞", "FGS"): ("r∞, FGS", "#c04e17"),
+    ("robust", "4 pixels"): ("robust accuracy, 4 pixels", "#85489a"),
+}
+BELOW = {
+    ("r2", "DeepFool"): ("r2, DeepFool", "#1a7a57"),
+    ("r2", "C&W"): ("r2, Carlini & Wagner", "#8a6d00"),
+}
 WIDTH, HEIGHT, LEFT, TOP, GAP = 230, 170, 44, 30, 40
 TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+Place = Callable[[float, float], str]
 
 
-class Panel:
-    """One chart of the picture; values up to `most`."""
+def placing(column: int, row: int, most: float) -> Place:
+    """Where a sparsity and a value are in a panel: each tenfold of the weights left takes the same room."""
+    x, y = LEFT + column * (WIDTH + GAP), TOP + row * (HEIGHT + GAP)
+    return lambda zero, value: (
+        f"{x - WIDTH * math.log10(1 - zero) / 2.2:.1f},{y + HEIGHT * (1 - value / most):.1f}"
+    )
 
-    def __init__(self, column: int, row: int, most: float) -> None:
-        self.x, self.y, self.most = LEFT + column * (WIDTH + GAP), TOP + row * (HEIGHT + GAP), most
-        self.parts: list[str] = []
 
-    def place(self, sparsity: float, value: float) -> str:
-        """Each tenfold of the weights left takes the same room."""
-        across = -math.log10(1 - sparsity) / 2.2
-        return f"{self.x + WIDTH * across:.1f},{self.y + HEIGHT * (1 - value / self.most):.1f}"
+def frame(place: Place, most: float) -> str:
+    parts = []
+    for i in range(5):
+        (x, y), right = place(0, most * i / 4).split(","), place(1 - 10**-2.2, 0).split(",")[0]
+        parts.append(f'<line x1="{x}" y1="{y}" x2="{right}" y2="{y}" stroke="#ddd"/>')
+        parts.append(f'<text x="{float(x) - 6}" y="{float(y) + 4}" text-anchor="end">{most * i / 4:g}</text>')
+    for zero in TICKS:
+        x, y = place(zero, 0).split(",")
+        parts.append(f'<text x="{x}" y="{float(y) + 15}" text-anchor="middle">{100 * zero:g}</text>')
+    return "".join(parts)
 
-    def frame(self) -> None:
-        for i in range(5):
-            x, y = self.place(0, self.most * i / 4).split(",")
-            self.parts.append(f'<line x1="{x}" y1="{y}" x2="{self.x + WIDTH}" y2="{y}" stroke="#ddd"/>')
-            self.parts.append(
-                f'<text x="{self.x - 6}" y="{float(y) + 4}" text-anchor="end">{self.most * i / 4:g}</text>'
-            )
-        for s in TICKS:
-            x, y = self.place(s, 0).split(",")
-            self.parts.append(f'<text x="{x}" y="{float(y) + 15}" text-anchor="middle">{100 * s:g}</text>')
 
-    def draw(self, sparsities: list[float], measure: Measure, colour: str) -> None:
-        low = [self.place(s, min(of)) for s, of in zip(sparsities, measure.values, strict=True)]
-        high = [self.place(s, max(of)) for s, of in zip(sparsities, measure.values, strict=True)]
-        mean = [self.place(s, y) for s, y in zip(sparsities, measure.means, strict=True)]
-        self.parts.append(f'<polygon points="{" ".join(low + high[::-1])}" fill="{colour}" opacity="0.2"/>')
-        self.parts.append(
-            f'<polyline points="{" ".join(mean)}" fill="none" stroke="{colour}" stroke-width="2"/>'
-        )
-
-    def mark(self, sparsity: float) -> None:
-        x = self.place(sparsity, 0).split(",")[0]
-        self.parts.append(
-            f'<line x1="{x}" y1="{self.y}" x2="{x}" y2="{self.y + HEIGHT}" stroke="#666" stroke-dasharray="2 3"/>'
-        )
+def line(place: Place, points: Sequence[tuple[float, list[float]]], colour: str) -> str:
+    low = [place(zero, min(values)) for zero, values in points]
+    high = [place(zero, max(values)) for zero, values in points]
+    mean = [place(zero, sum(values) / len(values)) for zero, values in points]
+    return (
+        f'<polygon points="{" ".join(low + high[::-1])}" fill="{colour}" opacity="0.2"/>'
+        f'<polyline points="{" ".join(mean)}" fill="none" stroke="{colour}" stroke-width="2"/>'
+    )
 
 
 def main() -> None:
-    here = Path(__file__).parent
-    results = json.loads((here / "measured-cpu.json").read_text())
-    networks = [network for network in TITLES if network in results]
+    rows = reproduction.load("guo2018_sparse_dnns").recorded()["cpu"]
+    there = {row["where"].get("network") for row in rows if row["table"].startswith("figure")}
+    columns = [network for network in NETWORKS if network in there]
     parts = []
-    for column, network in enumerate(networks):
-        sparsities, found = measures(results[network])
-        by_name = {measure.name: measure for measure in found}
-        until, first = prune_until(found)
-        most = max(by_name["r2, deepfool"].means)
-        for row, (drawn, top) in enumerate(((ABOVE, 1.0), (BELOW, 2.4 if most > 1.5 else 1.6))):
-            panel = Panel(column, row, top)
-            panel.frame()
-            for name, colour in drawn.items():
-                panel.draw(sparsities, by_name[name], colour)
-            panel.mark(sparsities[until])
-            parts += panel.parts
+    for column, network in enumerate(columns):
+        mine = [row for row in rows if row["where"]["network"] == network and "round" in row["where"]]
+        zero = {row["where"]["round"]: row["figures"]["zero"][0] for row in mine if "zero" in row["figures"]}
+        for row, (drawn, most) in enumerate(((ABOVE, 1.0), (BELOW, 1.2))):
+            place = placing(column, row, most)
+            parts.append(frame(place, most))
+            for (figure, attack), (_, colour) in drawn.items():
+                found = [
+                    (zero[of["where"]["round"]], of["figures"][figure])
+                    for of in mine
+                    if of["where"].get("attack") == attack and figure in of["figures"]
+                ]
+                dense = sum(found[0][1]) / len(found[0][1]) if drawn is BELOW else 1.0
+                parts.append(line(place, [(z, [v / dense for v in values]) for z, values in found], colour))
         parts.append(
-            f'<text x="{LEFT + column * (WIDTH + GAP)}" y="{TOP - 10}" font-weight="bold">{TITLES[network]}</text>'
+            f'<text x="{LEFT + column * (WIDTH + GAP)}" y="{TOP - 10}" font-weight="bold">{NETWORKS[network]}</text>'
         )
-        print(f"{network}: not beyond {sparsities[until]:.1%} ({first.name})")
-    bottom = TOP + 2 * (HEIGHT + GAP)
-    x = LEFT
-    for name, colour in (ABOVE | BELOW).items():
+    bottom, x = TOP + 2 * (HEIGHT + GAP), LEFT
+    for name, colour in (ABOVE | BELOW).values():
         parts.append(f'<text x="{x}" y="{bottom + 8}" fill="{colour}">{name}</text>')
         x += 7 * len(name) + 14
-    parts.append(f'<text x="{LEFT}" y="{bottom + 26}">against the % of weights that are zero</text>')
-    width = LEFT + len(networks) * (WIDTH + GAP)
+    parts.append(
+        f'<text x="{LEFT}" y="{bottom + 26}">against the % of zero weights; below, r2 over the dense one</text>'
+    )
     picture = "\n".join(parts)
-    (here / "robustness.svg").write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 34}" font-family="sans-serif" '
-        f'font-size="12"><rect width="100%" height="100%" fill="#fff"/>\n{picture}\n</svg>\n'
+    Path(__file__).with_name("robustness.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + len(columns) * (WIDTH + GAP)} {bottom + 34}" '
+        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>\n{picture}\n</svg>\n'
     )
 
 

@@ -1,150 +1,173 @@
-"""Fig. 1, Fig. 2 (a-d) and Table 1 of Guo et al. 2018 on MNIST, and what an ℓ0 adversary says of the same networks.
+"""Fig. 1, Fig. 2 and Table 1 of Guo et al. 2018, and what an ℓ0 adversary says of the same networks.
 
-    python reproductions/guo2018_sparse_dnns/reproduce.py --scale cpu --out runs/guo2018
-    python reproductions/guo2018_sparse_dnns/reproduce.py --scale paper --device cuda --out runs/guo2018
+    zeronorm reproduce guo2018_sparse_dnns --scale cpu
 
-Every part is a `zeronorm prune`, whose folder with models, rows and page is kept in OUT and resumed; Table 1 trains
-without pruning.  Writes measured-SCALE.json beside itself after each part.  MNIST is looked for in
-$ZERONORM_DATA or on the Hub.
+Every figure of a row is a list, one value for each seed.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import zeronorm as zn
-from zeronorm.cli.main import run
-from zeronorm.cli.model import resolve_device
+from zeronorm.data import Dataset
+from zeronorm.evaluation import reproduction
 from zeronorm.evaluation.sparsity import measure
-from zeronorm.report.sparsity import read_rows
-from zeronorm.training import TrainingPlan, train
+from zeronorm.training import TrainingPlan
 
-PAIR = (1, 7)
-COMMON = {"rounds": 12, "share": 1 / 3, "batch-size": 64, "epsilon": 0.1}
-# what is run of each network; the paper: 10 references, 50,000 iterations of 64, all of MNIST
-SCALES: dict[str, dict[str, Any]] = {
-    "cpu": {
-        # references, epochs of each, and of each round of retraining
-        "networks": {
-            "binary": (3, 8, 2), "linear": (3, 8, 2), "lenet_300_100": (3, 30, 5), "lenet5_caffe": (1, 12, 2),
-        },
-        "sizes": {"train": 6000, "test": 2000}, "limit": 500,
-        "linf": "fgsm,randomized_fgsm", "l2": "deepfool", "k": "4", "steps": 20, "queries": 50,
-    },
-    "paper": {
-        "networks": {
-            "binary": (10, 53, 53), "linear": (10, 53, 53), "lenet_300_100": (10, 53, 53), "lenet5_caffe": (10, 53, 53),
-        },
-        "sizes": {"train": None, "test": None}, "limit": 10_000,
-        "linf": "fgsm,randomized_fgsm",
-        "l2": "deepfool,carlini_wagner_l2", "k": "1,2,4,8", "steps": 1000, "queries": 1000,
-    },
+Work = reproduction.Work
+Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
+
+# what `measure` calls the figures of a network without an attack
+NETWORK: dict[str, tuple[str, ...]] = {
+    "zero": ("sparsity",), "clean": ("clean",), "off": ("activation_sparsity",), "proved": ("proved", "l2"),
 }  # fmt: skip
-L1 = {"lenet_300_100": (0.0, 1e-5, 1e-4, 3e-4)}  # λ, which the paper does not give
+# the figure that an attack gives, where `measure` puts it, and how it is asked for
+ATTACKS: dict[str, tuple[str, tuple[str, str], dict[str, Any]]] = {
+    "FGS": ("r∞", ("r_inf", "fgsm"), {"linf": ["fgsm"]}),
+    "rFGS": ("r∞", ("r_inf", "randomized_fgsm"), {"linf": ["randomized_fgsm"]}),
+    "DeepFool": ("r2", ("r_2", "deepfool"), {"l2": ["deepfool"]}),
+    "C&W": ("r2", ("r_2", "carlini_wagner_l2"), {"l2": ["carlini_wagner_l2"]}),
+    "4 pixels": ("robust", ("robust", "4"), {"budgets": [4]}),
+}
 
 
-def part_of_mnist(out: Path, digits: Sequence[int], sizes: dict[str, int | None]) -> str:
-    """Some digits of MNIST, and the first so many of them, as a data set of its own."""
-    for split, size in sizes.items():
-        if (out / f"{split}.parquet").exists():
+def figure1(work: Work) -> Rows:
+    """Linear classifiers, pruned in rounds."""
+    yield from _pruned(work, "figure1")
+
+
+def figure2(work: Work) -> Rows:
+    """The LeNets on MNIST, pruned in rounds."""
+    yield from _pruned(work, "figure2")
+
+
+def figure2_cifar(work: Work) -> Rows:
+    """The networks on CIFAR-10, first and last layer dense, pruned in rounds."""
+    yield from _pruned(work, "figure2_cifar")
+
+
+def table1(work: Work) -> Rows:
+    """Trained with an ℓ1 penalty, and not pruned."""
+    for network, penalties in work.scale["table1"].items():
+        yield from _measured(work, network=[network], l1=penalties)
+
+
+def _pruned(work: Work, table: str) -> Rows:
+    for network in work.scale[table]:
+        rounds = work.scale["networks"][network].get("rounds", work.scale["rounds"])
+        yield from _measured(work, network=[network], round=list(range(rounds + 1)))
+
+
+def _measured(work: Work, **places: list[Any]) -> Rows:
+    """What each network is, then each attack on each of them."""
+    for where in work.todo(**places):
+        yield where, _each_seed(work, where, NETWORK, "n")
+    (network,) = places["network"]
+    attacked = work.scale["attacked"] | work.scale["networks"][network].get("attacked", {})
+    for where in work.todo(**places, attack=list(attacked)):
+        if where.get("round", 0) % work.scale["every"].get(where["attack"], 1):
             continue
-        mnist = zn.data.load("mnist", split, None if size is None else size * 10 // len(digits) + 500)
-        images, labels = [], []
-        for image, digit in zip(mnist.x, mnist.y.tolist(), strict=True):
-            if digit in digits and (size is None or len(images) < size):
-                png = io.BytesIO()
-                Image.fromarray((image[0] * 255).round().byte().numpy()).save(png, "png")
-                images.append({"bytes": png.getvalue(), "path": None})
-                labels.append(digits.index(digit))
-        out.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"image": images, "label": labels}), out / f"{split}.parquet")
-    return f"parquet:{out}"
+        figure, place, asked = ATTACKS[where["attack"]]
+        yield (
+            where,
+            _each_seed(work, where, {figure: place}, "n_attacked", **asked, limit=attacked[where["attack"]]),
+        )
 
 
-def swept(network: str, data: str, scale: dict[str, Any], out: Path, device: str) -> list[dict[str, Any]]:
-    """The rows of a sweep; a linear network has no r∞ but that of FGS, which is optimal there."""
-    words = [
-        "prune",
-        "--model",
-        "linear" if network == "binary" else network,
-        "--data",
-        data,
-        "--out",
-        str(out),
-    ]
-    seeds, epochs, retrain = scale["networks"][network]
-    words += ["--seeds", str(seeds), "--epochs", str(epochs), "--retrain-epochs", str(retrain)]
-    words += ["--device", device, "--no-normalize"]
-    for name, value in {
-        **COMMON,
-        **{k: v for k, v in scale.items() if k not in ("networks", "sizes")},
-    }.items():
-        words += [f"--{name}", str(value)]
-    if status := run(words):
-        raise SystemExit(status)
-    return read_rows(out)
+def _each_seed(
+    work: Work, where: dict[str, Any], figures: dict[str, tuple[str, ...]], n: str, **asked: Any
+) -> dict[str, Any]:
+    """Figures of `measure`, a list of a value for each seed; of a dead network and of what is not proved, none."""
+    settings, found = work.scale["networks"][where["network"]], []
+    test = zn.data.load(_source(work, where["network"]), "test", settings.get("test"))
+    options = {
+        "linf": (),
+        "l2": (),
+        "epsilon": 0.1,
+        "steps": work.scale["steps"],
+        "queries": work.scale["queries"],
+    }
+    for seed in range(settings["seeds"]):
+        model = network(work, where["network"], seed, where.get("round", 0), where.get("l1", 0.0))
+        with tempfile.TemporaryDirectory() as run:
+            found.append(measure(model, test, Path(run), **options | asked))
+    lists = {name: [_at(row, place) for row in found] for name, place in figures.items()}
+    return {name: values for name, values in lists.items() if None not in values} | {"n": found[0][n]}
 
 
-def activations(
-    network: str, data: str, scale: dict[str, Any], out: Path, device: str
-) -> list[dict[str, Any]]:
-    """Table 1: trained with λ‖W‖₁, not pruned."""
-    test, rows = zn.data.load(data, "test"), []
-    seeds, epochs, _ = scale["networks"][network]
-    for l1 in L1[network]:
-        for seed in range(seeds):
+def _at(row: dict[str, Any], place: tuple[str, ...]) -> float | None:
+    value: Any = row
+    for name in place:
+        value = None if value is None else value[name]
+    return value
+
+
+def network(work: Work, name: str, seed: int, number: int, l1: float) -> zn.models.Classifier:
+    """A reference after so many rounds, or one trained with an ℓ1 penalty."""
+    settings = work.scale["networks"][name]
+
+    def called(number: int) -> str:
+        of = name if number else settings.get("reference", name)
+        return f"{of}, seed {seed}, {f'l1 {l1:g}' if l1 else f'round {number}'}"
+
+    def train() -> tuple[zn.models.Classifier, dict[str, Any]]:
+        taken = ("batch_size", "crop", "flip", "weight_decay")
+        asked = {key: settings[key] for key in taken if key in settings}
+        if number:
+            network(work, name, seed, number - 1, 0.0)
+            asked |= {
+                "initial": work.folder / "models" / called(number - 1), "prune": settings.get("share", 1 / 3),
+                "keep_dense": tuple(settings.get("keep_dense", ())),
+                "epochs": settings["retrain_epochs"], "lr": settings["retrain_lr"],
+            }  # fmt: skip
+        else:
+            asked |= {
+                "model": settings["model"],
+                "epochs": settings["epochs"],
+                "lr": settings["lr"],
+                "l1": l1,
+            }
+        with tempfile.TemporaryDirectory() as out:
             plan = TrainingPlan(
-                model=network, data=data, l1=l1, seed=seed, epochs=epochs, batch_size=COMMON["batch-size"],
-                normalize=False, device=device, out=out / f"l1-{l1:g}-{seed}",
-                resume=True,
+                out=out, data=_source(work, name), limit=settings.get("train"), normalize=False, validation=0.0,
+                seed=seed, device=work.device.type, **{"batch_size": 64} | asked,
             )  # fmt: skip
-            model = train(plan).model.to(resolve_device(device))
-            row = measure(
-                model, test, out / "unused", linf=("fgsm",), limit=scale["limit"], epsilon=COMMON["epsilon"]
-            )
-            rows.append({"l1": l1, "seed": seed, **row})
-            print(rows[-1], flush=True)
-    return rows
+            return zn.training.train(plan).model, plan.identity()
+
+    return work.model(called(number), train)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", choices=SCALES, default="cpu")
-    parser.add_argument("--only", choices=[*SCALES["cpu"]["networks"], "table1"], help="default: all")
-    parser.add_argument("--out", type=Path, default=Path("runs/guo2018"))
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    scale = SCALES[options.scale]
-    if options.device == "cpu":
-        torch.set_num_threads(1)
-    measured = Path(__file__).with_name(f"measured-{options.scale}.json")
-    results = json.loads(measured.read_text()) if measured.exists() else {}
-    for network in scale["networks"]:
-        if options.only not in (None, network):
-            continue
-        digits = PAIR if network == "binary" else tuple(range(10))
-        data = part_of_mnist(options.out / f"mnist-{len(digits)}", digits, scale["sizes"])
-        results[network] = swept(network, data, scale, options.out / network, options.device)
-        measured.write_text(json.dumps(results, indent=1) + "\n")
-    if options.only in (None, "table1"):
-        data = part_of_mnist(options.out / "mnist-10", tuple(range(10)), scale["sizes"])
-        for network in L1:
-            out = options.out / f"l1-{network}"
-            results[f"table1 {network}"] = activations(network, data, scale, out, options.device)
-            measured.write_text(json.dumps(results, indent=1) + "\n")
+def _source(work: Work, name: str) -> str:
+    """The data of a network; some classes of it, or other sizes of image, are written into the folder of the run."""
+    settings = work.scale["networks"][name]
+    if not {"classes", "side"} & set(settings):
+        return str(settings["data"])
+    classes, side = settings.get("classes", list(range(10))), settings.get("side")
+    folder = work.folder / f"{settings['data']}-{'-'.join(map(str, classes))}-{side or 'as it is'}"
+    for split in ("train", "test"):
+        if not (folder / f"{split}.parquet").exists():
+            _write(zn.data.load(settings["data"], split), classes, side, folder / f"{split}.parquet")
+    return f"parquet:{folder}"
 
 
-if __name__ == "__main__":
-    main()
+def _write(data: Dataset, classes: list[int], side: int | None, path: Path) -> None:
+    images, labels = [], []
+    for x, y in zip(data.x, data.y.tolist(), strict=True):
+        if y in classes:
+            scaled = x if side is None else F.interpolate(x[None], (side, side))[0]
+            file = io.BytesIO()
+            Image.fromarray((scaled[0] * 255).round().byte().numpy()).save(file, "png")
+            images.append({"bytes": file.getvalue(), "path": None})
+            labels.append(classes.index(y))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": images, "label": labels}), path)

@@ -59,7 +59,9 @@ def test_a_sweep(tmp_path, capsys, monkeypatch):
     )
     # other settings are another sweep, more rounds are not
     assert run([*QUICK, "--out", str(out), "--share", "0.3"]) == 2
-    assert "out: expected a sweep of this plan" in capsys.readouterr().err
+    assert (
+        "a sweep of this plan in" in (error := capsys.readouterr().err) and "share 0.5 (asked: 0.3)" in error
+    )
     assert run([*QUICK, "--out", str(out), "--rounds", "3", "--seeds", "1"]) == 0
     assert len(page.read_rows(out)) == 7
 
@@ -82,7 +84,13 @@ def test_a_dead_network_is_said_and_not_scored(tmp_path):
         (["--l2", "fool"], "attack: expected one of"),
         (["--k", "one"], "k: expected integers with commas between them"),
         (["--model", "nowhere"], "model: expected"),
-        (["--keep-dense", "conv7"], "keep: expected layers of the model"),
+        (
+            ["--keep-dense", "conv7"],
+            "keep_dense: expected layers of the model (1, 3, 5, first, last), got 'conv7'",
+        ),
+        (["--keep-dense", "1,3,5"], "keep_dense: expected a layer at least that may be pruned"),
+        (["--share", "-0.1"], "share: expected a number in [0, 1), got -0.1"),
+        (["--limit", "1"], "limit: expected an integer of at least 2, got 1"),
         (["--data", "digitz"], "data: expected one of"),
     ],
 )

@@ -81,14 +81,14 @@ def test_layers_by_name():
     model = zn.models.build("resnet20", classes=10)
     names = [name.removesuffix(".weight") for name in weights(model)]
     assert names[0] == "conv1" and names[-1] == "linear" and len(names) == 20
-    prune(model, 0.8, keep=("first", "last"))
+    prune(model, 0.8, keep_dense=("first", "last"))
     network = model.network
     assert network.conv1.weight.count_nonzero() == network.conv1.weight.numel()
     assert network.linear.weight.count_nonzero() == network.linear.weight.numel()
     assert int((network.layer2[0].conv1.weight == 0).sum()) == math.floor(
         0.8 * network.layer2[0].conv1.weight.numel()
     )
-    assert sparsity(model, keep=("conv1", "linear")) == pytest.approx(0.8, abs=1e-3)
+    assert sparsity(model, keep_dense=("conv1", "linear")) == pytest.approx(0.8, abs=1e-3)
     assert sparsity(model) < 0.8
 
 
@@ -124,11 +124,11 @@ def test_sparsity_out_of_range(bad):
 
 def test_bad_input():
     with pytest.raises(
-        ArgumentError, match=r"keep: expected layers of the model \(1, 3, 5, first, last\), got 'x'"
+        ArgumentError, match=r"keep_dense: expected layers of the model \(1, 3, 5, first, last\), got 'x'"
     ):
-        prune(lenet(), 0.5, keep=("x",))
-    with pytest.raises(ArgumentError, match="keep: expected a layer at least that may be pruned"):
-        prune(lenet(), 0.5, keep=("1", "3", "last"))
+        prune(lenet(), 0.5, keep_dense=("x",))
+    with pytest.raises(ArgumentError, match="keep_dense: expected a layer at least that may be pruned"):
+        prune(lenet(), 0.5, keep_dense=("1", "3", "last"))
     with pytest.raises(ArgumentError, match="model: expected weights to prune, found no layer"):
         prune(nn.BatchNorm1d(3), 0.5)
     dense = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))

@@ -101,6 +101,16 @@ def test_published_beside_measured(paper, tmp_path):
     assert paper.claims("paper", rows) == []
 
 
+def test_figures_of_several_seeds(paper):
+    rows = [
+        {"table": "sums", "where": {"a": "x", "b": 2}, "figures": {"total": [1.0, 2.0, 3.0], "share": [0.5]}}
+    ]
+    assert "| x | measured, cpu |  | 2 ± 1 | 50.0 |  |" in paper.markdown("sums", {"cpu": rows}).splitlines()
+    assert paper.claims("cpu", rows)[0]["value"] == 2.0 and paper.claims("cpu", rows)[0]["holds"]
+    assert reproduction.formatted([0.125, 0.25, 0.375], "%") == "25.0 ± 12.5"
+    assert reproduction.formatted("28.6 ± 1.1", "%") == "28.6 ± 1.1"
+
+
 def test_a_stopped_run_goes_on(paper, tmp_path):
     class Stop(Exception):
         pass
@@ -136,7 +146,9 @@ def test_refusals(paper, tmp_path, monkeypatch):
         paper.run("cpu", tmp_path / "out", CPU, "table9")
     assert not (tmp_path / "out").exists()
     paper.run("cpu", tmp_path / "out", CPU, "sums")
-    with pytest.raises(ArgumentError, match="out: expected an empty folder or rows of someone2020_sums"):
+    with pytest.raises(
+        ArgumentError, match="out: expected an empty folder or a run of someone2020_sums at these"
+    ):
         paper.run("paper", tmp_path / "out", CPU)
     (tmp_path / "out/rows.jsonl").write_text("nonsense\n{}\n")
     with pytest.raises(ArgumentError, match="expected a row in line 1, got 'nonsense'"):

@@ -100,7 +100,7 @@ def test_resumed_to_bitwise_the_same_weights(plan, tmp_path, initial, changes, w
             train(halves, crash)
     assert models.digest(train(halves).model) == models.digest(whole.model)
     kept = changes.get("keep_dense", ())
-    assert sparsity(whole.model, keep=kept) == pytest.approx(0.8, abs=0.01)
+    assert sparsity(whole.model, keep_dense=kept) == pytest.approx(0.8, abs=0.01)
     assert [row["loss"] for row in train(halves).history] == [row["loss"] for row in whole.history]
 
 
@@ -148,7 +148,7 @@ def test_bad_input(plan, initial, tmp_path):
     ):
         with pytest.raises(ArgumentError, match=match):
             plan(**changes)
-    with pytest.raises(ArgumentError, match=r"keep: expected layers of the model \(.*\), got 'conv9'"):
+    with pytest.raises(ArgumentError, match=r"keep_dense: expected layers of the model \(.*\), got 'conv9'"):
         train(plan(prune=0.5, keep_dense=("conv9",)))
     models.save(models.build("lenet_300_100"), tmp_path / "mnist")
     with pytest.raises(

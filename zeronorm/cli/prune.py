@@ -14,9 +14,6 @@ from zeronorm.errors import ArgumentError
 if TYPE_CHECKING:
     from zeronorm.data import Dataset
 
-_ASKED = "sweep.json"
-
-
 _ALIKE = 0.01  # references may differ in sparsity by so much
 
 
@@ -75,12 +72,16 @@ def prune(
     from zeronorm import checks
     from zeronorm.attacks.catalogue import get
     from zeronorm.defenses.pruning import share_below_one, weights
-    from zeronorm.files import locked
+    from zeronorm.files import locked, remember
     from zeronorm.models.classifier import ARCHITECTURES
+    from zeronorm.report.sparsity import ASKED, measures, read_rows, verdict
 
     share_below_one("share", share)
     for name, low in (("seeds", 1), ("rounds", 0), ("epochs", 1), ("retrain_epochs", 1)):
         checks.integer(name, asked[name], low)
+    for name, low in (("train_limit", 1), ("limit", 2)):
+        if asked[name] is not None:
+            checks.integer(name, asked[name], low)
     for name, norm in (("linf", "Linf"), ("l2", "L2")):
         for attack in asked[name]:
             if norm not in get(attack).norms:
@@ -104,30 +105,28 @@ def prune(
             f"model: expected references that are pruned alike, got {', '.join(f'{s:.1%} zero' for s in shares)}"
         )
     with options.resumable(out), locked(out, "pruning in"):
-        _remember(out, asked)
+        remember(out / ASKED, asked, "a sweep of this plan", growing=("rounds", "seeds"))
         for reference, start in enumerate(starts):
             _ladder(out, reference, start, asked, budgets, test, device)
         page = zn.report.render(out, out / "report.html")
-    from zeronorm.report.sparsity import falls_next, measures, prune_until, read_rows
-
     rows = read_rows(out)
     sparsities, found = measures(rows)
-    until, _ = prune_until(found)
-    falls = falls_next(rows, found)
+    until, falls, doubtful = verdict(rows, found)
     typer.echo(
-        f"do not prune beyond {sparsities[until]:.1%}: then {falls} falls first"
+        f"do not prune beyond {sparsities[until]:.1%}: then {' and '.join(falls)} {'fall' if falls[1:] else 'falls'}"
         if falls
         else f"nothing has fallen up to {sparsities[until]:.1%}"
     )
+    for name, number in doubtful.items():
+        typer.echo(f"not told apart from the dense networks: {name}, from {sparsities[number]:.1%} on")
+    if len(starts) == 1:
+        typer.echo("one reference alone: chance is not ruled out")
     typer.echo(f"report: {page}")
     if json_:
-        figures = {m.name: m.means for m in found}
         told = {
-            "sparsity": sparsities,
-            **figures,
-            "until": sparsities[until],
-            "first": falls,
-        }
+            "sparsity": sparsities, **{m.name: m.means for m in found}, "until": sparsities[until], "falls": falls,
+            "not_told_apart": {name: sparsities[number] for name, number in doubtful.items()},
+        }  # fmt: skip
         typer.echo(json.dumps(told | {"out": str(out)}))
 
 
@@ -144,6 +143,7 @@ def _ladder(
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device
     from zeronorm.evaluation.sparsity import measure
+    from zeronorm.files import write_json_lines
     from zeronorm.report.sparsity import ROWS, read_rows
     from zeronorm.training import TrainingPlan, train
 
@@ -187,36 +187,11 @@ def _ladder(
             queries=asked["queries"], limit=asked["limit"],
         )  # fmt: skip
         row = {"reference": reference, "round": number, "digest": zn.models.digest(model), **row}
-        _append(out / ROWS, row)
+        rows.append(row)
+        write_json_lines(out / ROWS, rows)
         typer.echo(_line(row), err=True)
         if row["dead"]:
             return
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """A row behind the others; a half one, of a crash, goes."""
-    from zeronorm.files import replace_files
-
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    replace_files({path: "".join([*whole, json.dumps(row) + "\n"]).encode()})
-
-
-def _remember(out: Path, asked: dict[str, Any]) -> None:
-    """Note what is asked, or refuse a folder of another sweep; more rounds or seeds may follow."""
-    from zeronorm.files import replace_files
-
-    path = out / _ASKED
-    if path.exists():
-        there = json.loads(path.read_text())
-        may_grow = ("rounds", "seeds")
-        for name, value in json.loads(json.dumps(asked)).items():
-            if name not in may_grow and there.get(name) != value:
-                raise ArgumentError(
-                    f"out: expected a sweep of this plan in {out}, got one with {name} {there.get(name)!r} "
-                    f"(asked: {value!r})"
-                )
-    replace_files({path: json.dumps(asked, indent=1).encode()})
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -39,12 +39,9 @@ def reproduce(
 
     def show(row: reproduction.Row) -> None:
         place = ", ".join(f"{key} {value}" for key, value in row["where"].items())
-        figures = {
-            key: v
-            for key, v in row["figures"].items()
-            if key in chosen.expected["tables"][row["table"]]["figures"]
-        }
-        found = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        formats = chosen.expected["tables"][row["table"]]["figures"]
+        figures = {name: value for name, value in row["figures"].items() if name in formats}
+        found = ", ".join(f"{name} {reproduction.formatted(value, '.4g')}" for name, value in figures.items())
         typer.echo(f"{row['table']}: {place}: {found} ({row['seconds']:.0f} s)", err=True)
 
     with options.resumable(out):

@@ -26,7 +26,7 @@ FIRST, LAST = "first", "last"  # stand for the layers' own names
 _ROUNDING = 1e-6  # a third of 783 is 261, whatever 1/3 is in binary
 
 
-def prune(model: nn.Module, sparsity: float, *, keep: Sequence[str] = ()) -> dict[str, Tensor]:
+def prune(model: nn.Module, sparsity: float, *, keep_dense: Sequence[str] = ()) -> dict[str, Tensor]:
     """Set the smallest weights of every layer to zero, in place: a share `sparsity` of each layer's.
 
     Of n weights floor(sparsity · n) are zero then, those that were zero before among them; where that many are
@@ -37,32 +37,32 @@ def prune(model: nn.Module, sparsity: float, *, keep: Sequence[str] = ()) -> dic
 
     - `model`: a network, or a `zeronorm.models.Classifier`.
     - `sparsity`: in [0, 1).
-    - `keep`: names of layers to leave dense, as `weights` lists them; "first" and "last" stand for these.
+    - `keep_dense`: names of layers to leave dense, as `weights` lists them; "first" and "last" stand for these.
 
     **Returns:** the masks by name of the parameter: true where a weight is left.
 
     **Raises:** `ArgumentError` for a sparsity outside [0, 1), an unknown layer, and a layer with nothing left.
     """
     share_below_one("sparsity", sparsity)
-    layers = weights(model, keep)
+    layers = weights(model, keep_dense)
     return _zero_smallest(
         layers, {name: w.numel() - _floor(sparsity * w.numel()) for name, w in layers.items()}
     )
 
 
-def prune_further(model: nn.Module, share: float, *, keep: Sequence[str] = ()) -> dict[str, Tensor]:
+def prune_further(model: nn.Module, share: float, *, keep_dense: Sequence[str] = ()) -> dict[str, Tensor]:
     """Set a share of every layer's weights that are not zero yet to zero: one round of progressive pruning.
 
     Of n that are left floor(share · n) go, so that 16 rounds of a third leave 2 of 784 (99.74 %, as Guo et al.
     state it).  Otherwise as `prune`.
     """
     share_below_one("share", share)
-    layers = weights(model, keep)
+    layers = weights(model, keep_dense)
     left = {name: int(w.count_nonzero()) for name, w in layers.items()}
     return _zero_smallest(layers, {name: n - _floor(share * n) for name, n in left.items()})
 
 
-def weights(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, nn.Parameter]:
+def weights(model: nn.Module, keep_dense: Sequence[str] = ()) -> dict[str, nn.Parameter]:
     """The weights that pruning is about, by name and in order: parameters of two dimensions or more.
 
     A layer is named like its parameter without ".weight", such as "1" or "layer1.0.conv1"; a classifier's without
@@ -75,15 +75,15 @@ def weights(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, nn.Paramete
     layers = {name.removesuffix(".weight"): name for name in found}
     names = list(layers)
     kept = set()
-    for layer in [keep] if isinstance(keep, str) else keep:
+    for layer in [keep_dense] if isinstance(keep_dense, str) else keep_dense:
         layer = {FIRST: names[0], LAST: names[-1]}.get(layer, layer)
         if layer not in layers:
             raise ArgumentError(
-                f"keep: expected layers of the model ({', '.join(names)}, {FIRST}, {LAST}), got {layer!r}"
+                f"keep_dense: expected layers of the model ({', '.join(names)}, {FIRST}, {LAST}), got {layer!r}"
             )
         kept.add(layers[layer])
     if kept == set(found):
-        raise ArgumentError("keep: expected a layer at least that may be pruned, got all of them")
+        raise ArgumentError("keep_dense: expected a layer at least that may be pruned, got all of them")
     return {name: p for name, p in found.items() if name not in kept}
 
 
@@ -121,9 +121,9 @@ def _floor(count: float) -> int:
     return math.floor(count + _ROUNDING)
 
 
-def sparsity(model: nn.Module, keep: Sequence[str] = ()) -> float:
-    """Share of the weights that are exactly zero; of layers in `keep`, none count."""
-    layers = weights(model, keep).values()
+def sparsity(model: nn.Module, keep_dense: Sequence[str] = ()) -> float:
+    """Share of the weights that are exactly zero; of layers in `keep_dense`, none count."""
+    layers = weights(model, keep_dense).values()
     return 1 - sum(int(w.count_nonzero()) for w in layers) / sum(w.numel() for w in layers)
 
 

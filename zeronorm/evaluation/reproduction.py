@@ -8,8 +8,8 @@ A reproduction is a folder in `reproductions/` of the source, which an installed
     measured-SCALE.jsonl  the rows of a finished run
     README.md             what was found, and what differs from the paper
 
-A row is one measurement: where in the table it stands, and its figures.  Rows are appended as they come, and trained
-models are kept, so that a run that was stopped goes on with what it lacks.
+A row is one measurement: where in the table it stands, and its figures; of several seeds a figure is a list.  Rows are
+written as they come, and trained models are kept, so that a run that was stopped goes on with what it lacks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import statistics
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ import torch
 import zeronorm
 from zeronorm import checks, models
 from zeronorm.errors import ArgumentError
-from zeronorm.files import json_lines, locked, replace_files
+from zeronorm.files import json_lines, locked, remember, write_json_lines
 
 ROOT = Path(zeronorm.__file__).parents[1] / "reproductions"
 
@@ -43,11 +44,11 @@ class Work:
     Attributes:
         scale: the settings of the scale, from plan.toml.
         device: where to work.
+        folder: of the run.
     """
 
     def __init__(self, scale: Mapping[str, Any], device: torch.device, folder: Path) -> None:
-        self.scale, self.device = scale, device
-        self._folder = folder
+        self.scale, self.device, self.folder = scale, device, folder
         self._models: dict[str, models.Classifier] = {}
         self._done: list[Mapping[str, Any]] = []
 
@@ -66,7 +67,7 @@ class Work:
         `train` gives the model and what its sidecar should say about the training.
         """
         if name not in self._models:
-            path = self._folder / "models" / name
+            path = self.folder / "models" / name
             if not (path / models.checkpoint.SIDECAR).exists():
                 trained, facts = train()
                 models.save(trained.cpu().eval(), path, training=facts)
@@ -127,30 +128,20 @@ class Reproduction:
         module = self.module()
         with locked(out, "reproducing into"):
             asked = {"reproduction": self.name, "scale": scale, "settings": dict(settings)}
-            run = out / "run.json"
-            if run.exists() and (found := json.loads(run.read_text())) != asked:
-                raise ArgumentError(
-                    f"out: expected an empty folder or rows of {self.name} at these settings, found those of "
-                    f"{found.get('reproduction')} at scale {found.get('scale')} in {out}"
-                )
-            replace_files({run: f"{json.dumps(asked, indent=1)}\n".encode()})
+            remember(out / "run.json", asked, f"a run of {self.name} at these settings")
             rows = read_rows(out / "rows.jsonl") if (out / "rows.jsonl").exists() else []
-            write_rows(out / "rows.jsonl", rows)  # without a line that a kill cut off
             work = Work(settings, device, out)
-            with open(out / "rows.jsonl", "a") as file:
-                for table in tables:
-                    work._done = [row["where"] for row in rows if row["table"] == table]
+            for table in tables:
+                work._done = [row["where"] for row in rows if row["table"] == table]
+                began = time.perf_counter()
+                for where, figures in getattr(module, table)(work):
+                    if where in work._done:  # by a function that does not ask what is left
+                        continue
+                    seconds = round(time.perf_counter() - began, 1)
+                    rows.append({"table": table, "where": where, "figures": figures, "seconds": seconds})
+                    write_json_lines(out / "rows.jsonl", rows)
+                    show(rows[-1])
                     began = time.perf_counter()
-                    for where, figures in getattr(module, table)(work):
-                        if where in work._done:  # by a function that does not ask what is left
-                            continue
-                        seconds = round(time.perf_counter() - began, 1)
-                        row = {"table": table, "where": where, "figures": figures, "seconds": seconds}
-                        file.write(json.dumps(row) + "\n")
-                        file.flush()
-                        rows.append(row)
-                        show(row)
-                        began = time.perf_counter()
         return rows
 
     def published(self, table: str, where: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +155,7 @@ class Reproduction:
     def claims(self, scale: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """What is expected of our figures at a scale: each with its `value` and whether it `holds`.
 
-        Without a row both are None.
+        Without a row both are None.  Of several seeds the mean counts.
         """
         judged = []
         for claim in self.expected.get("claims", ()):
@@ -172,6 +163,7 @@ class Reproduction:
                 continue
             found = [r for r in rows if r["table"] == claim["table"] and r["where"] == claim["where"]]
             value = found[0]["figures"][claim["figure"]] if found else None
+            value = statistics.fmean(value) if isinstance(value, list) else value
             low, high = claim.get("at_least", -float("inf")), claim.get("at_most", float("inf"))
             judged.append(claim | {"value": value, "holds": None if value is None else low <= value <= high})
         return judged
@@ -198,7 +190,7 @@ class Reproduction:
                 lines[line := json.dumps(own, sort_keys=True)] = own
                 for n, (figure, style) in enumerate(formats.items()):
                     if figure in figures:
-                        cells[line, source, place, n] = _formatted(figures[figure], style)
+                        cells[line, source, place, n] = formatted(figures[figure], style)
         columns = sorted({key[2:] for key in cells})
         names = list(dict.fromkeys(key for own in lines.values() for key in own))
         figures_across = {n for place, n in columns if place}
@@ -251,11 +243,13 @@ def read_rows(path: Path) -> list[Row]:
     )
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    replace_files({path: "".join(f"{json.dumps(row)}\n" for row in rows).encode()})
-
-
-def _formatted(value: Any, style: str) -> str:
+def formatted(value: Any, style: str) -> str:
+    """A figure in its format; of values of several seeds the mean ± one standard deviation; words as they are."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        spread = [statistics.stdev(value)] if len(value) > 1 else []
+        return " ± ".join(formatted(part, style) for part in [statistics.fmean(value), *spread])
     # papers round halves up
     return f"{100 * value + 1e-9:.1f}" if style == "%" else f"{value:{style}}"
 

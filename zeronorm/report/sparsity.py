@@ -18,7 +18,8 @@ from zeronorm.files import json_lines
 from zeronorm.report import plots
 from zeronorm.report.tables import percent
 
-ROWS = "sweep.jsonl"
+ROWS, ASKED = "sweep.jsonl", "sweep.json"  # the models measured, and what was asked
+DEAD = "the network itself"  # what falls where a network is dead
 TOLERANCE = 0.05  # a measure that falls by this share of its dense value has fallen
 
 Row = dict[str, Any]
@@ -36,11 +37,31 @@ class Measure(NamedTuple):
         """By round."""
         return [float(np.mean(of_round)) for of_round in self.values]
 
-    def last_unharmed(self, tolerance: float = TOLERANCE) -> int:
-        """The last round before the mean falls below that of round 0 by `tolerance` of it."""
-        means = self.means
-        fallen = [i for i, mean in enumerate(means) if mean < (1 - tolerance) * means[0]]
-        return fallen[0] - 1 if fallen else len(means) - 1
+    def falls(self) -> list[bool | None]:
+        """By round, whether it has fallen: the mean by `TOLERANCE`, and no reference is within the band of round 0.
+
+        None where the mean has fallen so far and the bands still meet: chance may have done it.
+        """
+        least, low = (1 - TOLERANCE) * self.means[0], min(self.values[0])
+        return [
+            None if mean < least and max(of) >= low else mean < least
+            for mean, of in zip(self.means, self.values, strict=True)
+        ]
+
+    def last_unharmed(self) -> int:
+        """The last round before it has fallen."""
+        falls = self.falls()
+        return falls.index(True) - 1 if True in falls else len(falls) - 1
+
+
+class Verdict(NamedTuple):
+    """How far to prune: the last round at which nothing has fallen."""
+
+    until: int
+    falls: list[str]  # what has at the next round, none where the sweep ends
+    doubtful: dict[
+        str, int
+    ]  # what is not told apart from round 0 though its mean is lower, and from which round
 
 
 def is_sweep(folder: Path) -> bool:
@@ -99,44 +120,39 @@ def _at(row: Row, place: Sequence[str]) -> float:
     return float(value)
 
 
-def prune_until(found: Sequence[Measure]) -> tuple[int, Measure]:
-    """The last round at which no measure has fallen, and the one that falls first.
+def verdict(rows: Sequence[Row], found: Sequence[Measure]) -> Verdict:
+    """How far to prune, judged by the bands over the references.
 
-    Proved radii do not count: they say as much about the proof as about the network.
+    Proved radii do not count: they say as much about the proof as about the network.  A network that is dead at the
+    round after the last one measured has fallen there.
     """
     judged = [m for m in found if not m.name.startswith("proved")]
-    first = min(judged, key=lambda m: m.last_unharmed())
-    return first.last_unharmed(), first
-
-
-def falls_next(rows: Sequence[Row], found: Sequence[Measure]) -> str | None:
-    """What falls after the round of `prune_until`: a measure, the network itself where it is dead; None: nothing."""
-    until, first = prune_until(found)
-    last = len(first.values) - 1
-    if until < last:
-        return first.name
-    return "the network itself" if any(row["dead"] and row["round"] == last + 1 for row in rows) else None
+    until, last = min(m.last_unharmed() for m in judged), len(found[0].values) - 1
+    falls = [m.name for m in judged if until < last and m.falls()[until + 1]]
+    if until == last and any(row["dead"] and row["round"] == last + 1 for row in rows):
+        falls = [DEAD]
+    seen = {m.name: m.falls()[: until + 2] for m in judged}
+    return Verdict(until, falls, {name: of.index(None) for name, of in seen.items() if None in of})
 
 
 def page_of(folder: Path) -> dict[str, Any]:
     """What the template of the page is told."""
     rows = read_rows(folder)
     sparsities, found = measures(rows)
-    until, _ = prune_until(found)
-    asked = json.loads((folder / "sweep.json").read_text()) if (folder / "sweep.json").exists() else {}
-    falls = falls_next(rows, found)
-    fell = falls is not None
+    until, falls, doubtful = verdict(rows, found)
+    asked = json.loads((folder / ASKED).read_text()) if (folder / ASKED).exists() else {}
     charts = [
-        _chart("Right answers", sparsities, [m for m in found if m.share], until, fell),
-        *(_chart(m.name, sparsities, [m], until, fell) for m in found if not m.share),
+        _chart("Right answers", sparsities, [m for m in found if m.share], until, bool(falls)),
+        *(_chart(m.name, sparsities, [m], until, bool(falls)) for m in found if not m.share),
     ]
     return {
         "title": ", ".join(asked.get("model", [folder.name])),
         "data": asked.get("data"),
         "asked": [(name.replace("_", " "), [_said(value)]) for name, value in asked.items()],
         "until": percent(sparsities[until]),
-        "first": falls,
-        "fell": fell,
+        "falls": " and ".join(falls),
+        "dead_next": falls == [DEAD],
+        "doubtful": [(name, percent(sparsities[i])) for name, i in doubtful.items()],
         "tolerance": f"{100 * TOLERANCE:g}",
         "references": len({row["reference"] for row in rows}),
         "dead": [

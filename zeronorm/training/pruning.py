@@ -35,7 +35,7 @@ class Pruning:
         if epoch not in self._plan.pruned_before():
             return
         share = 1 - (1 - self._plan.prune) ** (1 / self._plan.prune_rounds)
-        self._mask(prune_further(self._model, share, keep=self._plan.keep_dense))
+        self._mask(prune_further(self._model, share, keep_dense=self._plan.keep_dense))
         for name, mask in self._masks():
             momentum = optimizer.state[self._weights[name]].get("momentum_buffer")
             for tensor in (momentum, average.get(name)):
