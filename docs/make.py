@@ -138,7 +138,10 @@ def matrix(run: Path) -> tuple[str, str]:
     assert found.figures.complete, f"{run} is unfinished"
     command = re.sub(r" --out \S+", "", found.figures.record["command"])
     data = found.figures.record["plan"]["data"]["name"]
-    return f"matrix-{data}", f"```console\n$ {command} --out runs/matrix\n```\n\n```text\n{found.table()}\n```"
+    return (
+        f"matrix-{data}",
+        f"```console\n$ {command} --out runs/matrix\n```\n\n```text\n{found.table()}\n```",
+    )
 
 
 def main() -> None:
@@ -146,7 +149,9 @@ def main() -> None:
     options.add_argument(
         "--tables", action="store_true", help="only the tables of attacks and of reproductions"
     )
-    options.add_argument("--matrix", type=Path, help="only docs/matrix.md, from the folder of a complete matrix")
+    options.add_argument(
+        "--matrix", type=Path, help="only docs/matrix.md, from the folder of a complete matrix"
+    )
     asked = options.parse_args()
     if asked.matrix:
         page = ROOT / "docs/matrix.md"

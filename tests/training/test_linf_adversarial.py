@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import jaxtyping
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import zeronorm as zn
 from zeronorm import ArgumentError, Linf
-from zeronorm.training.linf_adversarial import perturbed, train_within_linf
+from zeronorm.cli.main import run
+from zeronorm.training import train
+from zeronorm.training.adversary import Adversary
+from zeronorm.training.linf_adversarial import perturbed
+from zeronorm.training.methods import METHODS, Batch, Setting
+
+FRONT_END = {"wavelet": "haar", "keep_fraction": 0.5, "gradient": "projection"}
 
 
 def robust(model, data, epsilon=0.15):
@@ -17,11 +24,15 @@ def robust(model, data, epsilon=0.15):
     return float((model(x_adv).argmax(1) == data.y).double().mean())
 
 
-def trained(epsilon, front_end=None, epochs=12):
-    data = zn.data.load("digits", "train", 400)
-    model = zn.models.build("two_layer", image_size=8, classes=10, hidden=40, front_end=front_end)
-    history = train_within_linf(model, data, Linf(epsilon), steps=3, epochs=epochs, lr=0.1, batch_size=40)
-    return model, history
+@pytest.fixture
+def two_layer(plan):
+    """Makes a plan with a small network of two layers."""
+
+    def make(**changes):
+        network = {"model": "two_layer", "model_arguments": {"hidden": 40}, "lr": 0.1, "batch_size": 40}
+        return plan(**(network | {"limit": 400, "validation": 0.0} | changes))
+
+    return make
 
 
 def test_the_worst_place_is_within_the_ball_and_worse():
@@ -42,33 +53,91 @@ def test_the_worst_place_is_within_the_ball_and_worse():
     assert float(last.mean()) >= float(worst.mean()) - 0.05
 
 
-def test_it_resists_more_than_a_model_trained_plainly():
+def test_the_loss_is_that_of_the_worst_place_and_blind_to_the_batch(plan):
+    model, data = zn.models.load("digits").double(), zn.data.load("digits", "test", 9)
+    asked = plan(method="linf_adversarial", epsilon=0.1, steps=5)
+    setting = Setting(asked, Adversary(asked, model), data.y, 10, {})
+    objective = METHODS["linf_adversarial"].objective(setting)
+    given = Batch(data.x.double(), data.y, data.ids, torch.arange(9), 1, 0)
+    loss, logits = objective(model, given)
+    assert torch.equal(loss, F.cross_entropy(logits, data.y))
+    with torch.no_grad():
+        assert float(loss) > float(F.cross_entropy(model(given.x), data.y))
+    some = torch.tensor([7, 2])
+    _, alone = objective(model, Batch(given.x[some], data.y[some], data.ids[some], some, 1, 3))
+    assert torch.allclose(alone, logits[some], atol=1e-12)
+    _, later = objective(model, Batch(given.x[some], data.y[some], data.ids[some], some, 2, 0))
+    assert not torch.allclose(later, logits[some])
+
+
+def test_it_resists_more_than_a_model_trained_plainly(two_layer, tmp_path):
     data = zn.data.load("digits", "test", 150)
-    plain, history = trained(0.0)
-    resists, _ = trained(0.2)
-    assert history[-1]["accuracy"] > 0.9 and [row["epoch"] for row in history] == list(range(1, 13))
+    plain = train(two_layer(out=tmp_path / "plain", epochs=12)).model
+    resists = train(two_layer(method="linf_adversarial", epsilon=0.2, steps=3, epochs=12)).model
     assert robust(resists, data) > robust(plain, data) + 0.1
     assert not resists.training
 
 
-def test_the_same_seed_gives_the_same_model_behind_a_front_end_too():
-    front_end = {"wavelet": "haar", "keep_fraction": 0.5, "gradient": "projection"}
-    digests = {zn.models.digest(trained(0.05, front_end, epochs=1)[0]) for _ in range(2)}
+def test_the_same_seed_gives_the_same_model_behind_a_front_end_too(two_layer, tmp_path):
+    digests = set()
+    for name in ("first", "second"):
+        asked = two_layer(
+            out=tmp_path / name, model_arguments={"hidden": 10, "front_end": FRONT_END}, epochs=1, limit=80,
+            method="linf_adversarial", epsilon=0.05, steps=2,
+        )  # fmt: skip
+        result = train(asked)
+        assert result.model.arguments["front_end"]["wavelet"] == "haar"
+        digests.add(zn.models.digest(result.model))
     assert len(digests) == 1
+
+
+def test_the_best_epoch_withstands_most(two_layer):
+    asked = two_layer(method="linf_adversarial", epsilon=0.1, steps=2, epochs=4, limit=120, validation=0.3)
+    result = train(asked)
+    shares = [row["robust_accuracy"] for row in result.history]
+    assert result.robust_accuracy == max(shares) == shares[result.best_epoch - 1]
+    model, some = result.model, zn.data.load("digits", "train", 20)
+    x_adv = zn.attacks.pgd(model, some.x, some.y, Linf(0.1), steps=3, ids=some.ids)
+    assert Adversary(asked, model).withstood(some.x, some.y, some.ids) == int(
+        (model(x_adv).argmax(1) == some.y).sum()
+    )
+
+
+def test_what_the_plan_says(plan):
+    asked = plan(method="linf_adversarial", epsilon=0.1)
+    assert asked.attack_steps() == 40 and asked.identity()["epsilon"] == 0.1
+    assert "--epsilon 0.1" in asked.command() and "k" not in asked.identity()
+    assert not {"epsilon", "step_size", "validation_steps"} & set(plan().identity())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threat": zn.L0(3)}, "threat: expected an Linf threat model, got L0"),
+        (
+            {"epsilon": None},
+            "epsilon: expected the change of each value that linf_adversarial shall withstand",
+        ),
+        ({"epsilon": 0.0}, r"epsilon: expected a number in \(0, inf\), got 0.0"),
+        ({"k": 3}, "k: the method linf_adversarial takes no k, only epsilon"),
         ({"steps": 0}, "steps: expected an integer of at least 1, got 0"),
-        ({"epochs": 0}, "epochs: expected an integer of at least 1, got 0"),
-        ({"step_size": -0.1}, r"step_size: expected a number in \[0, inf\), got -0.1"),
-        ({"threat": Linf(0.1, high=0.5)}, r"x: expected values in \[0, 0.5\]"),
+        ({"step_size": -0.1}, r"step_size: expected a number in \(0, inf\), got -0.1"),
+        ({"gradient": "projected"}, "gradient: the method linf_adversarial takes no gradient"),
+        ({"method": "standard"}, "epsilon: the method standard takes no epsilon"),
     ],
 )
-def test_what_is_refused(change, message, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    given = {"threat": Linf(0.1), "epochs": 1} | change
+def test_what_is_refused(plan, change, message):
     with pytest.raises(ArgumentError, match=f"^{message}"):
-        train_within_linf(zn.models.load("digits"), zn.data.load("digits", "train", 20), **given)
+        plan(**({"method": "linf_adversarial", "epsilon": 0.1} | change))
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    words = ["train", "--method", "linf-adversarial", "--limit", "60", "--epochs", "1", "--set", "width=0.1"]
+    out = ["--out", str(tmp_path / "model")]
+    assert run([*words, *out]) == 2
+    assert "epsilon: expected the change of each value" in capsys.readouterr().err
+    short = ["--epsilon", "0.1", "--steps", "2", "--validation-limit", "5", "--validation-steps", "2"]
+    assert run([*words, *short, *out, "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "--data digits --epsilon 0.1" in said
+    assert json.loads(said.splitlines()[-1])["robust_accuracy"] is not None
+    assert "were attacked within ε = 0.1, <b>" in (tmp_path / "model/report.html").read_text()

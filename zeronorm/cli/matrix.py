@@ -166,7 +166,7 @@ def _trained(
     from zeronorm.cli.recipes import recipes
     from zeronorm.models.checkpoint import SIDECAR
 
-    if dataset.x.dim() != 4:
+    if len(dataset.x.shape) != 4:
         raise ArgumentError(
             f"data: expected images, for which there are defences to train, got {dataset.name}"
         )

@@ -53,12 +53,16 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="Training method: standard, sat, strades, fast_ls or truncated; ablation, l0_lipschitz or "
-            "feature_partition, to be certified."
+            help="Training method: standard, sat, strades, fast_ls, truncated or linf_adversarial; ablation, "
+            "l0_lipschitz or feature_partition, to be certified."
         ),
     ] = TrainingPlan.method,
     k: Annotated[
         int | None, typer.Option(help="Pixels that may change; the robust methods train against more.")
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(metavar="E", help="Of linf_adversarial: every value may change, each by at most E."),
     ] = None,
     multi_k: Annotated[
         float, typer.Option(help="Budget of the training's attack, in multiples of k.")
@@ -72,7 +76,13 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Updates of the training's attack (default: 20; fast_ls: 1; truncated: 300)."),
+        typer.Option(
+            help="Updates of the training's attack (default: 20; fast_ls: 1; linf_adversarial: 40; truncated: 300)."
+        ),
+    ] = None,
+    step_size: Annotated[
+        float | None,
+        typer.Option(help="Of linf_adversarial: of each update (default: a quarter of epsilon)."),
     ] = None,
     gradient: Annotated[
         str, typer.Option(help="Of sparse_pgd: random, projected, unprojected or alternate.")
@@ -220,6 +230,7 @@ def train(
         "data": data, "model_arguments": _model_arguments(set_ or []),
         "initial": initial, "prune": prune, "prune_rounds": prune_rounds, "keep_dense": _words(keep_dense), "l1": l1,
         "method": method, "k": k, "multi_k": multi_k,
+        "epsilon": epsilon, "step_size": step_size,
         "attack": attack if attack is None else {name: given for name, given in attacks(attack).values()},
         "steps": steps, "gradient": gradient, "tolerance": tolerance, "beta": beta, "noise": noise,
         "label_momentum": label_momentum, "label_warm_up": label_warm_up, "retained": retained, "null": null,
@@ -269,6 +280,8 @@ def train(
         return
     typer.echo(str(result))
     then, budgets = ("certify", "--limit 100") if plan.method == "ablation" else ("evaluate", "--k 1,2,4,8")
+    if plan.epsilon is not None:
+        budgets = f"--epsilon {plan.epsilon:g}"
     typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")
     if json_:
         typer.echo(_json(result))

@@ -117,7 +117,7 @@ def check_comparison(
 
 def unfit_attacks(
     model: Model,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     threats: Sequence[L0],
     attacks: NamedAttacks,
     given: Mapping[str, int],

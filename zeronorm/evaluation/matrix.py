@@ -19,13 +19,13 @@ import torch
 from zeronorm import checks, models, report
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.search import Model, evaluation_mode
-from zeronorm.data import Dataset
+from zeronorm.data import Dataset, Stream
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.certificates import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
 from zeronorm.evaluation.comparison import compare, folder_name, verify_comparison
 from zeronorm.evaluation.comparison_plan import Attacks, named_attacks, named_models, unfit_attacks
-from zeronorm.evaluation.examples import DataLike, Examples, as_dataset
+from zeronorm.evaluation.examples import DataLike, Source, as_dataset
 from zeronorm.evaluation.plan import digest, resolve_threats
 from zeronorm.evaluation.records import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
 from zeronorm.evaluation.replay import device_of
@@ -125,7 +125,7 @@ def matrix(
         raise ArgumentError(f"attack: expected one at least that {useless[0]} can be attacked by: {whys}")
     plan = {
         "models": {name: models.describe(one) for name, one in networks.items()},
-        "data": describe_data(dataset, dataset.x),
+        "data": describe_data(dataset),
         "k": [threat.k for threat in threats],
         "certificate": {"votes": votes, "n": n, "alpha": alpha},
     }
@@ -297,9 +297,9 @@ def _knowledge(attack: Any) -> str:
     return "" if mixed or len(kinds) != 1 else kinds.pop()
 
 
-def _answering(network: Model, dataset: Dataset) -> dict[str, Any]:
+def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
     """Time of one answer, of the fastest of a few batches, and how many passes of the network it takes."""
-    some = Examples.of(dataset, device_of(network)).at(list(range(min(_TIMED, len(dataset)))))
+    some = Source.of(dataset, device_of(network)).first(_TIMED)
     passes = network.votes if isinstance(network, RandomizedAblation) else 1
     fastest = math.inf
     with torch.inference_mode(), evaluation_mode(network):
@@ -314,7 +314,7 @@ def _certify(
     folder: MatrixFolder,
     entry: dict[str, Any],
     network: Model,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     n: int,
     alpha: float,
     seed: int,
@@ -330,7 +330,7 @@ def _certify(
         options = {"n0": max(n // 10, 1), "n": n, "alpha": alpha}
     elif (method := made_for(network)) in DETERMINISTIC:
         try:
-            DETERMINISTIC[method](network, Examples.of(dataset, device_of(network)).x[:1])
+            DETERMINISTIC[method](network, Source.of(dataset, device_of(network)).first(1).x)
         except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
             entry["uncertified"] = str(error)
             return

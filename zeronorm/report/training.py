@@ -86,7 +86,7 @@ def _shares(rows: Sequence[dict[str, float | None]]) -> plots.Chart:
         lines=[
             plots.Line(f"run{i}", plots.path(points, scale), label) for i, (label, points) in enumerate(drawn)
         ],
-        note="Robust methods learn adversarial examples, within a larger budget than the held-out ones meet."
+        note="Robust methods learn adversarial examples, sparse ones within a larger budget than held-out ones meet."
         if len(drawn) == len(_SHARES)
         else "",
     )

@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zeronorm.attacks.catalogue import Attack, get
+from zeronorm.attacks.pgd import pgd
 from zeronorm.attacks.search import evaluation_mode
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
 from zeronorm.seeding import Streams, below
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Linf
 
 if TYPE_CHECKING:
     from zeronorm.training.plan import TrainingPlan
@@ -40,7 +41,7 @@ class Adversary:
     """
 
     def __init__(self, plan: TrainingPlan, model: nn.Module) -> None:
-        self._plan, self._model = plan, model
+        self._plan, self.model = plan, model
         self._attacks = [(get(name), options) for name, options in (plan.attack or {}).items()]
 
     @property
@@ -55,31 +56,33 @@ class Adversary:
         attack, options = self._attacks[self._draw("attack", epoch, step, len(self._attacks))]
         seed = _seed(self._plan.seed, epoch)
         given = self._options(attack, epoch, step) | options
-        return attack.function(self._model, x, y, self._threat(self.k), seed=seed, ids=ids, **given)
+        return attack.function(self.model, x, y, self._threat(self.k), seed=seed, ids=ids, **given)
 
     def broken(
         self, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"], epoch: int
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
         """Adversarial examples as above, and which of them the model gets wrong."""
-        with evaluation_mode(self._model):
+        with evaluation_mode(self.model):
             x_adv = self(x, y, ids, epoch, 0)
             with torch.inference_mode():
-                return x_adv, self._model(x_adv).argmax(1) != y
+                return x_adv, self.model(x_adv).argmax(1) != y
 
     def withstood(self, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"]) -> int:
         """How many examples stay right within the budget k: the worst case over three short searches.
 
         Sparse-PGD with either gradient and then Sparse-RS, which asks for none: a model that hides its
-        gradients looks robust to the first two, and it would be chosen as the best.
+        gradients looks robust to the first two, and it would be chosen as the best.  Within an ℓ∞ ball, PGD alone.
         """
         plan = self._plan
-        assert plan.k is not None
-        attacked = sparse_autoattack(
-            self._model, x, y, self._threat(plan.k), steps=plan.validation_steps, queries=plan.validation_queries,
-            seed=plan.seed, ids=ids,
-        )  # fmt: skip
-        with torch.inference_mode(), evaluation_mode(self._model):
-            return int((self._model(attacked).argmax(1) == y).sum())
+        own: dict[str, Any] = {"steps": plan.validation_steps, "seed": plan.seed, "ids": ids}
+        if plan.epsilon is not None:
+            attacked = pgd(self.model, x, y, Linf(plan.epsilon), **own)
+        else:
+            assert plan.k is not None
+            threat = self._threat(plan.k)
+            attacked = sparse_autoattack(self.model, x, y, threat, queries=plan.validation_queries, **own)
+        with torch.inference_mode(), evaluation_mode(self.model):
+            return int((self.model(attacked).argmax(1) == y).sum())
 
     def _threat(self, k: int) -> L0:
         """k pixels, in the box of the images or one that is so many times as wide, about the same middle."""

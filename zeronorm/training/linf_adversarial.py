@@ -4,20 +4,43 @@ resistant to adversarial attacks", ICLR 2018): cross-entropy where projected gra
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zeronorm import checks
 from zeronorm.attacks.search import evaluation_mode
-from zeronorm.data import Dataset
-from zeronorm.errors import ArgumentError
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import Linf
+
+if TYPE_CHECKING:
+    from zeronorm.training.methods import Batch, Objective, Setting
+
+
+def objective(setting: Setting) -> Objective:
+    """The loss at the worst inputs that PGD finds within `epsilon`, each search from a random point of the ball.
+
+    A front end trains along: its `gradient` says how the attack sees through it.
+    """
+    plan = setting.plan
+    assert plan.epsilon is not None
+    threat = Linf(plan.epsilon)
+    step_size = plan.epsilon / 4 if plan.step_size is None else plan.step_size
+
+    def loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+        x = batch.x
+        u = Streams(plan.seed, batch.ids, "linf adversarial").uniform(batch.epoch, x[0].numel(), x.dtype)
+        start = x + threat.epsilon * (2 * u.view_as(x) - 1)
+        worst = perturbed(
+            setting.adversary.model, x, batch.y, threat,
+            steps=plan.attack_steps(), step_size=step_size, start=start,
+        )  # fmt: skip
+        logits = model(worst)
+        return F.cross_entropy(logits, batch.y), logits
+
+    return loss
 
 
 def perturbed(
@@ -42,57 +65,3 @@ def perturbed(
             (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
             v = (v + step_size * gradient.sign()).clamp(low, high)
     return v.detach()
-
-
-def train_within_linf(
-    model: nn.Module,
-    data: Dataset,
-    threat: Linf,
-    *,
-    steps: int = 40,
-    step_size: float | None = None,
-    epochs: int = 20,
-    lr: float = 0.05,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    batch_size: int = 128,
-    seed: int = 0,
-    progress: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> list[dict[str, Any]]:
-    """Train `model` in place on the worst inputs that PGD finds within the threat model.
-
-    Each batch is attacked from random points of the ball, with `steps` steps of `step_size` (None: ε / 4), the
-    model in evaluation mode.  Stochastic gradient descent, the learning rate falling to 0 along a cosine.  A
-    front end trains along: its `gradient` says how the attack sees through it.
-
-    **Returns:** one row per epoch: mean loss and accuracy on the perturbed inputs as they were learnt.
-    """
-    if not isinstance(threat, Linf):
-        raise ArgumentError(f"threat: expected an Linf threat model, got {type(threat).__name__}")
-    checks.integer("steps", steps, 1)
-    checks.integer("epochs", epochs, 1)
-    step_size = threat.epsilon / 4 if step_size is None else checks.real("step_size", step_size, 0.0)
-    threat.check_inputs(data.x)
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(data) // batch_size))
-    history: list[dict[str, Any]] = []
-    model.train()
-    for epoch in range(1, epochs + 1):
-        total, right = 0.0, 0
-        for rows in Streams(seed, data.ids, "shuffle").order(epoch).split(batch_size):
-            x, y = data.x[rows], data.y[rows]
-            u = Streams(seed, data.ids[rows], "linf adversarial").uniform(epoch, x[0].numel(), x.dtype)
-            start = x + threat.epsilon * (2 * u.view_as(x) - 1)
-            v = perturbed(model, x, y, threat, steps=steps, step_size=step_size, start=start)
-            logits = model(v)
-            loss = F.cross_entropy(logits, y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(rows)
-            right += int((logits.argmax(1) == y).sum())
-        history.append({"epoch": epoch, "loss": total / len(data), "accuracy": right / len(data)})
-        progress(history[-1])
-    model.eval()
-    return history

@@ -211,7 +211,7 @@ def _validate(
         return dict.fromkeys(("validation_loss", "validation_accuracy", "robust_accuracy"))
     loss, right = run.evaluate(examples, held_out)
     robust = None
-    if run.plan.k is not None and math.isfinite(loss):
+    if (run.plan.k, run.plan.epsilon) != (None, None) and math.isfinite(loss):
         attacked = held_out[: run.plan.validation_limit]
         some = examples[run.processes.share(attacked)]
         withstood = torch.tensor(adversary.withstood(some.x, some.y, some.ids), device=some.ids.device)
@@ -421,7 +421,7 @@ def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float
     if row["validation_accuracy"] is None:
         return rounds, float(row["epoch"]), 0.0, 0.0
     # what a plain training withstands is chance: the epoch that has most of it may be the first
-    robust = (row["robust_accuracy"] or 0.0) if METHODS[plan.method].attacks else 0.0
+    robust = (row["robust_accuracy"] or 0.0) if METHODS[plan.method].budget else 0.0
     return rounds, robust, row["validation_accuracy"], -row["validation_loss"]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zeronorm.training import ablation, adversarial, append, fast_ls, standard, trades
+from zeronorm.training import ablation, adversarial, append, fast_ls, linf_adversarial, standard, trades
 from zeronorm.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Method:
 
     objective: Callable[[Setting], Objective]
     uses: tuple[str, ...] = ()
-    """Fields of the plan that it has and not every other method; with "attack" it attacks, and needs a `k`."""
+    """Fields of the plan that it has and not every other method; with "attack" it attacks within `k`."""
     encoding: Callable[[TrainingPlan, Dataset], ablation.Encoding] | None = None
     """How its model is shown the images, if not as they are."""
     grow: Callable[[Setting, Examples, Tensor, int], tuple[Examples, Tensor]] | None = None
@@ -76,9 +76,9 @@ class Method:
     """Of its memory, what has a row for each training example, which a step writes for the examples of its batch."""
 
     @property
-    def attacks(self) -> bool:
-        """Whether the training attacks its model."""
-        return "attack" in self.uses
+    def budget(self) -> str | None:
+        """The field of the plan that says what the model is to withstand, of a method that attacks it."""
+        return "epsilon" if "epsilon" in self.uses else "k" if "attack" in self.uses else None
 
 
 _ATTACK = ("multi_k", "attack", "steps", "gradient", "tolerance")
@@ -92,6 +92,7 @@ METHODS: dict[str, Method] = {
         (*_ATTACK, "beta", "noise", "label_momentum", "label_warm_up"),
         by_example=("labels",),
     ),
+    "linf_adversarial": Method(linf_adversarial.objective, ("epsilon", "steps", "step_size")),
     "ablation": Method(ablation.objective, ("retained", "null"), encoding=ablation.Encoding.of),
     "truncated": Method(
         standard.objective,

@@ -59,19 +59,26 @@ class TrainingPlan:
     """Weight λ of λ Σ |w| in the loss, over the weights that pruning is about."""
     method: str = "standard"
     """How each batch becomes a loss: "standard" (cross-entropy on the examples as they are), "sat", "strades" or
-    "fast_ls" (on adversarial examples), "ablation" (on what shows of a few random pixels), "truncated" (of a network
-    whose first layer truncates k products at either end: as they are, and those that broke it appended)."""
+    "fast_ls" (on adversarial examples), "linf_adversarial" (on those of an ℓ∞ ball), "ablation" (on what shows of a few
+    random pixels), "truncated" (of a network whose first layer truncates k products at either end: as they are, and
+    those that broke it appended)."""
     k: int | None = None
     """Pixels that an adversary may change and the model is to withstand; methods that attack need it.  Given, the
     held-out examples are attacked within it after each epoch; of a method that attacks, the best epoch is the one that
     withstands most."""
+    epsilon: float | None = None
+    """Of "linf_adversarial", which needs it: by how much an adversary may change every value.  The held-out examples
+    are attacked within it after each epoch, and the best epoch is the one that withstands most."""
     multi_k: float = 6.0
     """The budget of the training's attack, in multiples of k (Zhong et al., Table 7)."""
     attack: dict[str, dict[str, Any]] | None = None
     """Attacks to train against: names of the catalogue, each with its options; of several, one is drawn for
     every mini-batch.  Default sparse_pgd, and sparse_rs for "truncated"."""
     steps: int | None = None
-    """Updates or queries of the training's attack; default 20, for "fast_ls" 1, for "truncated" 300."""
+    """Updates or queries of the training's attack; default 20, for "fast_ls" 1, for "linf_adversarial" 40, for
+    "truncated" 300."""
+    step_size: float | None = None
+    """Of "linf_adversarial": of each update; default a quarter of epsilon."""
     gradient: str = "random"
     """Of sparse-PGD: "projected", "unprojected", "random" for each mini-batch, or "alternate" after five epochs."""
     tolerance: int = 10
@@ -121,7 +128,7 @@ class TrainingPlan:
     validation_limit: int = 500
     """Held-out examples that are attacked after each epoch, at most."""
     validation_steps: int = 20
-    """Updates of sparse-PGD on them, with either gradient."""
+    """Updates of sparse-PGD on them, with either gradient; within an ℓ∞ ball of PGD."""
     validation_queries: int = 200
     """Queries of Sparse-RS on those that withstand it."""
     limit: int | None = None
@@ -151,6 +158,12 @@ class TrainingPlan:
             "model": checks.choice("model", str(self.model).replace("-", "_"), ARCHITECTURES),
             "method": checks.choice("method", self.method, METHODS),
             "k": None if self.k is None else checks.integer("k", self.k, 1),
+            "epsilon": None
+            if self.epsilon is None
+            else checks.real("epsilon", self.epsilon, 0.0, open_low=True),
+            "step_size": None
+            if self.step_size is None
+            else checks.real("step_size", self.step_size, 0.0, open_low=True),
             "multi_k": checks.real("multi_k", self.multi_k, 0.0, open_low=True),
             "steps": None if self.steps is None else checks.integer("steps", self.steps, 1),
             "gradient": checks.choice("gradient", self.gradient, GRADIENTS),
@@ -190,13 +203,15 @@ class TrainingPlan:
 
         if foreign := [name for name in self._foreign() if getattr(self, name) != _DEFAULTS[name]]:
             raise ArgumentError(f"{foreign[0]}: the method {self.method} takes no {foreign[0]}")
-        if self.k is None and METHODS[self.method].attacks:
-            raise ArgumentError(
-                f"k: expected the number of pixels that {self.method} shall withstand, got None"
-            )
+        budget = METHODS[self.method].budget
+        if budget is not None and getattr(self, budget) is None:
+            what = {"k": "the number of pixels", "epsilon": "the change of each value"}[budget]
+            raise ArgumentError(f"{budget}: expected {what} that {self.method} shall withstand, got None")
         if self.k is not None and METHODS[self.method].encoding:
             raise ArgumentError(f"k: the method {self.method} takes no k; zeronorm certify proves one")
-        if METHODS[self.method].attacks:
+        if self.k is not None and budget == "epsilon":
+            raise ArgumentError(f"k: the method {self.method} takes no k, only epsilon")
+        if budget == "k":
             attack = self._checked_attack(
                 {self._attack_of_method(): {}} if self.attack is None else self.attack
             )
@@ -277,13 +292,13 @@ class TrainingPlan:
 
     def attack_steps(self) -> int:
         """Updates or queries of the training's attack."""
-        return self.steps or {"fast_ls": 1, "truncated": 300}.get(self.method, 20)
+        return self.steps or {"fast_ls": 1, "linf_adversarial": 40, "truncated": 300}.get(self.method, 20)
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights: every field but where and when, and what this method does not use."""
         unused = [name for name, off in _OFF.items() if getattr(self, name) == off]
         unused += self._foreign()
-        unused += () if self.k is not None else _ATTACKED
+        unused += () if (self.k, self.epsilon) != (None, None) else _ATTACKED
         said = {name: value for name, value in asdict(self).items() if name not in (*_CIRCUMSTANCES, *unused)}
         if self.initial is not None:
             said["initial"] = self._start[1]  # wherever it lies
