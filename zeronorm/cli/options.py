@@ -66,9 +66,17 @@ Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")
 
 
 def threats(
-    k: str | None, curve: int | None, unit: str, low: float, high: float, linf: float | None
-) -> list[L0]:
-    """The threat models asked for; of a curve the largest."""
+    epsilon: float | None,
+    k: str | None,
+    curve: int | None,
+    unit: str,
+    low: float,
+    high: float,
+    linf: float | None,
+) -> list[L0] | LinfBall:
+    """The threat models asked for: an ℓ∞ ball, or budgets; of a curve the largest."""
+    if epsilon is not None:
+        return ball(epsilon, low, high, k=k, curve=curve, linf=linf)
     if curve is not None and k is not None:
         raise ArgumentError(f"k: expected budgets or a curve, got --k {k} with --curve {curve}")
     budgets = [curve] if curve is not None else _budgets(_BUDGETS if k is None else k)
@@ -90,6 +98,11 @@ def ball(epsilon: float, low: float, high: float, **foreign: object) -> LinfBall
     import zeronorm as zn
 
     return zn.Linf(epsilon, low, high)
+
+
+def asked_for(adversaries: list[L0] | LinfBall) -> float | list[int | None]:
+    """What tells the budgets of one question from those of another."""
+    return [threat.k for threat in adversaries] if isinstance(adversaries, list) else adversaries.epsilon
 
 
 @contextmanager
