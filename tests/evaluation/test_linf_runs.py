@@ -140,7 +140,8 @@ def test_on_the_command_line(tmp_path, capsys, as_installed):
 
     asked = ["evaluate", "--limit", "12", "--epsilon", "0.1"]
     assert run([*asked, "--steps", "4", "--out", str(tmp_path / "run"), "--json"]) == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert "ε=0.1  pgd: 12/12 done" in told and "k=64" not in told
     assert "pgd, Linf, every value by at most 0.1" in said
     assert set(json.loads(said.splitlines()[-1])["robust_accuracy"]) == {"64"}
     assert run(["verify", str(tmp_path / "run")]) == 0

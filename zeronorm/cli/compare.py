@@ -80,21 +80,10 @@ def compare(
     dataset = zn.data.load(data, split, limit)
     if out is None:
         search = [list(searches), steps, queries, seed, precision]
-        asked = [
-            models,
-            data,
-            split,
-            limit,
-            options.asked_for(adversaries),
-            curve,
-            unit,
-            low,
-            high,
-            linf,
-            *search,
-        ]
+        budgets = options.asked_for(adversaries)
+        asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out(["compare", *models, data], asked)
-    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
+    with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
         comparison = zn.compare(
             networks,
             dataset,

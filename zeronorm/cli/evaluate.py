@@ -69,21 +69,10 @@ def evaluate(
     dataset = zn.data.load(data, split, limit)
     if out is None:
         search = [attack, steps, queries, seed, precision]
-        asked = [
-            model,
-            data,
-            split,
-            limit,
-            options.asked_for(adversaries),
-            curve,
-            unit,
-            low,
-            high,
-            linf,
-            *search,
-        ]
+        budgets = options.asked_for(adversaries)
+        asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out([model, data], asked)
-    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
+    with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
         evaluation = zn.evaluate(
             network,
             dataset,

@@ -219,7 +219,7 @@ def _findings(summary: Summary) -> list[Mapping[str, Any]]:
     figures = {"clean": (told.get("clean_accuracy"), summary.clean_accuracy.value)}
     shares = {str(k): share.value for k, share in summary.robust_accuracy.items()}
     for k, value in (told.get("robust_accuracy") or {}).items():
-        figures[summary.label(int(k))] = (value, shares.get(k, math.nan))
+        figures[f"k = {k}"] = (value, shares.get(k, math.nan))
     wrong = [
         f"{name}: {100 * was:.2f} % in run.json, {100 * now:.2f} % from the rows"
         for name, (was, now) in figures.items()
