@@ -78,7 +78,8 @@ def main() -> None:
         attack: found("figure6a", "accuracy", "percent", attack=attack) for attack in ORDER[1:]
     }
     layers = {
-        shown: found("figure7", "clean", defence=name) + found("figure7", "worst", "ε", defence=name)
+        shown: found("figure7", "clean", defence=name)
+        + found("figure7", "robust", "ε", defence=name, attack="all of them")
         for name, shown in (("none", NONE), ("front end", "front end, worst case"))
     }
     histograms = {}

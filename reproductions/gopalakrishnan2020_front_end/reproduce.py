@@ -79,18 +79,18 @@ def figure7(work: Work) -> Rows:
     some = first(test, settings.get("test"))
     for where in work.todo(defence=[NONE, FRONT_END]):
         yield where, {"clean": share(holds(two_layer(work, where["defence"]), test)), "n": len(test)}
-    for where in work.todo(defence=[NONE, FRONT_END], ε=settings["epsilons"]):
-        threat, model = zn.Linf(where["ε"]), two_layer(work, where["defence"])
-        held = {}
-        for gradient in GRADIENTS[:3] if where["defence"] == FRONT_END else ("true",):
-            seen = model if where["defence"] == NONE else behind(gradient, model, 0.01)
-            steps = settings["refined_steps" if gradient == "iterated" else "steps"]
-            tries: list[Try] = [
-                ("locally_linear", seen, threat, {"steps": 1, "step_size": where["ε"]}),
-                ("locally_linear", seen, threat, {"steps": steps, "step_size": 0.01}),
+    for defence, gradients in ((NONE, {}), (FRONT_END, {"gradient": GRADIENTS[:3]})):
+        attacks = {"attack": ["one step", "many steps"]}
+        for where in work.todo(defence=[defence], **gradients, **attacks, ε=settings["epsilons"]):
+            tries = [locally_linear(work, **where)]
+            yield where, {"robust": share(withstood(two_layer(work, defence), some, tries)), "n": len(some)}
+        for where in work.todo(defence=[defence], attack=[TOGETHER], ε=settings["epsilons"]):
+            tries = [
+                locally_linear(work, defence, attack, where["ε"], gradient)
+                for gradient in gradients.get("gradient", [None])
+                for attack in attacks["attack"]
             ]
-            held[gradient] = withstood(model, some, tries)
-        yield where, {**of_each(held if where["defence"] == FRONT_END else {}, held.values()), "n": len(some)}
+            yield where, {"robust": share(withstood(two_layer(work, defence), some, tries)), "n": len(some)}
 
 
 def table2(work: Work) -> Rows:
@@ -468,6 +468,15 @@ def two_layer(work: Work, defence: str) -> Classifier:
 
     # small, and its data are: the CPU is fast enough
     return work.model(f"two layers, {defence}", train).cpu()
+
+
+def locally_linear(work: Work, defence: str, attack: str, ε: float, gradient: str | None = None) -> Try:
+    """The attack on two layers, of one step or many, through one gradient of the front end if there is one."""
+    settings, model = work.scale["two_layer"], two_layer(work, defence)
+    steps = settings["refined_steps" if gradient == "iterated" else "steps"]
+    options = {"steps": 1, "step_size": ε} if attack == "one step" else {"steps": steps, "step_size": 0.01}
+    seen = model if gradient is None else behind(gradient, model, 0.01)
+    return "locally_linear", seen, zn.Linf(ε), options
 
 
 # -- the CNN -----------------------------------------------------------------------------------------------
