@@ -16,14 +16,18 @@ LEFT, TOP, WIDTH, HEIGHT = 52, 34, 300, 190  # of a panel's axes
 ACROSS, DOWN = 380, 305  # from panel to panel
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 
-ORDER = ("no front end", "semi-white", "white", "white, iterated")  # the same line in every panel
+NONE = "no front end"
+ORDER = (NONE, "semi-white", "white", "white, iterated")  # the same line in every panel
 
-Row = dict[str, Any]
 Points = list[tuple[float, float]]
 
 
-def rows(part: str) -> list[Row]:
-    return json.loads((HERE / f"measured-cpu-{part}.json").read_text())["rows"]
+def found(table: str, figure: str, against: str = "", **where: Any) -> list[tuple[Any, Any]]:
+    """(place against which it is drawn, figure) of the rows of a table at a place."""
+    lines = (HERE / "measured-cpu.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["table"] == table and figure in row["figures"]]
+    rows = [row for row in rows if all(row["where"].get(name) == value for name, value in where.items())]
+    return [(row["where"].get(against, 0.0), row["figures"][figure]) for row in rows]
 
 
 def panel(
@@ -61,69 +65,35 @@ def main() -> None:
     def share(value: float) -> str:
         return f"{100 * value:.0f} %"
 
-    svm = rows("svm")
-    attacks = {
-        "none": "no front end",
-        "semi-white": "semi-white",
-        "white": "white",
-        "iterated": "white, iterated",
+    clean = {name: found("table1", "accuracy", defence=name, attack="none") for name in ("none", "front end")}
+    against_epsilon = {
+        NONE: clean["none"] + found("figure6b", "accuracy", "ε", defence="none"),
+        **{
+            attack: clean["front end"]
+            + found("figure6b", "accuracy", "ε", defence="front end", attack=attack)
+            for attack in ORDER[1:]
+        },
     }
-
-    def of_svm(defence: str, attack: str, against: str, **fixed: float) -> Points:
-        found = [r for r in svm if r.get("defence") == defence and r.get("attack") == attack and against in r]
-        return [(r[against], r["accuracy"]) for r in found if all(r.get(k) == v for k, v in fixed.items())]
-
-    def clean(defence: str, **fixed: float) -> Points:
-        found = [r for r in svm if r.get("defence") == defence and r.get("attack") == "none"]
-        return [(0.0, r["accuracy"]) for r in found if all(r.get(k) == v for k, v in fixed.items())]
-
-    against_epsilon = {attacks["none"]: clean("none") + of_svm("none", "semi-white", "epsilon")}
-    against_percent = {}
-    for name in ("semi-white", "white", "iterated"):
-        against_epsilon[attacks[name]] = clean("front end", percent=2) + of_svm(
-            "front end", name, "epsilon", percent=2
-        )
-        against_percent[attacks[name]] = of_svm("front end", name, "percent", epsilon=0.1)
-
-    two = rows("two_layer")
+    against_percent = {
+        attack: found("figure6a", "accuracy", "percent", attack=attack) for attack in ORDER[1:]
+    }
     layers = {
-        ("no front end" if defence == "none" else "front end, worst case"): [
-            (r.get("epsilon", 0.0), r["accuracy"])
-            for r in two
-            if r["defence"] == defence and (r.get("gradient") == "worst case" or r.get("attack") == "none")
-        ]
-        for defence in ("none", "front end")
-    }
-
-    inside = rows("inside")
-    overlaps = {
-        "SVM, white, ε = 0.1": next(
-            r for r in svm if r.get("percent") == 2 and r.get("attack") == "white" and r.get("epsilon") == 0.1
-        ),
-        "CNN, 100 steps, ε = 0.2": next(r for r in inside if "overlap" in r),
+        shown: found("figure7", "clean", defence=name)
+        + found("figure7", "robust", "ε", defence=name, attack="all of them")
+        for name, shown in (("none", NONE), ("front end", "front end, worst case"))
     }
     histograms = {}
-    for name, row in overlaps.items():
-        kept = 15 if "SVM" in name else 27
-        counts = row["histogram"] + [0] * (kept + 1 - len(row["histogram"]))
-        histograms[name] = [(i / kept, count / sum(counts)) for i, count in enumerate(counts)]
-    flips = {
-        ("no front end" if r["defence"] == "none" else "front end"): [
-            (float(i + 1), share) for i, share in enumerate(r["flipped_by_step"][:20])
-        ]
-        for r in inside
-        if "flipped_by_step" in r
-    }
+    for name, shown in (("SVM, ε = 0.1", "SVM, white, ε = 0.1"), ("CNN, ε = 0.2", "CNN, 100 steps, ε = 0.2")):
+        ((_, counts),) = found("figure8", "histogram", model=name)
+        histograms[shown] = [(i / (len(counts) - 1), count / sum(counts)) for i, count in enumerate(counts)]
+    flips = {}
+    for name, shown in (("none", NONE), ("front end", "front end")):
+        ((_, by_step),) = found("figure10", "by_step", defence=name)
+        flips[shown] = [(float(i + 1), flipped) for i, flipped in enumerate(by_step[:20])]
+    kept = "coefficients kept, in %"
     panels = [
         panel(0, "Fig. 6b: SVM, right under attack, ρ = 2 %", "ε", against_epsilon, top=1.0, mark=share),
-        panel(
-            1,
-            "Fig. 6a: SVM, right at ε = 0.1",
-            "coefficients kept, in %",
-            against_percent,
-            top=1.0,
-            mark=share,
-        ),
+        panel(1, "Fig. 6a: SVM, right at ε = 0.1", kept, against_percent, top=1.0, mark=share),
         panel(2, "Fig. 7: two layers, right under attack", "ε", layers, top=1.0, mark=share),
         panel(3, "Fig. 8: kept before and under attack", "share of the K", histograms, top=0.4, mark=share),
         panel(4, "Fig. 10: ReLUs flipped by a step of 0.01", "step", flips, top=0.04, mark=share),

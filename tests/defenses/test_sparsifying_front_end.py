@@ -264,6 +264,10 @@ def test_what_is_refused(arguments, message, as_installed):
 def test_images_that_do_not_fit(fraction, shape, message, as_installed):
     with pytest.raises(ArgumentError, match=f"^{message}"):
         SparsifyingFrontEnd("haar", fraction)(torch.rand(shape))
+    with pytest.raises(
+        ArgumentError, match=r"^x: expected a tensor of floating-point numbers, got torch.uint8"
+    ):
+        SparsifyingFrontEnd("haar", 0.5)(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_nothing_in_a_comparison_speaks_html(tmp_path):
 
 def test_the_table_of_text(comparisons):
     said = comparison_table(read_comparison(comparisons["two_models"])).splitlines()
-    assert said[0] == "digits (test), n = 40, L0 in pixels; right answers in per cent"
+    assert said[0] == "digits (test), n = 40, L0 in pixels, each by at most 0.35; right answers in per cent"
     assert sum(line.startswith("   worst case ") for line in said) == 2
     assert sum(line.startswith("   95 % interval ") for line in said) == 2
     assert sum("of" in line and line.endswith("fooled it too") for line in said) == 8

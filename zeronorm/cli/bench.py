@@ -22,10 +22,15 @@ def bench(
     data: options.Data = "digits",
     split: options.Split = "test",
     limit: Annotated[int, typer.Option(help="Use only so many examples, in one batch.")] = 64,
-    k: Annotated[int, typer.Option(help="Budget: how many pixels may change.")] = 4,
+    k: Annotated[int | None, typer.Option(help="Budget: how many pixels may change (default: 4).")] = None,
+    epsilon: options.Epsilon = None,
     attack: Annotated[
-        str, typer.Option(help="An attack, or several with commas. See zeronorm list.")
-    ] = "sparse_autoattack",
+        str | None,
+        typer.Option(
+            help="An attack, or several with commas. See zeronorm list. (default: sparse_autoattack; with "
+            "--epsilon: pgd)"
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Updates of each white-box attack (default: 100).")
     ] = None,
@@ -45,7 +50,7 @@ def bench(
 
     Nothing is recorded.
     """
-    said = options.attacks(attack)
+    said = options.attacks(attack or ("sparse_autoattack" if epsilon is None else "pgd"))
 
     import torch
     from rich.console import Console
@@ -55,7 +60,7 @@ def bench(
     from zeronorm.evaluation.cost import measure
     from zeronorm.report.html import duration
 
-    threat = zn.L0(k)
+    threat = zn.L0(4 if k is None else k) if epsilon is None else options.ball(epsilon, 0.0, 1.0, k=k)
     network = resolve_model(model, resolve_device(device))
     dataset = zn.data.load(data, split, limit)
     err = Console(stderr=True)
@@ -72,8 +77,9 @@ def bench(
             on_stage=lambda name: status.update(f"measuring {name}"),
         )
     threads = torch.get_num_threads()
+    budget = f"k = {threat.k}" if isinstance(threat, zn.L0) else f"ε = {epsilon:g}"
     title = (
-        f"{model} on {dataset.name} ({split}), n = {len(dataset)}, k = {k}, {precision}, {threads} thread(s)"
+        f"{model} on {dataset.name} ({split}), n = {len(dataset)}, {budget}, {precision}, {threads} thread(s)"
     )
     Console().print(cost_table(title, costs))
     seconds = [cost.default_seconds for cost in costs]

@@ -13,6 +13,9 @@ import typer
 from zeronorm.cli import options
 from zeronorm.errors import ArgumentError
 
+_SPARSE = "sparse_pgd,sparse_pgd:gradient=projected,sparse_rs"
+_LINF = "pgd,locally_linear,sparse_rs"
+
 
 def compare(
     model: Annotated[
@@ -28,13 +31,14 @@ def compare(
     low: options.Low = 0.0,
     high: options.High = 1.0,
     linf: options.Linf = None,
+    epsilon: options.Epsilon = None,
     attack: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Attacks with commas between them, each with options after colons if need be, such as "
-            "sparse_pgd:gradient=projected. See zeronorm list."
+            f"sparse_pgd:gradient=projected. See zeronorm list. (default: {_SPARSE}; with --epsilon: {_LINF})"
         ),
-    ] = "sparse_pgd,sparse_pgd:gradient=projected,sparse_rs",
+    ] = None,
     steps: options.Steps = None,
     queries: options.Queries = None,
     batch_size: options.BatchSize = 256,
@@ -56,10 +60,12 @@ def compare(
     Every attack runs alone on the same examples; the worst case counts an example as broken if any attack broke it.
     With several models, each model's adversarials are tried on the others.
 
+    All pixels, each a little: zeronorm compare --data digits --epsilon 0.1
+
     Each pair of model and attack is a run in a folder of its own, as evaluate makes it.
     """
-    said = options.attacks(attack)
-    adversaries = options.threats(k, curve, unit, low, high, linf)
+    said = options.attacks(attack or (_SPARSE if epsilon is None else _LINF))
+    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf)
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):
         raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
@@ -73,11 +79,11 @@ def compare(
     networks = {name: resolve_model(name, where) for name in models}
     dataset = options.dataset(data, split, limit)
     if out is None:
-        budgets = [threat.k for threat in adversaries]
         search = [list(searches), steps, queries, seed, precision]
+        budgets = options.asked_for(adversaries)
         asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out(["compare", *models, data], asked)
-    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
+    with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
         comparison = zn.compare(
             networks,
             dataset,

@@ -59,11 +59,7 @@ def evaluate(
     """
     attack = attack or ("sparse_autoattack" if epsilon is None else "pgd")
     said = options.attacks(attack)
-    adversaries = (
-        options.threats(k, curve, unit, low, high, linf)
-        if epsilon is None
-        else options.ball(epsilon, low, high, k=k, curve=curve, linf=linf)
-    )
+    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf)
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
@@ -78,11 +74,11 @@ def evaluate(
     network = resolve_model(model, resolve_device(device))
     dataset = options.dataset(data, split, limit)
     if out is None:
-        budgets = epsilon if isinstance(adversaries, zn.Linf) else [threat.k for threat in adversaries]
         search = [attack, steps, queries, seed, precision]
+        budgets = options.asked_for(adversaries)
         asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out([model, data], asked)
-    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
+    with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
         evaluation = zn.evaluate(
             network,
             dataset,

@@ -79,8 +79,7 @@ def matrix(
     if attack == "all":
         attack = ",".join(name for name, entry in catalogue.items() if "L0" in entry.norms)
     said = options.attacks(attack)
-    adversaries = options.threats(k, None, "pixel", 0.0, 1.0, None)
-    budgets = [int(threat.k or 0) for threat in adversaries]
+    budgets = options.budgets(k)
     for what, value, low in (("epochs", epochs, 1), ("votes", votes, 1), ("n", n, 10), ("steps", steps, 0),
                              ("queries", queries, 1)):  # fmt: skip
         if value is not None:
@@ -113,7 +112,7 @@ def matrix(
         found = zn.matrix(
             networks,
             dataset,
-            adversaries,
+            [zn.L0(budget) for budget in budgets],
             searches,
             out,
             steps=steps,

@@ -83,19 +83,27 @@ def dataset(name: str, split: str, limit: int | None) -> Dataset | Stream:
 
 
 def threats(
-    k: str | None, curve: int | None, unit: str, low: float, high: float, linf: float | None
-) -> list[L0]:
-    """The threat models asked for; of a curve the largest."""
+    epsilon: float | None,
+    k: str | None,
+    curve: int | None,
+    unit: str,
+    low: float,
+    high: float,
+    linf: float | None,
+) -> list[L0] | LinfBall:
+    """The threat models asked for: an ℓ∞ ball, or budgets; of a curve the largest."""
+    if epsilon is not None:
+        return ball(epsilon, low, high, k=k, curve=curve, linf=linf)
     if curve is not None and k is not None:
         raise ArgumentError(f"k: expected budgets or a curve, got --k {k} with --curve {curve}")
-    budgets = [curve] if curve is not None else _budgets(_BUDGETS if k is None else k)
+    most = [curve] if curve is not None else budgets(_BUDGETS if k is None else k)
 
     import zeronorm as zn
     from zeronorm import checks
 
     if curve is not None:
         checks.integer("curve", curve, 1)
-    return [zn.L0(budget, unit, low, high, linf) for budget in budgets]  # type: ignore[arg-type]
+    return [zn.L0(budget, unit, low, high, linf) for budget in most]  # type: ignore[arg-type]
 
 
 def ball(epsilon: float, low: float, high: float, **foreign: object) -> LinfBall:
@@ -107,6 +115,11 @@ def ball(epsilon: float, low: float, high: float, **foreign: object) -> LinfBall
     import zeronorm as zn
 
     return zn.Linf(epsilon, low, high)
+
+
+def asked_for(adversaries: list[L0] | LinfBall) -> float | list[int | None]:
+    """What tells the budgets of one question from those of another."""
+    return [threat.k for threat in adversaries] if isinstance(adversaries, list) else adversaries.epsilon
 
 
 @contextmanager
@@ -136,7 +149,8 @@ def default_out(names: Sequence[str], asked: Sequence[Any]) -> Path:
     return Path("runs") / f"{slug}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
 
 
-def _budgets(text: str) -> list[int]:
+def budgets(text: str) -> list[int]:
+    """The budgets of `--k`."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -22,7 +22,8 @@ class Display:
     Where standard error is no terminal, a plain line for each stage, and every half minute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, epsilon: float | None = None) -> None:
+        self._epsilon = epsilon  # of an ℓ∞ ball, where a number of changes is no budget
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -57,7 +58,8 @@ class Display:
 
     def show(self, state: State) -> None:
         """Show where the run is."""
-        title = self._run + (state.stage if state.k is None else f"k={state.k}  {state.stage}")
+        budget = f"k={state.k}" if self._epsilon is None else f"ε={self._epsilon:g}"
+        title = self._run + (state.stage if state.k is None else f"{budget}  {state.stage}")
         rate = state.passes / state.seconds if state.seconds > 0 else 0.0
         detail = (
             f"robust {state.robust}/{state.n}"

@@ -129,12 +129,16 @@ class SparsifyingFrontEnd(nn.Module):
         return nn.Sequential(copy.deepcopy(self), copy.deepcopy(model)).train(model.training)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        basis = self.basis(x)
         # which coefficients are largest is decided in float32 at least
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        return self._sparsified(exact, self.basis(x)).to(x.dtype)
+        return self._sparsified(exact, basis).to(x.dtype)
 
     def basis(self, x: Float[Tensor, "b c h w"]) -> WaveletBasis:
         """The basis that suits these images; `ArgumentError` if none does."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ArgumentError(f"x: expected a tensor of floating-point numbers, got {got}")
         if x.dim() != 4 or x.shape[1] not in (1, 3):
             raise ArgumentError(
                 f"x: expected images (batch, 1 or 3, height, width), grey or red, green and blue, got {tuple(x.shape)}"

@@ -31,7 +31,7 @@ from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
 from zeronorm.evaluation.verify import Verification, verify
 from zeronorm.evaluation.workers import Workers, begun
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Linf
 
 _REPORT = "report.html"
 _NOT_YET = {"status": "running", "finished": None, "transfer": None, "summary": None}
@@ -82,7 +82,7 @@ class Comparison:
 def compare(
     model: Model | Mapping[str, Model],
     data: DataLike,
-    threat: L0 | Sequence[L0],
+    threat: L0 | Linf | Sequence[L0],
     attacks: Attacks = ("sparse_pgd", "sparse_rs"),
     out: str | Path | None = None,
     *,
@@ -118,10 +118,10 @@ def compare(
     Raises:
         ArgumentError: before anything is attacked, with all that cannot be used.
     """
-    threats = resolve_threats(threat, curve)
+    dataset = as_dataset(data)
+    threats = resolve_threats(threat, curve, dataset.x[:1])
     named = named_models(model)
     asked = named_attacks(attacks)
-    dataset = as_dataset(data)
     given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
     lengths = check_comparison(named, dataset, threats, asked, given)
 

@@ -80,7 +80,8 @@ def check_comparison(
     for threat in threats:
         examples.check(threat)
     parts = {name: _catalogued(attack) for name, attack in attacks.items()}
-    possible = [name for name, entry in catalogue.items() if "L0" in entry.norms]
+    norms = {"L0", "Linf"} if threats[0].as_linf(dataset.x[:1]) else {"L0"}
+    possible = [name for name, entry in catalogue.items() if norms.intersection(entry.norms)]
     if unfit := [name for name in dict.fromkeys(chain(*parts.values())) if name not in possible]:
         raise ArgumentError(
             f"attack: expected some of {', '.join(possible)}, got {', '.join(map(repr, unfit))}"

@@ -15,10 +15,10 @@ from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.search import Model, evaluation_mode
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
-from zeronorm.evaluation.plan import AttackLike, PlannedStage, resolve_stages, takes
+from zeronorm.evaluation.plan import AttackLike, PlannedStage, resolve_stages, resolve_threats, takes
 from zeronorm.evaluation.query_counter import QueryCounter
 from zeronorm.evaluation.replay import device_of, predict
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Linf
 
 SHORT = {"steps": 100, "queries": 200}  # long enough for a ratio
 
@@ -63,7 +63,7 @@ class Cost:
 def measure(
     model: Model,
     data: DataLike,
-    threat: L0,
+    threat: L0 | Linf,
     attack: AttackLike | Sequence[AttackLike] = "sparse_autoattack",
     *,
     steps: int | None = None,
@@ -90,6 +90,8 @@ def measure(
     checks.choice("precision", precision, ("float32", "bfloat16"))
     dataset = as_dataset(data)
     examples = Source.of(dataset, device_of(model)).first(len(dataset))
+    if isinstance(threat, Linf):
+        (threat,) = resolve_threats(threat, False, examples.x)
     threat.check_inputs(examples.x)
     with evaluation_mode(model):
         diagnosis.check_fit(model, examples.x, examples.y, dataset.name, dataset.class_names)
@@ -117,13 +119,13 @@ def _measured(
     seed: int,
     precision: str,
 ) -> Cost:
-    x, y = examples.x, examples.y
+    x, y, budget = examples.x, examples.y, stage.own(threat, examples.x)
     own = {
         name: value for name, value in (("seed", seed), ("ids", examples.ids)) if takes(stage.function, name)
     }
 
     def attack(watched: Model) -> Tensor:
-        return stage.function(watched, x.clone(), y.clone(), threat, **stage.options, **own)
+        return stage.function(watched, x.clone(), y.clone(), budget, **stage.options, **own)
 
     counter = QueryCounter(model, len(x), x.device, precision=precision)
     x_adv = attack(counter)  # to warm up, and to count example by example

@@ -261,9 +261,10 @@ NO_GRADIENTS = {
 
 def _length(stage: Mapping[str, Any]) -> int:
     """How many passes a stage searches for, at most; 0 where that is not known, or not spent on breaking."""
-    if stage.get("kind") == "minimal":  # it goes on after it has broken an example, for fewer changes
-        return 0
     options = stage["options"]
+    # the one goes on after it has broken an example, for fewer changes; the other begins anew for each class
+    if stage.get("kind") == "minimal" or "rivals" in options:
+        return 0
     length = next((options[cost] for cost in ("steps", "queries") if cost in options), 0)
     return int(length * options.get("restarts", 1))
 

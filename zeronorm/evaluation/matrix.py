@@ -103,13 +103,14 @@ def matrix(
     Raises:
         ArgumentError: before anything is attacked, with all that cannot be used.
     """
-    threats = resolve_threats(threat, False)
+    dataset = as_dataset(data)
+    threats = resolve_threats(threat, False, dataset.x[:1])
     if isinstance(model, Mapping) and len(model) < 2:
         raise ArgumentError(
             f"model: expected at least two models to compare, got {', '.join(model) or 'none'}"
         )
     networks = {name: defended(one, votes) for name, one in named_models(model).items()}
-    asked, dataset = named_attacks(attacks), as_dataset(data)
+    asked = named_attacks(attacks)
     for what, value, low in (("n", n, 10), ("steps", steps, 0), ("queries", queries, 1)):
         if value is not None:
             checks.integer(what, value, low)

@@ -59,11 +59,23 @@ class PlannedStage:
         return self.attack in catalogue and self.function is get(self.attack).function
 
 
-def resolve_threats(threat: L0 | Sequence[L0], curve: bool) -> tuple[L0, ...]:
-    """The threat models of a run, by ascending budget: equal but for k."""
+def resolve_threats(threat: L0 | Linf | Sequence[L0], curve: bool, x: Tensor) -> tuple[L0, ...]:
+    """The threat models of a run on inputs like x, by ascending budget: equal but for k.
+
+    An ℓ∞ ball becomes the capped sparse one that it is.
+    """
+    if isinstance(threat, Linf):
+        checks.real("epsilon", threat.epsilon, 0.0, open_low=True)
+        if curve:
+            raise ArgumentError(
+                "curve: expected none within an ℓ∞ ball, where the number of changes is no budget"
+            )
+        threat = threat.as_l0(x)
     threats = list(threat) if isinstance(threat, Sequence) else [threat]
     if not threats or not all(isinstance(t, L0) for t in threats):
-        raise ArgumentError(f"threat: expected an L0 threat model or several, got {type(threat).__name__}")
+        raise ArgumentError(
+            f"threat: expected an L0 threat model or several, or an Linf, got {type(threat).__name__}"
+        )
     budgets = [t.k for t in threats]
     if None in budgets:
         raise ArgumentError("threat: expected a budget k, got None")

@@ -98,21 +98,13 @@ def evaluate(
     Raises:
         ArgumentError: before anything is attacked, for input that cannot be used.
     """
-    if isinstance(threat, Linf):
-        checks.real("epsilon", threat.epsilon, 0.0, open_low=True)
-        if curve:
-            raise ArgumentError(
-                "curve: expected none within an ℓ∞ ball, where the number of changes is no budget"
-            )
-        data = as_dataset(data)
-        threat = threat.as_l0(data.x[:1])
-    threats = resolve_threats(threat, curve)
+    dataset = as_dataset(data)
+    threats = resolve_threats(threat, curve, dataset.x[:1])
     checks.model(model)
     batch_size = checks.integer("batch_size", batch_size, 1)
     seed = checks.integer("seed", seed, 0)
     checks.choice("precision", precision, ("float32", "bfloat16"))
     checks.evaluation_mode(model)
-    dataset = as_dataset(data)
     examples = Source.of(dataset, device_of(model))
     for one in threats:
         examples.check(one)

@@ -30,7 +30,7 @@ from zeronorm.metrics import (
     transferred,
     worst_case,
 )
-from zeronorm.report.tables import Ints, Share, Summary, data_title, percent, printable, summarise
+from zeronorm.report.tables import Ints, Share, Summary, data_title, norm_title, percent, printable, summarise
 
 Floats = npt.NDArray[np.float64]
 
@@ -74,7 +74,7 @@ class Model:
     clean_accuracy: Share
     robust_accuracy: dict[int, Share]
     curve: Ints
-    median: Magnitude
+    median: Magnitude | None  # None within an ℓ∞ ball
     agreement: dict[int, Agreement]  # by the budgets a table shows
     differ_at: int  # the budget at which the attacks disagree about most examples
 
@@ -183,7 +183,7 @@ def _model(name: str, entries: list[Entry], names: Mapping[int, str]) -> Model:
         clean_accuracy=Share(int((smallest > 0).sum()), first.n),
         robust_accuracy={k: Share(int(left[k]), first.n) for k in first.robust_accuracy},
         curve=left,
-        median=median_magnitude(smallest),
+        median=median_magnitude(smallest) if first.epsilon is None else None,
         agreement=agreement,
         differ_at=max(agreement, key=lambda k: agreement[k].by_any - agreement[k].by_all),
     )
@@ -333,8 +333,21 @@ def comparison_table(comparison: Comparison) -> str:
     """The comparison for a terminal: a block for each model, then the transfer."""
     first = comparison.first
     lines = [
-        f"{data_title(first.run['plan']['data'])}, n = {first.n}, L0 in {first.unit}s; right answers in per cent"
+        f"{data_title(first.run['plan']['data'])}, n = {first.n}, {norm_title(first)}; right answers in per cent"
     ]
+
+    def label(k: int) -> str:
+        return first.label(k).replace(" ", "")
+
+    def median(magnitude: Magnitude | None) -> str:
+        # within an ℓ∞ ball there is none
+        return (
+            ""
+            if first.epsilon is not None or magnitude is None
+            else f"   {short_median(magnitude, first):<14}"
+        )
+
+    heading = "" if first.epsilon is not None else f"   {'median':<14}"
     if not comparison.complete:
         lines.append("unfinished: runs are missing, or their figures can still fall")
     width = max(len("95 % interval"), *(len(entry.attack) for entry in comparison.entries))
@@ -344,22 +357,21 @@ def comparison_table(comparison: Comparison) -> str:
         lines += [
             "",
             f"{model.name}, unchanged {percent(model.clean_accuracy.value)} ({percent(low)} to {percent(high)})",
-            f"   {'attack':<{width}}" + "".join(f"{f'k={k}':>10}" for k in budgets)
-            + f"   {'median':<14}{'passes':>9}{'seconds':>9}{f'alone k={model.differ_at}':>12}",
+            f"   {'attack':<{width}}" + "".join(f"{label(k):>10}" for k in budgets)
+            + f"{heading}{'passes':>9}{'seconds':>9}{f'alone {label(model.differ_at)}':>14}",
         ]  # fmt: skip
         for i, entry in enumerate(model.entries):
             summary = entry.summary
-            assert summary.median is not None
             lines.append(
                 f"   {entry.attack:<{width}}"
                 + "".join(f"{percent(summary.robust_accuracy[k].value):>10}" for k in budgets)
-                + f"   {short_median(summary.median, summary):<14}{summary.passes / summary.n:>9,.0f}"
-                + f"{summary.seconds:>9,.1f}{model.agreement[model.differ_at].alone[i]:>12}"
+                + f"{median(summary.median)}{summary.passes / summary.n:>9,.0f}"
+                + f"{summary.seconds:>9,.1f}{model.agreement[model.differ_at].alone[i]:>14}"
             )
         lines += [
             f"   {'worst case':<{width}}"
             + "".join(f"{percent(model.robust_accuracy[k].value):>10}" for k in budgets)
-            + f"   {short_median(model.median, model.entries[0].summary)}",
+            + median(model.median).rstrip(),
             f"   {'95 % interval':<{width}}"
             + "".join(f"{_range(model.robust_accuracy[k]):>10}" for k in budgets),
         ]
@@ -376,7 +388,12 @@ def _transfer_lines(comparison: Comparison) -> list[str]:
     k = max(comparison.first.budgets)
     between = [f"{t.source}, {t.attack or 'all attacks'}, on {t.target}" for t in comparison.transfers]
     width = max(len(words) for words in between)
-    lines = [f"adversarials of at most {k} changes, tried where the other model reads the clean input right"]
+    of = (
+        f"of at most {k} changes"
+        if comparison.first.epsilon is None
+        else f"within {comparison.first.within(k)}"
+    )
+    lines = [f"adversarials {of}, tried where the other model reads the clean input right"]
     for words, t in zip(between, comparison.transfers, strict=True):
         right, success = t.by_k[k].right, t.by_k[k].success
         lines.append(

@@ -74,15 +74,20 @@ def groups(summary: Summary, rows: pa.Table, images: Mapping[int, Floats]) -> li
         best = found.get(row["example"])
         if row["outcome"] == "broken" and (best is None or row["distance"] < best["distance"]):
             found[row["example"]] = row
-    broken = sorted(found.values(), key=lambda row: (row["distance"], row["example"]))
+    # within an ℓ∞ ball the number of changes says nothing
+    fewest = summary.epsilon is None
+    broken = sorted(found.values(), key=lambda row: (row["distance"] if fewest else 0, row["example"]))
     stood = [row for id_, row in sorted(labels.items()) if row["outcome"] == "correct" and id_ not in found]
-    if len(broken) > 2 * _SHOWN:
+    if not fewest:
+        chosen = [("Broken", broken[: 2 * _SHOWN])]
+    elif len(broken) > 2 * _SHOWN:
         chosen = [("Broken with the fewest changes", broken[:_SHOWN])]
         chosen += [("Broken only with the most changes", broken[-_SHOWN:])]
     else:
         chosen = [("Broken, the fewest changes first", broken)]
-    kept = f"Not broken by {count(len(summary.curve) - 1, summary.unit)}" + (
-        "" if summary.complete else " so far"
+    kept = (
+        f"Not broken {'by' if summary.epsilon is None else 'within'} {summary.within(len(summary.curve) - 1)}"
+        + ("" if summary.complete else " so far")
     )
     chosen += [(kept, stood[:_SHOWN])]
     return [
@@ -132,7 +137,8 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
     broken = row["outcome"] == "broken"
     adversarial, changed = _apply(clean, row, summary.unit) if broken else (clean, np.zeros(shape, bool))
     title = str(row["name"]) if row["name"] else f"example {row['example']}"
-    note = count(row["distance"], summary.unit) + " changed" if broken else ""
+    epsilon = summary.epsilon
+    note = f"{count(row['distance'], summary.unit)} changed" if broken and epsilon is None else ""
     label, prediction = (class_name(names, row[key]) for key in ("label", "prediction"))
     pictures: list[Picture] = []
     changes: list[tuple[str, str, str]] = []
@@ -140,7 +146,13 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
     if len(shape) == 3 and shape[0] in (1, 3):
         low, high = (np.broadcast_to(plan["threat"][bound], shape) for bound in ("low", "high"))
         pictures = [_picture((clean - low) / (high - low), f"{title}, unchanged: {label}")]
-        if broken:
+        if broken and epsilon is not None:
+            seen, change = (adversarial - low) / (high - low), 0.5 + (adversarial - clean) / (2 * epsilon)
+            pictures += [
+                _picture(seen, f"{title}, changed by at most {epsilon:g}: read as {prediction}"),
+                _picture(change, f"{title}: the change, from -{epsilon:g} (black) to {epsilon:g} (white)"),
+            ]
+        elif broken:
             seen = (adversarial - low) / (high - low)
             pictures += [
                 _picture(seen, f"{title} with {note}: read as {prediction}"),

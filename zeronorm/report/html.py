@@ -30,6 +30,7 @@ from zeronorm.report.certificates import (
 from zeronorm.report.comparison import Comparison as Compared
 from zeronorm.report.comparison import Model, read_comparison, short_median
 from zeronorm.report.tables import (
+    Share,
     Summary,
     count,
     data_title,
@@ -55,7 +56,7 @@ class Section:
     path: Path
     data: str
     summary: Summary
-    adversary: str
+    adversary: Markup
     findings: list[Mapping[str, Any]]
     checks: list[str]
     curve: plots.Chart | None
@@ -160,15 +161,15 @@ def _section(folder: RunFolder, id_: str) -> Section:
         path=folder.path,
         data=data_title(run["plan"]["data"]),
         summary=summary,
-        adversary=_adversary(run["plan"], summary.unit),
+        adversary=_adversary(summary),
         findings=_findings(summary),
         checks=[str(check) for check in run.get("checks") or []],
         curve=plots.against_k(summary) if summary.n else None,
         passes=plots.against_passes(summary) if summary.n else None,
         groups=groups,
-        gallery_note="Unchanged; with the smallest change found; and where that change is."
-        if any(card.pictures for group in groups for card in group.cards)
-        else "The smallest change found of each.",
+        gallery_note=_gallery_note(
+            summary, pictures=any(card.pictures for group in groups for card in group.cards)
+        ),
         provenance=_provenance(run, folder.path),
     )
 
@@ -187,18 +188,31 @@ def _told_apart(sections: list[Section]) -> list[Section]:
     return sections
 
 
-def _adversary(plan: Mapping[str, Any], unit: str) -> str:
-    """What the adversary may do, after "may change up to k"."""
+def _gallery_note(summary: Summary, pictures: bool) -> str:
+    if summary.epsilon is None:
+        which = "Unchanged; with the smallest change found; and where that change is."
+        return which if pictures else "The smallest change found of each."
+    which = "Unchanged; changed; and the change itself, grey where there is none."
+    return which if pictures else "The change found of each."
+
+
+def _adversary(summary: Summary) -> Markup:
+    """What the adversary may do, after "may change"."""
+    plan, unit = summary.run["plan"], summary.unit
     threat, shape = plan["threat"], plan["data"]["shape"]
     positions = math.prod(shape[1:] if unit == "pixel" else shape)
     low, high = np.min(threat["low"]), np.max(threat["high"])
     own = "" if np.ndim(threat["low"]) == np.ndim(threat["high"]) == 0 else ", each within its own bounds"
+    if summary.epsilon is not None:
+        return Markup("every value by at most <i>ε</i> = {}, within [{}, {}]{}").format(
+            f"{summary.epsilon:g}", f"{low:g}", f"{high:g}", own
+        )
     text = f"of {count(positions, unit)}, to any value in [{low:g}, {high:g}]{own}"
     if threat.get("linf") is not None:
         text += f", by at most {threat['linf']:g} each"
     if threat.get("allowed") is not None:
         text += f", and only among {len(threat['allowed']):,} of them"
-    return text
+    return Markup("up to <i>k</i> {}").format(text)
 
 
 def _findings(summary: Summary) -> list[Mapping[str, Any]]:
@@ -340,9 +354,13 @@ def breakable(name: str) -> Markup:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table over several runs, and what keeps their figures from being like for like."""
+    """The table over several runs, and what keeps their figures from being like for like.
 
-    budgets: list[int]
+    `columns` are headings, each with every run's share, None where a run did not ask.
+    """
+
+    columns: list[tuple[str, list[Share | None]]]
+    balls: bool  # whether some are within an ℓ∞ ball
     differences: list[str]
     chart: plots.Chart | None
 
@@ -354,17 +372,28 @@ def _comparison(sections: list[Section]) -> Comparison:
     questions = {
         "data": lambda plan, _: (plan["data"]["name"], plan["data"].get("split"), plan["data"].get("digest")),
         "number of examples": lambda plan, _: plan["data"]["n"],
-        "unit": lambda _, summary: summary.unit,
-        "box": lambda plan, _: [plan["threat"].get(key) for key in ("low", "high", "linf", "allowed")],
+        "unit": lambda _, summary: summary.unit if summary.epsilon is None else "ε",
+        "box": lambda plan, _: [plan["threat"].get(key) for key in ("low", "high", "allowed")],
+        "cap": lambda plan, summary: plan["threat"].get("linf") if summary.epsilon is None else None,
         "attack": lambda plan, _: plan["attack"],
         "progress": lambda _, summary: summary.complete,
     }
+    summaries = [section.summary for section in sections]
+    counted = [(s.title, s.summary) for s in sections if s.summary.epsilon is None]
+    columns: list[tuple[str, list[Share | None]]] = [
+        (f"k = {k}", [s.robust_accuracy.get(k) if s.epsilon is None else None for s in summaries])
+        for k in sorted({k for _, summary in counted for k in summary.budgets})
+    ]
+    balls = sorted({s.epsilon for s in summaries if s.epsilon is not None})
+    columns += [
+        (f"ε = {e:g}", [s.robust_accuracy[s.budgets[-1]] if s.epsilon == e else None for s in summaries])
+        for e in balls
+    ]
     return Comparison(
-        budgets=sorted({k for section in sections for k in section.summary.budgets}),
+        columns=columns,
+        balls=bool(balls),
         differences=[name for name, what in questions.items() if differs(what)],
-        chart=plots.compared([(s.title, s.summary) for s in sections])
-        if any(s.summary.n for s in sections)
-        else None,
+        chart=plots.compared(counted) if any(summary.n for _, summary in counted) else None,
     )
 
 
@@ -376,7 +405,7 @@ class _OfModel:
     """One model of a comparison, with its charts."""
 
     model: Model
-    against_k: plots.Chart
+    against_k: plots.Chart | None
     against_passes: plots.Chart | None
     iterations: list[plots.Chart]
 
@@ -384,7 +413,6 @@ class _OfModel:
 def comparison_page(folder: ComparisonFolder) -> str:
     """The page of a comparison."""
     comparison = read_comparison(folder)
-    plan = comparison.first.run["plan"]
     attacks = list(dict.fromkeys(entry.attack for entry in comparison.entries))
     names = [model.name for model in comparison.models]
     return (
@@ -394,8 +422,8 @@ def comparison_page(folder: ComparisonFolder) -> str:
             title=f"{count(len(attacks), 'attack') if len(attacks) > 1 else attacks[0]} on "
             f"{count(len(names), 'model') if len(names) > 1 else names[0]}",
             comparison=comparison,
-            adversary=_adversary(plan, comparison.first.unit),
-            data=data_title(plan["data"]),
+            adversary=_adversary(comparison.first),
+            data=data_title(comparison.first.run["plan"]["data"]),
             models=[
                 _OfModel(
                     model,
@@ -473,7 +501,7 @@ def matrix_page(folder: MatrixFolder, beside: Path) -> str:
             matrix=found,
             runs=Path(os.path.relpath(folder.path, beside)).as_posix(),
             title=f"{count(len(found.defences), 'model')} against {count(len(found.attacks), 'attack')}",
-            adversary=_adversary(plan, found.first.unit),
+            adversary=_adversary(found.first),
             data=data_title(plan["data"]),
             verdicts=matrix.verdicts(found),
             errors=matrix.contradicted(found),

@@ -59,8 +59,10 @@ class Chart:
     small: bool = False
 
 
-def against_k(summary: Summary) -> Chart:
-    """Robust accuracy against the number of changed positions, with its interval."""
+def against_k(summary: Summary) -> Chart | None:
+    """Robust accuracy against the number of changed positions, with its interval; None within an ℓ∞ ball."""
+    if summary.epsilon is not None:
+        return None
     last = len(summary.curve) - 1
     scale, ticks = _budget_axis(last, summary.budgets)
     steps, end = _steps(summary.curve, summary.n), float(last)
@@ -100,7 +102,7 @@ def against_passes(summary: Summary) -> Chart | None:
     scale, ticks, grid = axis
     budgets = evenly(summary.budgets, _LINES)
     curves = [
-        (f"k = {k}", _falling(summary.effort[k], summary.n, grid), float(summary.effort[k].most))
+        (summary.label(k), _falling(summary.effort[k], summary.n, grid), float(summary.effort[k].most))
         for k in budgets
         if summary.effort[k].most
     ]
@@ -155,9 +157,11 @@ def certified_against_k(
     return replace(chart, title="Proved right against changed pixels", note=note)
 
 
-def attacks_against_k(model: Model) -> Chart:
-    """Robust accuracy against k of every attack on a model, and of all together."""
+def attacks_against_k(model: Model) -> Chart | None:
+    """Robust accuracy against k of every attack on a model, and of all together; None within an ℓ∞ ball."""
     first = model.entries[0].summary
+    if first.epsilon is not None:
+        return None
     scale, ticks = _budget_axis(len(first.curve) - 1, first.budgets)
     together = [("worst", "all together", model.curve, model.n)] if len(model.entries) > 1 else []
     lines = [(colour, entry.attack, entry.summary.curve, model.n) for colour, entry in _drawn(model)]
@@ -189,7 +193,7 @@ def attacks_against_passes(model: Model) -> Chart | None:
         for colour, entry, effort in drawn
     ]
     return Chart(
-        title=f"Right answers at k = {k} against passes",
+        title=f"Right answers at {model.entries[0].summary.label(k)} against passes",
         xlabel="forward + backward passes per example",
         description="; ".join(
             f"{label}: from {percent(points[0][1])} % to {percent(points[-1][1])} % within {end:,.0f} passes"
@@ -257,8 +261,11 @@ def _drawn(model: Model) -> list[tuple[str, Entry]]:
 
 def half_note(model: Model) -> str:
     """Why this budget, and what its passes are."""
+    first = model.entries[0].summary
+    if len(model.agreement) == 1:
+        return ""
     why = f"k = {model.half_k}: where the attacks together leave nearest to half of what was right unchanged."
-    smaller = not model.entries[0].summary.is_curve and model.half_k > min(model.agreement)
+    smaller = not first.is_curve and model.half_k > min(model.agreement)
     return why + (" What the smaller budgets took counts too." if smaller else "")
 
 

@@ -128,7 +128,7 @@ class Summary:
     curve: Ints
     effort: dict[int, Effort]
     reach: dict[int, Effort]  # with the searches of the smaller budgets counted in, on all that were right
-    median: Magnitude | None  # None before the first example
+    median: Magnitude | None  # None before the first example, and within an ℓ∞ ball
     classes: list[Class]
     stages: list[Stage]
     passes: int  # of all searches together
@@ -140,6 +140,19 @@ class Summary:
     def is_curve(self) -> bool:
         """Whether every k up to the largest was answered, not only the budgets asked for."""
         return bool(self.run["plan"]["threat"].get("curve"))
+
+    @property
+    def epsilon(self) -> float | None:
+        """ε of a run within an ℓ∞ ball, where the number of changes says nothing; else None."""
+        return _epsilon(self.run["plan"])
+
+    def label(self, k: int) -> str:
+        """A budget as a table's heading: "k = 4", "ε = 0.1"."""
+        return f"k = {k}" if self.epsilon is None else f"ε = {self.epsilon:g}"
+
+    def within(self, k: int) -> str:
+        """A budget in words: "4 pixels", "ε = 0.1"."""
+        return count(k, self.unit) if self.epsilon is None else self.label(k)
 
 
 def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
@@ -178,7 +191,7 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
         curve=left,
         effort={k: _effort(clean, searches, k, curve) for k in shown},
         reach={k: _effort(clean, searches, k, curve, since=asked[0]) for k in shown},
-        median=median_magnitude(smallest) if n else None,
+        median=median_magnitude(smallest) if n and _epsilon(plan) is None else None,
         classes=_classes(clean, searches, own, smallest, shown, plan["data"].get("class_names")),
         stages=_stages(searches, own, names, run.get("sessions") or []),
         passes=int((searches.forwards + searches.backwards).sum()),
@@ -193,7 +206,7 @@ def text_table(summary: Summary) -> str:
     plan = summary.run["plan"]
     lines = [
         f"{plan['model']['name']} on {data_title(plan['data'])}, n = {summary.n}, {plan['attack']['name']}, "
-        + _norm(summary)
+        + norm_title(summary)
     ]
     if not summary.complete:
         lines.append(
@@ -201,7 +214,8 @@ def text_table(summary: Summary) -> str:
         )
     lines += ["", f"{'changed':>9}   {'right':>7}   95 % interval"]
     for k, share in [("none", summary.clean_accuracy)] + [
-        (str(k), summary.robust_accuracy[k]) for k in summary.budgets
+        (str(k) if summary.epsilon is None else f"by {summary.epsilon:g}", summary.robust_accuracy[k])
+        for k in summary.budgets
     ]:
         low, high = share.interval
         lines.append(f"{k:>9}   {percent(share.value):>5} %   {percent(low)} to {percent(high)} %")
@@ -218,15 +232,19 @@ def text_table(summary: Summary) -> str:
     return printable(lines)
 
 
-def _norm(summary: Summary) -> str:
-    """What is bounded: the number of changes, or where all features may change, the size of each."""
-    plan = summary.run["plan"]
-    cap = plan["threat"].get("linf")
-    if cap is None:
-        return f"L0 in {summary.unit}s"
-    if plan["threat"]["budgets"] == [math.prod(plan["data"]["shape"])]:
-        return f"Linf, every feature by at most {cap:g}"
-    return f"L0 in {summary.unit}s, each by at most {cap:g}"
+def norm_title(summary: Summary) -> str:
+    """What is bounded: the number of changes, or where all values may change, the size of each."""
+    if summary.epsilon is not None:
+        return f"Linf, every value by at most {summary.epsilon:g}"
+    cap = summary.run["plan"]["threat"].get("linf")
+    return f"L0 in {summary.unit}s" + ("" if cap is None else f", each by at most {cap:g}")
+
+
+def _epsilon(plan: Mapping[str, Any]) -> float | None:
+    """The cap on each change, if every value may change."""
+    threat = plan["threat"]
+    whole = threat["budgets"] == [math.prod(plan["data"]["shape"])] and threat.get("allowed") is None
+    return threat.get("linf") if whole else None
 
 
 def printable(lines: Sequence[str]) -> str:
