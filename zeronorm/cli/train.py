@@ -249,10 +249,26 @@ def train(
         typer.echo(f"stopped; the same command with --resume continues the training in {out}", err=True)
         raise typer.Exit(128 + getattr(stop, "number", 2)) from None
     typer.echo(str(result))
+    if plan.prune:
+        _say_if_dead(result, plan)
     then, budgets = ("certify", "--limit 100") if plan.method == "ablation" else ("evaluate", "--k 1,2,4,8")
     typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")
     if json_:
         typer.echo(_json(result))
+
+
+def _say_if_dead(result: TrainingResult, plan: TrainingPlan) -> None:
+    """Pruned too far, a network gives one answer to everything, and withstands every attack on that class."""
+    from zeronorm.data import load
+    from zeronorm.defenses.pruning import check_alive
+    from zeronorm.training.methods import METHODS
+
+    if METHODS[plan.method].encoding:  # not a network of plain images
+        return
+    try:
+        check_alive(result.model, load(plan.data, "test", 100).x)
+    except ArgumentError as error:
+        typer.echo(f"warning: {error}", err=True)
 
 
 def _words(text: str) -> tuple[str, ...]:
