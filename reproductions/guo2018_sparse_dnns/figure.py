@@ -14,7 +14,7 @@ from pathlib import Path
 from zeronorm.evaluation import reproduction
 
 NETWORKS = {"binary linear": "linear, 1 against 7", "linear": "linear, 10 classes", "LeNet-300-100": "LeNet-300-100",
-    "LeNet-5": "LeNet-5"}  # fmt: skip
+    "pruned": "LeNet-300-100, all images", "LeNet-5": "LeNet-5"}  # fmt: skip
 ABOVE = {
     ("clean", None): ("clean accuracy", "#1b6ca8"),
     ("r∞", "FGS"): ("r∞, FGS", "#c04e17"),
@@ -22,7 +22,7 @@ ABOVE = {
 }
 BELOW = {
     ("r2", "DeepFool"): ("r2, DeepFool", "#1a7a57"),
-    ("r2", "C&W"): ("r2, Carlini & Wagner", "#8a6d00"),
+    ("r2", "C&W"): ("r2, Carlini and Wagner", "#8a6d00"),
 }
 WIDTH, HEIGHT, LEFT, TOP, GAP = 230, 170, 44, 30, 40
 TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -61,12 +61,12 @@ def line(place: Place, points: Sequence[tuple[float, list[float]]], colour: str)
 
 def main() -> None:
     rows = reproduction.load("guo2018_sparse_dnns").recorded()["cpu"]
-    there = {row["where"].get("network") for row in rows if row["table"].startswith("figure")}
+    there = {row["where"]["network"] for row in rows}
     columns = [network for network in NETWORKS if network in there]
     parts = []
     for column, network in enumerate(columns):
         mine = [row for row in rows if row["where"]["network"] == network and "round" in row["where"]]
-        zero = {row["where"]["round"]: row["figures"]["zero"][0] for row in mine if "zero" in row["figures"]}
+        zero = {row["where"]["round"]: row["figures"]["zero"] for row in mine if "zero" in row["figures"]}
         for row, (drawn, most) in enumerate(((ABOVE, 1.0), (BELOW, 1.2))):
             place = placing(column, row, most)
             parts.append(frame(place, most))
@@ -74,8 +74,10 @@ def main() -> None:
                 found = [
                     (zero[of["where"]["round"]], of["figures"][figure])
                     for of in mine
-                    if of["where"].get("attack") == attack and figure in of["figures"]
+                    if of["where"].get("by") == attack and figure in of["figures"]
                 ]
+                if not found:
+                    continue
                 dense = sum(found[0][1]) / len(found[0][1]) if drawn is BELOW else 1.0
                 parts.append(line(place, [(z, [v / dense for v in values]) for z, values in found], colour))
         parts.append(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,49 @@ from zeronorm.training import TrainingPlan
 Work = reproduction.Work
 Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
 
-# what `measure` calls the figures of a network without an attack
+# what `measure` calls the figures of a network as it is
 NETWORK: dict[str, tuple[str, ...]] = {
-    "zero": ("sparsity",), "clean": ("clean",), "off": ("activation_sparsity",), "proved": ("proved", "l2"),
+    "zero": ("sparsity",), "clean": ("clean",), "off": ("activation_sparsity",),
 }  # fmt: skip
-# the figure that an attack gives, where `measure` puts it, and how it is asked for
-ATTACKS: dict[str, tuple[str, tuple[str, str], dict[str, Any]]] = {
+# the figure that an attack or a proof gives, where `measure` puts it, and how it is asked for
+JUDGES: dict[str, tuple[str, tuple[str, str], dict[str, Any]]] = {
     "FGS": ("r∞", ("r_inf", "fgsm"), {"linf": ["fgsm"]}),
     "rFGS": ("r∞", ("r_inf", "randomized_fgsm"), {"linf": ["randomized_fgsm"]}),
     "DeepFool": ("r2", ("r_2", "deepfool"), {"l2": ["deepfool"]}),
     "C&W": ("r2", ("r_2", "carlini_wagner_l2"), {"l2": ["carlini_wagner_l2"]}),
     "4 pixels": ("robust", ("robust", "4"), {"budgets": [4]}),
+    "Lemma 3.1": ("proved", ("proved", "l2"), {}),
 }
 
 
-def figure1(work: Work) -> Rows:
-    """Linear classifiers, pruned in rounds."""
-    yield from _pruned(work, "figure1")
+def figure1_binary(work: Work) -> Rows:
+    """The linear classifier of two digits, pruned in rounds."""
+    yield from _pruned(work, "binary linear")
 
 
-def figure2(work: Work) -> Rows:
-    """The LeNets on MNIST, pruned in rounds."""
-    yield from _pruned(work, "figure2")
+def figure1_linear(work: Work) -> Rows:
+    """The linear classifier of ten digits, pruned in rounds."""
+    yield from _pruned(work, "linear")
+
+
+def figure2_lenet_300_100(work: Work) -> Rows:
+    """LeNet-300-100, pruned in rounds."""
+    yield from _pruned(work, "LeNet-300-100")
+
+
+def figure2_lenet5(work: Work) -> Rows:
+    """LeNet-5 as Caffe has it, pruned in rounds."""
+    yield from _pruned(work, "LeNet-5")
 
 
 def figure2_cifar(work: Work) -> Rows:
     """The networks on CIFAR-10, first and last layer dense, pruned in rounds."""
-    yield from _pruned(work, "figure2_cifar")
+    yield from _pruned(work, "VGG-like", "ResNet-32")
+
+
+def retrained(work: Work) -> Rows:
+    """LeNet-300-100 pruned in rounds, and through the same rounds without pruning."""
+    yield from _pruned(work, "pruned", "not pruned")
 
 
 def table1(work: Work) -> Rows:
@@ -62,25 +79,28 @@ def table1(work: Work) -> Rows:
         yield from _measured(work, network=[network], l1=penalties)
 
 
-def _pruned(work: Work, table: str) -> Rows:
-    for network in work.scale[table]:
-        rounds = work.scale["networks"][network].get("rounds", work.scale["rounds"])
-        yield from _measured(work, network=[network], round=list(range(rounds + 1)))
+def _pruned(work: Work, *networks: str) -> Rows:
+    """Those that the scale has."""
+    for network in networks:
+        if network in work.scale["networks"]:
+            rounds = work.scale["networks"][network].get("rounds", work.scale["rounds"])
+            yield from _measured(work, network=[network], round=list(range(rounds + 1)))
 
 
 def _measured(work: Work, **places: list[Any]) -> Rows:
-    """What each network is, then each attack on each of them."""
+    """What each network is, then what each attack or proof says of it."""
     for where in work.todo(**places):
-        yield where, _each_seed(work, where, NETWORK, "n")
+        figures = _each_seed(work, where, NETWORK, "n")
+        yield where, figures | {"zero": figures["zero"][0]}  # of all seeds
     (network,) = places["network"]
-    attacked = work.scale["attacked"] | work.scale["networks"][network].get("attacked", {})
-    for where in work.todo(**places, attack=list(attacked)):
-        if where.get("round", 0) % work.scale["every"].get(where["attack"], 1):
+    limits = work.scale["limits"] | work.scale["networks"][network].get("limits", {})
+    for where in work.todo(**places, by=list(limits)):
+        if where.get("round", 0) % work.scale["every"].get(where["by"], 1):
             continue
-        figure, place, asked = ATTACKS[where["attack"]]
+        figure, place, asked = JUDGES[where["by"]]
         yield (
             where,
-            _each_seed(work, where, {figure: place}, "n_attacked", **asked, limit=attacked[where["attack"]]),
+            _each_seed(work, where, {figure: place}, "n_attacked", limit=limits[where["by"]], **asked),
         )
 
 
@@ -89,7 +109,7 @@ def _each_seed(
 ) -> dict[str, Any]:
     """Figures of `measure`, a list of a value for each seed; of a dead network and of what is not proved, none."""
     settings, found = work.scale["networks"][where["network"]], []
-    test = zn.data.load(_source(work, where["network"]), "test", settings.get("test"))
+    test = _test(_source(work, where["network"]), settings.get("test"))
     options = {
         "linf": (),
         "l2": (),
@@ -103,6 +123,11 @@ def _each_seed(
             found.append(measure(model, test, Path(run), **options | asked))
     lists = {name: [_at(row, place) for row in found] for name, place in figures.items()}
     return {name: values for name, values in lists.items() if None not in values} | {"n": found[0][n]}
+
+
+@cache
+def _test(source: str, limit: int | None) -> Dataset:
+    return zn.data.load(source, "test", limit)
 
 
 def _at(row: dict[str, Any], place: tuple[str, ...]) -> float | None:
@@ -139,8 +164,8 @@ def network(work: Work, name: str, seed: int, number: int, l1: float) -> zn.mode
             }
         with tempfile.TemporaryDirectory() as out:
             plan = TrainingPlan(
-                out=out, data=_source(work, name), limit=settings.get("train"), normalize=False, validation=0.0,
-                seed=seed, device=work.device.type, **{"batch_size": 64} | asked,
+                out=out, data=_source(work, name), limit=settings.get("train"), normalize=False, seed=seed,
+                device=work.device.type, **{"batch_size": 64} | asked,
             )  # fmt: skip
             return zn.training.train(plan).model, plan.identity()
 

@@ -52,6 +52,10 @@ def test_a_sweep(tmp_path, capsys, monkeypatch):
         assert list(row["r_inf"]) == [name for name in [LINF] if name]
         assert row["proved"]["l2"] < row["r_2"]["deepfool"], "no adversarial is closer than what is proved"
     assert told["sparsity"] == pytest.approx([0, 0.5, 0.75], abs=1e-3)
+    sparsities, found = page.measures(rows)
+    until, falls, doubtful = page.verdict(rows, found)
+    assert (told["until"], told["falls"]) == (sparsities[until], falls)
+    assert told["not_told_apart"] == {name: sparsities[number] for name, number in doubtful.items()}
     assert told["clean accuracy"][0] == pytest.approx((rows[0]["clean"] + rows[3]["clean"]) / 2)
     text = (out / "report.html").read_text()
     assert (

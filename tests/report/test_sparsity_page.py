@@ -76,7 +76,7 @@ def test_overlapping_bands_are_not_told_apart(tmp_path):
     assert told == (1, ["r2, deepfool", "robust accuracy, k = 1"], {"robust accuracy, k = 1": 1})
     page = " ".join(report.render(write(tmp_path, rows), tmp_path / "page.html").read_text().split())
     assert "the next round costs r2, deepfool and robust accuracy, k = 1 5&nbsp;%" in page
-    assert "robust accuracy, k = 1 is not told apart from its dense value from 50.0&nbsp;% on" in page
+    assert "so not told apart: robust accuracy, k = 1 from 50.0&nbsp;% on." in page
     assert "chance is not ruled out" not in page
     only = [r for r in rows if r["reference"] == 0]
     page = report.render(write(tmp_path, only), tmp_path / "page.html").read_text()

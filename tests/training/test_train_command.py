@@ -46,6 +46,12 @@ def test_the_last_line_is_json_and_progress_goes_to_stderr(tmp_path):
     assert [line.partition(":")[0] for line in result.stderr.splitlines()] == ["epoch 1/2", "epoch 2/2"]
 
 
+def test_a_network_pruned_to_death_is_said(tmp_path):
+    quick = ("--limit", 100, "--epochs", 2, "--model", "lenet_300_100", "--prune")
+    assert "a dead network" in run("--out", tmp_path / "dead", *quick, 0.99999).stderr
+    assert "warning" not in run("--out", tmp_path / "alive", *quick, 0.5).stderr
+
+
 def test_options_reach_the_plan(tmp_path):
     plan = TrainingPlan(
         out=tmp_path / "out",

@@ -74,7 +74,7 @@ def prune(
     from zeronorm.defenses.pruning import share_below_one, weights
     from zeronorm.files import locked, remember
     from zeronorm.models.classifier import ARCHITECTURES
-    from zeronorm.report.sparsity import ASKED, measures, read_rows, verdict
+    from zeronorm.report.sparsity import ASKED, DEAD, measures, read_rows, verdict
 
     share_below_one("share", share)
     for name, low in (("seeds", 1), ("rounds", 0), ("epochs", 1), ("retrain_epochs", 1)):
@@ -112,11 +112,13 @@ def prune(
     rows = read_rows(out)
     sparsities, found = measures(rows)
     until, falls, doubtful = verdict(rows, found)
-    typer.echo(
-        f"do not prune beyond {sparsities[until]:.1%}: then {' and '.join(falls)} {'fall' if falls[1:] else 'falls'}"
-        if falls
-        else f"nothing has fallen up to {sparsities[until]:.1%}"
-    )
+    if falls == [DEAD]:
+        typer.echo(f"do not prune beyond {sparsities[until]:.1%}: then the network is dead")
+    elif falls:
+        word = "fall" if falls[1:] else "falls"
+        typer.echo(f"do not prune beyond {sparsities[until]:.1%}: then {' and '.join(falls)} {word}")
+    else:
+        typer.echo(f"nothing has fallen up to {sparsities[until]:.1%}")
     for name, number in doubtful.items():
         typer.echo(f"not told apart from the dense networks: {name}, from {sparsities[number]:.1%} on")
     if len(starts) == 1:

@@ -279,12 +279,28 @@ def train(
     if not first:
         return
     typer.echo(str(result))
+    if plan.prune:
+        _say_if_dead(result, plan)
     then, budgets = ("certify", "--limit 100") if plan.method == "ablation" else ("evaluate", "--k 1,2,4,8")
     if plan.epsilon is not None:
         budgets = f"--epsilon {plan.epsilon:g}"
     typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")
     if json_:
         typer.echo(_json(result))
+
+
+def _say_if_dead(result: TrainingResult, plan: TrainingPlan) -> None:
+    """Pruned too far, a network gives one answer to everything, and withstands every attack on that class."""
+    from zeronorm.data import load
+    from zeronorm.defenses.pruning import check_alive
+    from zeronorm.training.methods import METHODS
+
+    if METHODS[plan.method].encoding:  # not a network of plain images
+        return
+    try:
+        check_alive(result.model, load(plan.data, "test", 100).x)
+    except ArgumentError as error:
+        typer.echo(f"warning: {error}", err=True)
 
 
 def _words(text: str) -> tuple[str, ...]:
