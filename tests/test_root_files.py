@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 import pytest
 
-from zeronorm import ArgumentError
+from zeronorm import ArgumentError, files
 from zeronorm.files import json_lines, locked, remember, replace_files, write_json_lines
 
 
@@ -83,3 +84,24 @@ def test_what_is_asked_of_a_folder(tmp_path):
             remember(path, asked | {"rounds": 3} | changed, "a sweep")
     with pytest.raises(ArgumentError, match=r"rounds 3 \(asked: None\)"):
         remember(path, {"share": 0.5, "layers": ["1", "3"]}, "a sweep")
+
+
+def test_a_write_that_does_not_come_back_is_said_and_so_is_that_it_did(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(files, "STALLED_SECONDS", 0.05)
+    fsync = os.fsync
+
+    def slow(number):
+        time.sleep(0.2)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    target = tmp_path / "run.json"
+    files.replace_files({target: b"{}"})
+    assert target.read_bytes() == b"{}"
+    first, last = (record.getMessage() for record in caplog.records)
+    assert first == f"waiting for {target}, which has not answered for 0 s; nothing is lost"
+    assert last == f"going on: {target} answered after 0 s"
+    caplog.clear()
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.replace_files({target: b"[]"})
+    assert not caplog.records

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,34 @@ from typing import Any
 import filelock
 
 from zeronorm.errors import ArgumentError
+
+_log = logging.getLogger("zeronorm")
+
+STALLED_SECONDS = 10.0  # after which a write that has not come back is spoken of
+
+
+@contextmanager
+def awaited(path: Path) -> Iterator[None]:
+    """Within, `path` is written: where that takes long, as on a network folder that stalls, it is said in the log,
+    as is that it went on."""
+    began = time.monotonic()
+    told: list[float] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(STALLED_SECONDS * 6 ** len(told)):  # after 10 s, a minute, six minutes, ...
+            told.append(time.monotonic() - began)
+            _log.warning("waiting for %s, which has not answered for %.0f s; nothing is lost", path, told[-1])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        if told:
+            _log.warning("going on: %s answered after %.0f s", path, time.monotonic() - began)
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
@@ -25,11 +56,12 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     target = next(iter(contents))
     try:
         for target, content in contents.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporaries[target], "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            with awaited(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(temporaries[target], "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
         for target, temporary in temporaries.items():
             os.replace(temporary, target)
     except OSError as error:

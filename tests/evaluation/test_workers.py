@@ -6,9 +6,9 @@ import operator
 
 import pytest
 import torch
-from faulty_models import Faulty
 
 import zeronorm as zn
+from benchmarks.faulty_models import Faulty
 from zeronorm import ArgumentError
 from zeronorm.evaluation import workers as module
 from zeronorm.evaluation.batch_search import Batch
@@ -134,6 +134,36 @@ def test_a_comparison_begins_its_workers_once(cluster, digits, monkeypatch):
     assert len(begun) == 1 and found.figures.complete
 
 
+def test_who_is_not_looked_at_is_not_taken_for_hung(monkeypatch):
+    class Host:
+        still, why, killed = 0.0, "", False
+
+        def pulse(self):
+            return 0, 0.0
+
+        def kill(self):
+            self.killed = True
+
+    now, host, workers = 1000.0, Host(), Workers(1, patience=10.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    for away in (0.5, 500.0, 500.0):  # a disk that stalls
+        now += away
+        workers._watch({1: (host, None)}, module.Listener(print, print, print))
+    assert not host.killed
+    for _ in range(20):
+        now += 0.5
+        workers._watch({1: (host, None)}, module.Listener(print, print, print))
+    assert host.killed and host.why == "its worker did nothing for 10 s"
+
+
+@pytest.mark.parametrize(
+    ("there", "count", "cores"),
+    [([2], 2, 1), ([8], 2, 4), ([8, 4], 2, 4), ([8, 4], 3, 4), ([8, 4], 4, 2), ([0, 1], 1, 1), ([1], 4, 1)],
+)
+def test_workers_have_cores_that_the_nodes_can_give(there, count, cores):
+    assert module._cores(there, count) == cores
+
+
 def test_halves_are_the_whole():
     examples = Examples(torch.rand(5, 1, 2, 2), torch.arange(5), torch.arange(5) + 7, list("abcde"))
     whole = Batch([3, 4, 8, 9, 11], examples, torch.rand(5, 1, 2, 2), [True, False, False, True, False])
@@ -155,6 +185,19 @@ class TestRefusals:
             ),
         ):
             one.load(digits[0], CPU)
+
+    @pytest.mark.parametrize(
+        ("address", "why"),
+        [
+            ("127.0.0.1:1", "connection refused"),
+            ("ray://127.0.0.1:1", "connection refused"),
+            ("nowhere.invalid:6379", "name or service|name resolution|nodename"),
+        ],
+    )
+    def test_a_cluster_that_cannot_be_reached(self, monkeypatch, address, why):
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        with pytest.raises(ArgumentError, match=f"ray: no cluster can be reached at {address}: .*({why})"):
+            Workers(1, address).__enter__()
 
     def test_more_gpus_than_there_are(self, cluster, digits):
         with Workers(3) as three, pytest.raises(ArgumentError, match="workers: expected at most 0, the GPUs"):

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import locked, replace_files
+from zeronorm.files import awaited, locked, replace_files
 
 Row = dict[str, Any]  # one row, by the names of ROWS
 
@@ -157,7 +157,7 @@ class RunFolder:
         """Append finished rows to the journal and flush them to the disk."""
         lines = b"".join(_line(row, self.schema.names) for row in rows)
         if lines:
-            with open(self.journal, "ab") as file:
+            with awaited(self.journal), open(self.journal, "ab") as file:
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())

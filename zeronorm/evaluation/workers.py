@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import socket
 import sys
 import time
 from collections import deque
@@ -29,6 +31,7 @@ from zeronorm.evaluation.records import Row
 _TRIES = 3  # a shard that fails so often ends the run
 _POLL_SECONDS = 0.5
 _START_SECONDS = 120.0  # for a process to start and import torch
+_REACH_SECONDS = 10.0  # for a cluster to answer
 
 Share = Callable[[], float]  # of a shard, how much is done: asked for when somebody looks, not at every pass
 Passed = Callable[[int, Share], None]  # (passes over one example, share)
@@ -122,6 +125,7 @@ class Workers:
         self.patience = checks.real("patience", patience, 0.0, open_low=True)
         self._hosts: list[_Host] = []
         self._gpu = False
+        self._looked = 0.0  # when `_watch` last did
         self._began = False  # Ray was started here, and is to be stopped here
 
     def __enter__(self) -> Workers:
@@ -222,7 +226,9 @@ class Workers:
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if self.address is None:
+        if self.address is not None:
+            _check_reachable(self.address)
+        else:
             cores = max(os.cpu_count() or 1, self.count)
             options |= {"num_cpus": cores, "include_dashboard": False}
         try:
@@ -232,8 +238,9 @@ class Workers:
             raise ArgumentError(f"ray: no cluster can be reached at {where}: {_said(error)}") from None
 
     def _start(self) -> _Host:
-        cores = int(self._ray.cluster_resources().get("CPU", 1))
-        return _Host(self._ray, max(1, cores // self.count), self._gpu)
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        cores = _cores([int(resources.get("CPU", 0)) for resources in nodes], self.count)
+        return _Host(self._ray, cores, self._gpu)
 
     def _replacement(self) -> tuple[Any, _Host]:
         host = self._start()
@@ -262,12 +269,16 @@ class Workers:
 
     def _watch(self, jobs: dict[Any, tuple[_Host, _Job]], listener: Listener) -> None:
         """Pass on how far the workers are; one that has not moved for long is killed, and its shard comes back."""
+        now = time.monotonic()
+        # while a slow disk kept this process, nobody looked at the workers
+        watched, self._looked = min(now - self._looked, 2 * _POLL_SECONDS), now
         for host, job in jobs.values():
             passes, share = host.pulse()
+            host.still += watched
             if passes:
-                host.beat = time.monotonic()
+                host.still = 0.0
                 listener.passed(job.shard, passes, partial(float, share))
-            elif time.monotonic() - host.beat > self.patience and not host.why:
+            elif host.still > self.patience and not host.why:
                 host.why = f"its worker did nothing for {self.patience:g} s"
                 host.kill()
 
@@ -329,7 +340,7 @@ class _Host:
     ray: Any
     cores: int
     gpu: bool
-    beat: float = 0.0  # when it was last seen to move
+    still: float = 0.0  # seconds that it has been seen not to move
     why: str = ""  # it was killed
     _actor: Any = field(init=False)
     _pulse: Any = None
@@ -348,7 +359,7 @@ class _Host:
         return self._actor.versions.options(concurrency_group="pulse").remote()
 
     def begin(self, model: Any, work: Any, shard: Any) -> Any:
-        self.beat = time.monotonic()
+        self.still = 0.0
         # in a list, which is not opened on the way: a worker keeps the model it has
         return self._actor.run.options(concurrency_group="work").remote([model], work, shard)
 
@@ -422,6 +433,22 @@ def _import_ray() -> Any:
 def _next(shards: Iterator[Any]) -> _Job | None:
     shard = next(shards, None)
     return None if shard is None else _Job(shard)
+
+
+def _cores(there: list[int], count: int) -> int:
+    """The most cores that each of `count` workers can have, where each is on one of the nodes that have so many."""
+    fitting = (c for c in range(max(there, default=1), 1, -1) if sum(n // c for n in there) >= count)
+    return next(fitting, 1)
+
+
+def _check_reachable(address: str) -> None:
+    """`ArgumentError` where nobody listens: Ray itself would go on trying for minutes."""
+    if said := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address):
+        try:
+            socket.create_connection((said[1], int(said[2])), _REACH_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            why = (getattr(error, "strerror", None) or "no answer").lower()
+            raise ArgumentError(f"ray: no cluster can be reached at {address}: {why}") from None
 
 
 def _versions() -> dict[str, str]:
