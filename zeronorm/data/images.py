@@ -33,6 +33,7 @@ _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"))
 
 
 _TOGETHER = 64  # images read at once
+_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 AS_IT_IS = Preparation()
 
 
@@ -89,7 +90,7 @@ class Images:
             pixels[j] = _opened(source, self._where(places[j]), self._decoded)
 
         # Pillow lets other threads run while it decodes, which pays for photographs but not for thumbnails
-        with ThreadPoolExecutor(os.cpu_count()) if self.shape[1:].numel() > 10_000 else nullcontext() as pool:
+        with ThreadPoolExecutor(_THREADS) if self.shape[1:].numel() > 10_000 else nullcontext() as pool:
             for start in range(0, len(places), _TOGETHER):
                 some = places[start : start + _TOGETHER]
                 work = range(start, start + len(some)), self._read(some)
