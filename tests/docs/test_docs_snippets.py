@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import make
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +23,7 @@ def test_there_are_snippets():
     assert len(SNIPPETS["certificates.md"]) == 2
     assert len(SNIPPETS["truncation.md"]) == 2
     assert len(SNIPPETS["front-ends.md"]) == 2
+    assert len(SNIPPETS["integrations.md"]) == 5
 
 
 @pytest.mark.parametrize("name", [name for name, snippets in SNIPPETS.items() if snippets])
@@ -28,6 +31,10 @@ def test_snippets_run(name, reader, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if name == "records.md":  # it reads the run that the README makes
         zn.evaluate(reader["model"], (reader["x"], reader["y"]), zn.L0(5), out="runs/mine")
+    if name == "integrations.md":
+        for library in ("art", "foolbox", "torchattacks"):
+            pytest.importorskip(library)
+        warnings.simplefilter("default")  # deprecations inside other libraries
     for number, snippet in enumerate(SNIPPETS[name]):
         exec(compile(snippet, f"{name}, snippet {number}", "exec"), reader)
 

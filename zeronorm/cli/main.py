@@ -17,6 +17,7 @@ from zeronorm.cli.bench import bench
 from zeronorm.cli.certify import certify
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
+from zeronorm.cli.leaderboard import leaderboard
 from zeronorm.cli.list import list_
 from zeronorm.cli.matrix import matrix
 from zeronorm.cli.prune import prune
@@ -44,6 +45,7 @@ app.command()(matrix)
 app.command()(train)
 app.command()(prune)
 app.command()(report)
+app.command()(leaderboard)
 app.command()(verify)
 app.command()(reproduce)
 app.command("list")(list_)

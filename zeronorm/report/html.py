@@ -29,6 +29,7 @@ from zeronorm.report.certificates import (
 )
 from zeronorm.report.comparison import Comparison as Compared
 from zeronorm.report.comparison import Model, read_comparison, short_median
+from zeronorm.report.leaderboard import Board, Result
 from zeronorm.report.tables import (
     Share,
     Summary,
@@ -106,6 +107,40 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
 def training_page(folder: Path) -> str:
     """The page of a training."""
     return _environment().get_template("training.html").render(**training.page_of(folder))
+
+
+def render_leaderboard(boards: Sequence[Board], problems: Sequence[str], out: Folder) -> Path:
+    """Write the page of leaderboards, and of what contradicts its run, to the file `out`; returns its path."""
+    about = {entry.record["plan_digest"]: _about(entry) for board in boards for entry in board.entries}
+    page = _environment().get_template("leaderboard.html")
+    return _write(page.render(boards=boards, problems=problems, about=about), Path(out))
+
+
+def _about(entry: Result) -> list[tuple[str, list[str]]]:
+    record = entry.record
+    said = record["about"]
+    stages = record["attack"].get("stages") or []
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return facts(
+        [
+            ("Authors", [said.get("authors") or None]),
+            ("Notes", [said.get("notes") or None]),
+            ("Model", [record["model"]["name"], record["model"].get("digest")]),
+            (
+                "Searches",
+                [f"{stage.get('name')}: {_options(stage)}" for stage in stages if isinstance(stage, Mapping)],
+            ),
+            ("Command", [record["command"]]),
+            ("Rows", [record["rows_digest"]]),
+            ("Versions", [versions or None]),
+        ]
+    )
+
+
+def _options(stage: Mapping[str, Any]) -> str:
+    options = stage.get("options")
+    given = options.items() if isinstance(options, Mapping) else ()
+    return ", ".join(f"{name} {_plain(value)}" for name, value in given)
 
 
 def _runs_in(path: Path) -> list[Path]:
