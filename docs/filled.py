@@ -51,7 +51,8 @@ def _prose(text: str) -> str:
     """A verb's help; its example commands as code."""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     return "\n\n".join(
-        re.sub(r"(zeronorm [a-z]+(?: --?[a-z]| [A-Z/a-z]*/).*?)(\.?)$", r"`\1`\2", _plain(p)) for p in paragraphs
+        re.sub(r"(zeronorm [a-z]+(?: --?[a-z]| [A-Z/a-z]*/).*?)(\.?)$", r"`\1`\2", _plain(p))
+        for p in paragraphs
     )
 
 

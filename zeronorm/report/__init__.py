@@ -11,6 +11,7 @@ from zeronorm.report.comparison import comparison_json as comparison_json
 from zeronorm.report.comparison import comparison_table as comparison_table
 from zeronorm.report.comparison import read_comparison as read_comparison
 from zeronorm.report.html import render as render
+from zeronorm.report.site import write_site as write_site
 from zeronorm.report.tables import Summary as Summary
 from zeronorm.report.tables import summarise as summarise
 from zeronorm.report.tables import text_table as text_table
@@ -28,4 +29,5 @@ __all__ = [
     "summarise",
     "summarise_certificates",
     "text_table",
+    "write_site",
 ]
