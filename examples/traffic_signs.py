@@ -41,9 +41,9 @@ options.add_argument("--out", type=Path, default=Path("runs/traffic-signs"))
 for name, default in {"epochs": 15, "limit": 100, "steps": 100, "queries": 500}.items():
     options.add_argument(f"--{name}", type=int, default=default)
 asked = options.parse_args()
-if (folder := asked.folder) is None:
-    draw(folder := asked.out / "signs")
-
+folder = asked.folder or asked.out / "signs"
+if not asked.folder:
+    draw(folder)
 common = {"data": f"folder:{folder}", "model_arguments": {"width": 0.25}, "epochs": asked.epochs}
 robust = {"method": "sat", "k": 5, "multi_k": 2, "steps": 5, "lr": 0.02}
 test = zn.data.load(f"folder:{folder}", "test", asked.limit)
@@ -53,9 +53,7 @@ for name, run in runs.items():
     model, threats = zn.training.train(plan).model, [zn.L0(1), zn.L0(5)]
     result = zn.evaluate(model, test, threats, name=name, out=run, steps=asked.steps, queries=asked.queries)
     print(f"\n{result}\n")
-    broken = Counter(
-        (row["label"], row["prediction"]) for row in result.records.to_pylist() if row["distance"]
-    )
-    for (label, prediction), n in broken.most_common(2):
+    broken = [(row["label"], row["prediction"]) for row in result.records.to_pylist() if row["distance"]]
+    for (label, prediction), n in Counter(broken).most_common(2):
         print(f"'{test.class_names[label]}' read as '{test.class_names[prediction]}' {n} times")
 print(f"\nreport: {zn.report.render(list(runs.values()), asked.out / 'report.html')}")

@@ -108,10 +108,10 @@ def test_the_same_records_give_the_same_bytes(runs, tmp_path):
 
 
 def test_what_cannot_be_written_is_said(runs, tmp_path):
-    with pytest.raises(ArgumentError, match="^runs: expected at least one run folder, got none"):
+    with pytest.raises(ArgumentError, match=r"^runs: expected at least one run folder, got none"):
         write_site([], tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArgumentError, match="^site: cannot write to .*file"):
+    with pytest.raises(ArgumentError, match=r"^site: cannot write to .*file"):
         write_site([runs["list"].path], tmp_path / "file")
     with pytest.raises(ArgumentError, match=r"^run: expected the folder of a run, found no run\.json"):
         write_site([tmp_path], tmp_path / "site")

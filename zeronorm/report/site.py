@@ -6,8 +6,9 @@ Every page stands alone, as that of a single run does; the index links to each o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def write_site(runs: Sequence[Folder], out: Folder) -> Path:
         name = _free_name(folder.resolve().name, files)
         files[name] = page(folder).replace("<main>", _BACK, 1)
         entries.append((name, _row(folder)))
+    models = Counter(row.model for _, row in entries)
+    entries = [
+        (name, replace(row, model=f"{row.model} ({folder.name})") if models[row.model] > 1 else row)
+        for folder, (name, row) in zip(folders, entries, strict=True)
+    ]
     files["index.html"] = environment().get_template("site.html").render(entries=entries)
     try:
         replace_files({target / name: text.encode() for name, text in files.items()})
@@ -136,7 +142,7 @@ def _trained(folder: Path) -> Row:
         kind=f"trained by {told['plan'].get('method', 'an unfinished plan')}",
         model=told["title"],
         data=str(told["data"] or ""),
-        threat="pixels, a short attack on held-out examples" if k and robust is not None else "",
+        threat="pixels, a short search" if k and robust is not None else "",
         clean=f"{percent(accuracy['value'])} %" if accuracy else "–",
         robust=[(f"k = {k}", f"{percent(robust)} %")] if k and robust is not None else [],
         complete=told["complete"],
