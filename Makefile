@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint check bench clean
+.PHONY: help install quickstart test test-slow check docs bench clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,11 @@ test-slow: .venv/installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 check: test  ## what CI runs
+
+docs: .venv/installed  ## build the documentation into build/site; warnings are errors
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python -m sphinx --builder html --conf-dir docs --fail-on-warning --keep-going --quiet . build/site
+	@echo "documentation: build/site/index.html"
 
 bench: .venv/installed  ## time of each attack against the bare passes of the model
 	$(BIN)/python -m benchmarks

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import typer
 
+import zeronorm
+
 ROOT = Path(__file__).parents[1]
-INDEX = "docs/index"
+INDEX, PAPERS = "docs/index", "docs/papers"
+NAMED = r"`([\w/]+)\.py:(\w+)`"  # an object of the package, as docs/papers.md names it
 PATTERNS = ("*.md", "docs/*.md", "docs/api/*.md", "reproductions/README.md", "reproductions/*/README.md")
 CHAPTERS = {"docs/api": "docs/api/", "reproductions/README": "reproductions/"}  # pages with pages below them
 
@@ -23,12 +27,16 @@ def fill(docname: str, text: str) -> str:
         text += "".join(_toctree(some, title) for title, some in parts().items() if some)
     if docname in CHAPTERS:
         text += _toctree([page for page in pages() if page != docname and page.startswith(CHAPTERS[docname])])
+    if docname == PAPERS:
+        text = re.sub(
+            NAMED, lambda named: f"{{py:obj}}`{named[1]}.py:{named[2]} <{public(*named.groups())}>`", text
+        )
     return re.sub(r"<!-- filled: ([^>]+?) -->", lambda mark: content(mark[1]), text)
 
 
 def content(name: str) -> str:
     """What a mark stands for: one of the names below, or a file of the repository."""
-    known: dict[str, Callable[[], str]] = {"command line": command_line}
+    known: dict[str, Callable[[], str]] = {"command line": command_line, "inside": inside}
     return known[name]() if name in known else f"```python\n{(ROOT / name).read_text()}```"
 
 
@@ -59,6 +67,31 @@ def _prose(text: str) -> str:
 def _plain(text: str) -> str:
     """Text without marks of its own."""
     return re.sub(r"([*_<>\[\]])", r"\\\1", text)
+
+
+def public(path: str, name: str) -> str:
+    """The name under which an object of a file of the package is documented: that of its room, if it has one."""
+    room, _, file = path.partition("/")
+    if room in zeronorm.__all__ and (not file or name in import_module(f"zeronorm.{room}").__all__):
+        return f"zeronorm.{room}.{name}"
+    return f"{_module(path)}.{name}"
+
+
+def _module(path: str) -> str:
+    return f"zeronorm.{path.replace('/', '.')}"
+
+
+def inside() -> str:
+    """What docs/papers.md names beneath the public names."""
+    found = sorted(set(re.findall(NAMED, (ROOT / f"{PAPERS}.md").read_text())))
+    rooms = {f"zeronorm.{room}" for room in zeronorm.__all__}
+    shown = [(path, name) for path, name in found if public(path, name).rpartition(".")[0] not in rooms]
+    lines = []
+    for path, name in shown:
+        module = _module(path)
+        kind = "class" if isinstance(getattr(import_module(module), name), type) else "function"
+        lines.append(f".. auto{kind}:: {module}.{name}\n" + ("   :members:\n" if kind == "class" else ""))
+    return "```{eval-rst}\n" + "\n".join(lines) + "```"
 
 
 def parts() -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
 """What the README shows and the code decides: the attack table, the quickstart's output, the report's picture.
 
 Run `python docs/make.py` after a change that moves one of them, or `python docs/make.py --tables` for the tables
-alone, those of the reproductions too, which needs neither a run nor a browser.  tests/docs says when that is due.
-`--matrix RUN` writes the table of a matrix into docs/matrix.md.
+alone, those of the reproductions and the drawings too, which needs neither a run nor a browser.  tests/docs says when
+that is due.  `--matrix RUN` writes the table of a matrix into docs/matrix.md.
 """
 
 from __future__ import annotations
@@ -115,6 +115,13 @@ def picture(page: Path, folder: Path) -> None:
             browser.close()
 
 
+def explained() -> dict[Path, str]:
+    """The pictures that explain certificates."""
+    import pictures
+
+    return {ROOT / "docs/images" / name: draw() for name, draw in pictures.PICTURES.items()}
+
+
 def reproduced() -> dict[Path, str]:
     """The README of each reproduction, its tables made from the rows beside it."""
     from zeronorm.evaluation import reproduction
@@ -147,7 +154,9 @@ def matrix(run: Path) -> tuple[str, str]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument(
-        "--tables", action="store_true", help="only the tables of attacks and of reproductions"
+        "--tables",
+        action="store_true",
+        help="only the tables of attacks and of reproductions, and the drawings",
     )
     options.add_argument(
         "--matrix", type=Path, help="only docs/matrix.md, from the folder of a complete matrix"
@@ -157,7 +166,7 @@ def main() -> None:
         page = ROOT / "docs/matrix.md"
         page.write_text(put(page.read_text(), *matrix(asked.matrix)))
         return
-    for page, made in reproduced().items():
+    for page, made in (reproduced() | explained()).items():
         page.write_text(made)
     text = put(README.read_text(), "attacks", attack_table())
     if not asked.tables:

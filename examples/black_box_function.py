@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads sleep
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -29,12 +30,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--limit", type=int, default=50)
     options.add_argument("--queries", type=int, default=500)
+    options.add_argument("--out", type=Path, default=Path("runs/black-box"))
     asked = options.parse_args()
 
     model = zn.models.BlackBox(classify, scores="probabilities", batch_size=512)
     data = zn.data.load("digits", "test", asked.limit)
     # the cascade keeps its black-box stage: sparse_rs
-    print(zn.evaluate(model, data, [zn.L0(k) for k in (1, 2, 4)], queries=asked.queries))
+    print(zn.evaluate(model, data, [zn.L0(k) for k in (1, 2, 4)], queries=asked.queries, out=asked.out))
+    print(f"\nreport: {zn.report.render(asked.out, asked.out / 'report.html')}")
 
 
 if __name__ == "__main__":

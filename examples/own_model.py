@@ -46,12 +46,12 @@ def main() -> None:
     model = train(train_set.x, train_set.y, asked.epochs)
 
     threats = [zn.L0(k) for k in (1, 2, 4)]
-    evaluation = zn.evaluate(model, test_set, threats, steps=asked.steps, queries=asked.queries)
+    effort = {"steps": asked.steps, "queries": asked.queries}
+    evaluation = zn.evaluate(model, test_set, threats, out="runs/own-model", **effort)
     print(evaluation)
 
     print(f"\nwith 2 pixels changed at most {evaluation.robust_accuracy[2]:.1%} stay right")
-    for finding in evaluation.diagnosis:
-        print(f"{finding['level']}: {finding['seen']}")
+    print(f"report: {evaluation.to_html('runs/own-model/report.html')}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,14 @@ def test_reproductions():
         assert page.read_text() == text, "run python docs/make.py --tables"
 
 
+def test_drawings():
+    drawn = make.explained()
+    assert len(drawn) == 5
+    for path, picture in drawn.items():
+        assert path.read_text() == picture, "run python docs/make.py --tables"
+        assert path.name in (DOCS / "certificates-explained.md").read_text()
+
+
 def test_putting_a_block_leaves_the_rest():
     text = "a\n<!-- made: one -->\nold\n<!-- end -->\nb\n<!-- made: two -->\nold\n<!-- end -->\n"
     changed = make.put(text, "two", "new")
@@ -116,6 +124,20 @@ def test_batches_of_usual_widths_agree_bit_by_bit(name):
     whole = predict(model, x)
     for size in (1, 3, 7):
         assert torch.equal(torch.cat([predict(model, some) for some in x.split(size)]), whole)
+
+
+def test_figures_that_are_quoted_stand_where_the_link_leads():
+    page = DOCS / "choosing-a-defence.md"
+    found = re.findall(
+        r"^\|.*\| ([\d.]+) \| ((?:k=\d+: [\d., ]+)+)\| \[.*\]\((.*)\) \|$", page.read_text(), re.MULTILINE
+    )
+    assert len(found) == 12
+    for clean, robust, link in found:
+        there = (DOCS / link).read_text()
+        for figure in [clean, *re.findall(r": ([\d.]+)", robust)]:
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", there), (
+                f"{figure} is not in {link}"
+            )
 
 
 def test_rooms():

@@ -14,10 +14,10 @@ from zeronorm.report import html
 @pytest.fixture(scope="session", autouse=True)
 def _templates_are_compiled_once():
     """Every run writes its page, and these tests make hundreds."""
-    compile_them = html._environment
-    html._environment = functools.cache(compile_them)
+    compile_them = html.environment
+    html.environment = functools.cache(compile_them)
     yield
-    html._environment = compile_them
+    html.environment = compile_them
 
 
 @pytest.fixture(scope="module")

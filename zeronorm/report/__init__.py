@@ -20,6 +20,7 @@ from zeronorm.report.leaderboard import save_result as save_result
 from zeronorm.report.matrix import matrix_json as matrix_json
 from zeronorm.report.matrix import matrix_table as matrix_table
 from zeronorm.report.matrix import read_matrix as read_matrix
+from zeronorm.report.site import write_site as write_site
 from zeronorm.report.tables import Summary as Summary
 from zeronorm.report.tables import summarise as summarise
 from zeronorm.report.tables import text_table as text_table
@@ -46,4 +47,5 @@ __all__ = [
     "summarise",
     "summarise_certificates",
     "text_table",
+    "write_site",
 ]

@@ -75,45 +75,49 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     sparsity its own.  Runs of certificates share a page, with what attacks found beside them.  The page depends on
     the records alone: the same records give the same bytes.
     """
+    return _write(page(runs, Path(out).parent), Path(out))
+
+
+def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
+    """The report of one or several run folders, as `render` writes it; that of a matrix links to those of its runs
+    from the folder `beside`, if there is one."""
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     if not folders:
         raise ArgumentError("runs: expected at least one run folder, got none")
     if len(folders) == 1 and training.is_training(Path(folders[0])):
-        return _write(training_page(Path(folders[0])), Path(out))
+        return training_page(Path(folders[0]))
     if len(folders) == 1 and sparsity.is_sweep(Path(folders[0])):
-        page = _environment().get_template("sparsity.html").render(**sparsity.page_of(Path(folders[0])))
-        return _write(page, Path(out))
+        return environment().get_template("sparsity.html").render(**sparsity.page_of(Path(folders[0])))
     if len(folders) == 1 and MatrixFolder(folders[0]).exists():
-        return _write(matrix_page(MatrixFolder(folders[0]), Path(out).parent), Path(out))
+        return matrix_page(MatrixFolder(folders[0]), beside)
     if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
-        return _write(comparison_page(ComparisonFolder(folders[0])), Path(out))
+        return comparison_page(ComparisonFolder(folders[0]))
     paths = [path for folder in folders for path in _runs_in(Path(folder))]
     if any(CertificateFolder(path).holds_certificates() for path in paths):
-        return _write(certificates_page(paths), Path(out))
+        return certificates_page(paths)
     sections = [_section(RunFolder(path), f"run-{i}") for i, path in enumerate(paths, start=1)]
     if len(sections) > 1:
         sections = _told_apart(sections)
-    page = (
-        _environment()
+    return (
+        environment()
         .get_template("page.html")
         .render(
             sections=sections,
             comparison=_comparison(sections) if len(sections) > 1 else None,
         )
     )
-    return _write(page, Path(out))
 
 
 def training_page(folder: Path) -> str:
     """The page of a training."""
-    return _environment().get_template("training.html").render(**training.page_of(folder))
+    return environment().get_template("training.html").render(**training.page_of(folder))
 
 
 def render_leaderboard(boards: Sequence[Board], problems: Sequence[str], out: Folder) -> Path:
     """Write the page of leaderboards, and of what contradicts its run, to the file `out`; returns its path."""
     about = {entry.record["plan_digest"]: _about(entry) for board in boards for entry in board.entries}
-    page = _environment().get_template("leaderboard.html")
-    return _write(page.render(boards=boards, problems=problems, about=about), Path(out))
+    template = environment().get_template("leaderboard.html")
+    return _write(template.render(boards=boards, problems=problems, about=about), Path(out))
 
 
 def _about(entry: Result) -> list[tuple[str, list[str]]]:
@@ -152,15 +156,16 @@ def _runs_in(path: Path) -> list[Path]:
     return [run.path for run in runs if run.exists()]
 
 
-def _write(page: str, target: Path) -> Path:
+def _write(text: str, target: Path) -> Path:
     try:
-        replace_files({target: page.encode()})
+        replace_files({target: text.encode()})
     except OSError as error:
         raise ArgumentError(f"out: cannot write the report to {target}: {error.strerror}") from None
     return target
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where templates are found, and what they may call; all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -451,7 +456,7 @@ def comparison_page(folder: ComparisonFolder) -> str:
     attacks = list(dict.fromkeys(entry.attack for entry in comparison.entries))
     names = [model.name for model in comparison.models]
     return (
-        _environment()
+        environment()
         .get_template("comparison.html")
         .render(
             title=f"{count(len(attacks), 'attack') if len(attacks) > 1 else attacks[0]} on "
@@ -525,16 +530,16 @@ def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list
     return facts(entries)
 
 
-def matrix_page(folder: MatrixFolder, beside: Path) -> str:
-    """The page of a matrix, with links to those of its runs from the folder `beside`."""
+def matrix_page(folder: MatrixFolder, beside: Path | None) -> str:
+    """The page of a matrix, with links to those of its runs from the folder `beside`, if there is one."""
     found = matrix.read_matrix(folder)
     plan = found.first.run["plan"]
     return (
-        _environment()
+        environment()
         .get_template("matrix.html")
         .render(
             matrix=found,
-            runs=Path(os.path.relpath(folder.path, beside)).as_posix(),
+            runs=None if beside is None else Path(os.path.relpath(folder.path, beside)).as_posix(),
             title=f"{count(len(found.defences), 'model')} against {count(len(found.attacks), 'attack')}",
             adversary=_adversary(found.first),
             data=data_title(plan["data"]),
@@ -607,7 +612,7 @@ def certificates_page(paths: Sequence[Path]) -> str:
         shown = sorted({0, *plots.evenly(budgets, 6), last})
     some = [s for s in certified if s.summary.n]
     return (
-        _environment()
+        environment()
         .get_template("certificates.html")
         .render(
             title=certified[0].title if len(certified) == 1 else f"{len(certified)} runs of certificates",
