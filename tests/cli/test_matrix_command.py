@@ -52,7 +52,7 @@ def test_models_of_ones_own(zeronorm, tmp_path):
     page = zeronorm("report", tmp_path / "m", "--html", tmp_path / "page.html")
     assert page.status == 0 and "2 models against 1 attack" in (tmp_path / "page.html").read_text()
     site = zeronorm("report", tmp_path / "m", "--site", tmp_path / "site")
-    assert site.status == 0 and "2 models against 1 attacks" in (tmp_path / "site/index.html").read_text()
+    assert site.status == 0 and "2 models against 1 attack," in (tmp_path / "site/index.html").read_text()
     assert "/attacks/report.html" not in (tmp_path / "site/m.html").read_text()  # not of the site
 
 

@@ -20,7 +20,7 @@ from zeronorm.report.certificates import summarise_certificates
 from zeronorm.report.comparison import read_comparison
 from zeronorm.report.html import Folder, environment, page
 from zeronorm.report.matrix import read_matrix
-from zeronorm.report.tables import Share, data_title, model_title, percent, summarise
+from zeronorm.report.tables import Share, count, data_title, model_title, percent, summarise
 
 _SHOWN = 3  # budgets in a row of the index
 _BACK = '<main>\n<p class="kicker"><a href="index.html">All runs</a></p>'
@@ -128,7 +128,8 @@ def _set_beside(folder: Path) -> Row:
     first = found.first
     best = max(found.defences, key=lambda one: one.attacked.robust_accuracy[first.budgets[-1]].count)
     return Row(
-        kind=f"{len(found.defences)} models against {len(found.attacks)} attacks, the best ({best.name})",
+        kind=f"{count(len(found.defences), 'model')} against {count(len(found.attacks), 'attack')}, the best "
+        f"({best.name})",
         model=", ".join(one.name for one in found.defences),
         data=_data(first.run["plan"], first.n),
         threat=_threat(first.run["plan"], first.unit),
