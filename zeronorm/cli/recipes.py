@@ -49,7 +49,7 @@ def recipes(channels: int, sides: tuple[int, int], k: int, epochs: int) -> dict[
         "fast_ls": ["--method", "fast_ls", *robust, "--multi-k", "4" if large else "1.5", *passes()],
         "ablation": [
             "--method", "ablation", *network, *batch, "--retained", str(round((0.0575 if large else 0.3) * pixels)),
-            *passes(1.0 if large else 3.0),
+            *passes(3.0),
         ],
         "l0_lipschitz": [
             "--method", "l0_lipschitz", "--budget", f"{2.6 * k:g}", "--temperature", f"{0.5 * k:g}",
