@@ -53,8 +53,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="Training method: standard, sat, strades, fast_ls or truncated; ablation, l0_lipschitz or "
-            "feature_partition, to be certified."
+            help="Training method: standard, sat, strades, fast_ls or truncated; ablation, truncation_window, "
+            "l0_lipschitz or feature_partition, to be certified."
         ),
     ] = TrainingPlan.method,
     k: Annotated[
@@ -108,7 +108,8 @@ def train(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Of l0_lipschitz and feature_partition: changes to train against (default: 26; feature_partition: 44)."
+            help="Of l0_lipschitz, feature_partition and truncation_window: changes to train against (default: 26, 44 "
+            "and 10)."
         ),
     ] = None,
     temperature: Annotated[
@@ -237,6 +238,9 @@ def train(
             {name: value for name, value in given.items() if value is not None}, json_,
         )  # fmt: skip
         return
+    if budget is not None and "budget" in METHODS[options["method"]].uses:
+        options["budget"] = int(budget) if budget.is_integer() else budget
+        del own["budget"]
     if foreign := [name for name, value in own.items() if value is not None]:
         raise ArgumentError(f"{foreign[0]}: the method {method} takes no {foreign[0]}")
     options |= {name: value for name, value in varying.items() if value is not None}
@@ -249,7 +253,8 @@ def train(
         typer.echo(f"stopped; the same command with --resume continues the training in {out}", err=True)
         raise typer.Exit(128 + getattr(stop, "number", 2)) from None
     typer.echo(str(result))
-    then, budgets = ("certify", "--limit 100") if plan.method == "ablation" else ("evaluate", "--k 1,2,4,8")
+    proved = plan.method in ("ablation", "truncation_window")
+    then, budgets = ("certify", "--limit 100") if proved else ("evaluate", "--k 1,2,4,8")
     typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")
     if json_:
         typer.echo(_json(result))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zeronorm.training import ablation, adversarial, append, fast_ls, standard, trades
+from zeronorm.training import ablation, adversarial, append, fast_ls, standard, trades, truncation_window
 
 if TYPE_CHECKING:
     from zeronorm.data import Dataset
@@ -70,6 +70,8 @@ class Method:
     """How its model is shown the images, if not as they are."""
     grow: Callable[[Setting, Examples, Tensor, int], tuple[Examples, Tensor]] | None = None
     """(setting, examples, rows to learn, epoch) -> the two for this epoch, if not the same."""
+    keeps_last: bool = False
+    """Whether the last epoch is kept, whatever earlier ones make of clean images: they learnt something easier."""
 
     @property
     def attacks(self) -> bool:
@@ -90,4 +92,5 @@ METHODS: dict[str, Method] = {
         ("attack", "steps", "append_every", "append_limit", "box_factor"),
         grow=append.grow,
     ),
+    "truncation_window": Method(truncation_window.objective, ("budget",), keeps_last=True),
 }
