@@ -1,22 +1,29 @@
 """Certificates attacked at their radius: of images that are certified, how many does each attack break within it?
 
     python -m benchmarks.certificates --model l0-lipschitz-mnist --data mnist
-    python -m benchmarks.certificates --model runs/partition --data cifar10 --attack guided_exchange,sparse_rs
-    python -m benchmarks.certificates --model nearest-neighbour --data mnist --images 1000
-    python -m benchmarks.certificates --model runs/ablation --data mnist --votes 200 --images 200
+    python -m benchmarks.certificates --model models/cifar10-partition --data cifar10 --attack by_groups,guided_exchange
+    python -m benchmarks.certificates --model nearest-neighbour --data mnist
+    python -m benchmarks.certificates --model runs/window --data mnist --attack guided_exchange --box-factor 100
+    python -m benchmarks.certificates --model runs/ablation --data mnist --attack sparse_rs,guided_exchange --votes 64
 
 Every image is searched within exactly as many pixels as are proved of it, and within four more; images with radius 0
-are left out.  Anything broken within the radius is an error of ours.  A smoothed classifier is attacked through votes
-drawn anew for every input, and judged by ten times as many: broken is a confident answer of another class.
+are left out.  Anything broken within the radius is an error of ours.  `by_groups` is no attack of the catalogue: it
+knows which pixels share a vote (tests/reference).
+
+A smoothed classifier is attacked through votes drawn anew for every input; attacks that need gradients get those of the
+mean answer to as many ablated images, the same for all inputs.  It is judged by ten times as many votes: broken is a
+confident answer of another class.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 # before torch starts its threads
@@ -28,9 +35,15 @@ from torch import Tensor
 import zeronorm as zn
 from zeronorm.certification import ABSTAIN, Certificate, certify_nearest_neighbour
 from zeronorm.certification.nearest_neighbour import class_distances
+from zeronorm.defenses.randomized_ablation import ablate, random_subsets
 from zeronorm.evaluation.certificates import DETERMINISTIC
+from zeronorm.seeding import Streams
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "reference"))
+from feature_partition_attack import by_groups
 
 NEIGHBOUR = "nearest-neighbour"
+BY_GROUPS = "by_groups"
 
 
 class NearestNeighbour(torch.nn.Module):
@@ -47,6 +60,26 @@ class NearestNeighbour(torch.nn.Module):
         return -class_distances(x, self.examples, self.labels).to(x)
 
 
+class MeanAnswer(torch.nn.Module):
+    """The base classifier's mean probabilities over some ablated images, where the smoothed one counts votes."""
+
+    def __init__(self, smoothed: zn.defenses.RandomizedAblation, pixels: int) -> None:
+        super().__init__()
+        self.smoothed = smoothed
+        words = Streams(0, torch.zeros(1, dtype=torch.int64), "benchmark").bits(
+            0, smoothed.votes * smoothed.retained
+        )
+        self.subsets = random_subsets(words.view(smoothed.votes, -1), pixels)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for subset in self.subsets:
+            shown = ablate(x, subset.expand(len(x), -1), self.smoothed.null, self.smoothed.mean)
+            total = total + self.smoothed.base_classifier(shown).softmax(1)
+        return (total / len(self.subsets)).log()
+
+
 def subject(options: argparse.Namespace) -> tuple[Any, Callable[[Tensor], Certificate]]:
     """The classifier to attack, and what is proved of it."""
     if options.model == NEIGHBOUR:
@@ -55,11 +88,17 @@ def subject(options: argparse.Namespace) -> tuple[Any, Callable[[Tensor], Certif
             certify_nearest_neighbour, examples=train.x, labels=train.y
         )
     model = zn.models.load(options.model)
-    if model.architecture in DETERMINISTIC:
-        return model, partial(DETERMINISTIC[model.architecture], model)
+    if "ablation" not in model.facts:
+        method = model.architecture if model.architecture in DETERMINISTIC else "truncation_window"
+        return model, partial(DETERMINISTIC[method], model)
     encoding = model.facts["ablation"]
     smoothed = zn.defenses.RandomizedAblation(
-        model, encoding["retained"], encoding["null"], mean=encoding["mean"], votes=options.votes
+        model,
+        encoding["retained"],
+        encoding["null"],
+        mean=encoding["mean"],
+        votes=options.votes,
+        precision=options.precision,
     )
     return smoothed, partial(smoothed.certify, n0=options.votes, n=10 * options.votes)
 
@@ -68,6 +107,21 @@ def answers(model: Any, x: Tensor) -> Tensor:
     if isinstance(model, zn.defenses.RandomizedAblation):
         return model.predict(x, 10 * model.votes, seed=1)
     return torch.cat([model(part).argmax(1) for part in x.split(500)])
+
+
+def search(
+    model: Any, name: str, x: Tensor, y: Tensor, threat: zn.L0, ids: Tensor, cost: dict[str, int]
+) -> Tensor:
+    """What the attack makes of the images."""
+    if name == BY_GROUPS:
+        assert threat.k is not None
+        return torch.stack(
+            [by_groups(model, image, answer, threat.k) for image, answer in zip(x, y.tolist(), strict=True)]
+        )
+    attack = zn.attacks.catalogue[name]
+    if isinstance(model, zn.defenses.RandomizedAblation) and attack.knowledge == "white":
+        model = MeanAnswer(model, x.shape[2] * x.shape[3])
+    return attack.function(model, x, y, threat, ids=ids, **cost)
 
 
 def main() -> None:
@@ -79,16 +133,21 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, default=1000, help="certified ones, with a radius of at least 1"
     )
-    parser.add_argument("--attack", default="sparse_rs,pointwise", help="with commas")
+    parser.add_argument("--attack", default="sparse_rs,pointwise", help=f"with commas; {BY_GROUPS} too")
     parser.add_argument("--beyond", default="0,4", help="pixels more than are proved, with commas")
     parser.add_argument("--steps", type=int, default=20, help="of attacks that take steps")
     parser.add_argument("--queries", type=int, default=200, help="of attacks that take queries")
     parser.add_argument("--votes", type=int, default=200, help="of a smoothed classifier, for each query")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help="of votes")
+    parser.add_argument(
+        "--box-factor", type=float, default=1.0, help="new values in a box so many times as wide"
+    )
     parser.add_argument("--neighbours", type=int, default=5000, help="training images to be near to")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
+    low, high = (1 - options.box_factor) / 2, (1 + options.box_factor) / 2
     model, prove = subject(options)
     data = zn.data.load(options.data, "test", 3 * options.images)
     parts = []
@@ -104,21 +163,22 @@ def main() -> None:
         f"{int(radius[rows].max())}, median {int(radius[rows].median())}"
     )
     for name in options.attack.split(","):
-        attack = zn.attacks.catalogue[name]
-        cost = {option: getattr(options, option) for option in attack.cost}
+        takes = () if name == BY_GROUPS else zn.attacks.catalogue[name].cost
+        cost = {option: getattr(options, option) for option in takes}
         for beyond in map(int, options.beyond.split(",")):
             began, broken = time.process_time(), 0
             for k in radius[rows].unique().tolist():
                 some = rows[radius[rows] == k]
-                x, y, threat = data.x[some], data.y[some], zn.L0(min(k + beyond, x[0, 0].numel()))
-                x_adv = attack.function(model, x, y, threat, ids=data.ids[some], **cost)
+                x, y = data.x[some], data.y[some]
+                threat = zn.L0(min(k + beyond, x[0, 0].numel()), low=low, high=high)
+                x_adv = search(model, name, x, y, threat, data.ids[some], cost)
                 assert bool(threat.contains(x, x_adv).all())
                 with torch.no_grad():
                     found = answers(model, x_adv)
                 broken += int(((found != y) & (found != ABSTAIN)).sum())
-            spent = ", ".join(f"{value} {option}" for option, value in cost.items())
+            said = ", ".join([name, *(f"{value} {option}" for option, value in cost.items())])
             print(
-                f"  {name}, {spent}, radius + {beyond}: {broken} of {len(rows)} broken "
+                f"  {said}, radius + {beyond}: {broken} of {len(rows)} broken "
                 f"({time.process_time() - began:.0f} s)",
                 flush=True,
             )

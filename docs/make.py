@@ -3,6 +3,9 @@
 Run `python docs/make.py` after a change that moves one of them, or `python docs/make.py --tables` for the tables
 alone, those of the reproductions and the drawings too, which needs neither a run nor a browser.  tests/docs says when
 that is due.  `--matrix RUN` writes the table of a matrix into docs/matrix.md.
+
+`python docs/make.py --certificates` draws the plot of docs/certificates.md: it trains and certifies on MNIST what is
+not in runs/certificates/ yet, a quarter of an hour on one free core.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -22,6 +28,23 @@ PICTURES = {
     "report.png": (None, "The search"),
     "report-examples.png": ("Examples", "Provenance"),
 }  # from, up to
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+CERTIFICATES = "certificates.png"
+_NETWORKS = {  # by the name that the plot gives them
+    "ablation": "--method ablation --model small_cnn --set width=0.25 --epochs 30 --weight-decay 0 --validation 0 "
+    "--precision bfloat16",
+    "votes-of-groups": "--method feature_partition --set partition=[[[7,0],[0,14]]] --set mirrored=false "
+    "--set widths=[512,256] --budget 34 --temperature 18 --epochs 15 --sharpness 1 --no-flip",
+    "truncation-window": "--method truncation_window --model mlp --set widths=[48] --set truncation=80 --budget 10 "
+    "--epochs 10",
+}
+_RUNS = {
+    "l0-lipschitz": "certify --model l0-lipschitz-mnist",
+    **{f"{name}-proved": f"certify --model runs/certificates/{name}" for name in _NETWORKS},
+    "attacked": "evaluate --model l0-lipschitz-mnist --attack sparse_rs --queries 300 --k 4,8,12,16,20,24,28,32,36,40",
+}
 
 
 def attack_table() -> str:
@@ -57,11 +80,15 @@ def quickstart_commands() -> dict[str, list[str]]:
     return {folder: words.split() for words, folder in found}
 
 
+def zeronorm(words: list[str], where: Path) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "zeronorm.cli.main", *words]
+    return subprocess.run(command, cwd=where, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def quickstart(where: Path, folder: str = "runs/quickstart") -> str:
     """Run that evaluation of the quickstart in a place of its own; what it prints."""
-    command = [sys.executable, "-m", "zeronorm.cli.main", *quickstart_commands()[folder], "--out", folder]
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
-    return done.stdout
+    return zeronorm([*quickstart_commands()[folder], "--out", folder], where)
 
 
 def figures(output: str) -> str:
@@ -93,24 +120,39 @@ def put(text: str, name: str, content: str) -> str:
     return text.replace(f"{mark}{old}", f"{mark}{content}")
 
 
-def picture(page: Path, folder: Path) -> None:
-    """The report as a wide screen shows it: the top of the page, and its gallery."""
+def certificates(where: Path) -> list[Path]:
+    """The runs behind the plot of certificates: what of them is not in the folder yet is trained, and certified."""
+    for name, words in _NETWORKS.items():
+        if not (where / f"runs/certificates/{name}/model.json").exists():
+            zeronorm(
+                ["train", *words.split(), "--data", "mnist", "--out", f"runs/certificates/{name}"], where
+            )
+    for name, words in _RUNS.items():  # a complete run is only read
+        zeronorm(
+            [*words.split(), "--data", "mnist", "--limit", "200", "--out", f"runs/certificates/{name}"], where
+        )
+    return [where / "runs/certificates" / name for name in _RUNS]
+
+
+@contextmanager
+def photograph(page: Path, width: int) -> Iterator[tuple[Callable[[str], Any], Callable[[Path, Box], None]]]:
+    """The page as a screen of that width shows it: to ask it something in JavaScript, and to keep parts of it."""
     sys.path.insert(0, str(ROOT / "tests" / "report"))
     from browser import Browser
 
     with tempfile.TemporaryDirectory() as profile:
         browser = Browser(Path(profile))
         try:
-            browser.open(page, 1200, 900)
+            browser.open(page, width, 900)
             whole = Path(profile) / "whole.png"
             browser.screenshot(whole)
-            edge = """return [...document.querySelectorAll('h2')].find(h => h.textContent.trim() == '%s')
-              .getBoundingClientRect().top + scrollY - 28"""
-            for name, (first, following) in PICTURES.items():
-                top = round(browser.run(edge % first)) if first else 0
-                part = Image.open(whole).crop((0, top, 1200, round(browser.run(edge % following))))
+
+            def keep(path: Path, box: Box) -> None:
+                part = Image.open(whole).crop(tuple(map(round, box)))
                 # a palette, at a third of the size
-                part.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(folder / name, optimize=True)
+                part.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+            yield browser.run, keep
         finally:
             browser.close()
 
@@ -120,6 +162,24 @@ def explained() -> dict[Path, str]:
     import pictures
 
     return {ROOT / "docs/images" / name: draw() for name, draw in pictures.PICTURES.items()}
+
+
+def picture(page: Path, folder: Path) -> None:
+    """The report: the top of the page, and its gallery."""
+    edge = """return [...document.querySelectorAll('h2')].find(h => h.textContent.trim() == '%s')
+      .getBoundingClientRect().top + scrollY - 28"""
+    with photograph(page, 1200) as (ask, keep):
+        for name, (first, following) in PICTURES.items():
+            keep(folder / name, (0, ask(edge % first) if first else 0, 1200, ask(edge % following)))
+
+
+def plot(page: Path, folder: Path) -> None:
+    """Of a page of certificates the first plot."""
+    edges = """const box = document.querySelector('figure:has(svg)').getBoundingClientRect()
+      return [box.left, box.top + scrollY, box.right, box.bottom + scrollY]"""
+    with photograph(page, 1000) as (ask, keep):
+        left, top, right, bottom = ask(edges)
+        keep(folder / CERTIFICATES, (left - 16, top - 16, right + 16, bottom + 8))
 
 
 def reproduced() -> dict[Path, str]:
@@ -161,10 +221,16 @@ def main() -> None:
     options.add_argument(
         "--matrix", type=Path, help="only docs/matrix.md, from the folder of a complete matrix"
     )
+    options.add_argument("--certificates", action="store_true", help="only the plot of certificates")
     asked = options.parse_args()
     if asked.matrix:
         page = ROOT / "docs/matrix.md"
         page.write_text(put(page.read_text(), *matrix(asked.matrix)))
+        return
+    if asked.certificates:
+        from zeronorm.report import render
+
+        plot(render(certificates(ROOT), ROOT / "runs/certificates/page.html"), ROOT / "docs/images")
         return
     for page, made in (reproduced() | explained()).items():
         page.write_text(made)

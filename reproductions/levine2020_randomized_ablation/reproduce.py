@@ -73,7 +73,8 @@ def table7(work: Work) -> Rows:
         certificate = smoothed(work, "mnist", K["mnist"], "multichannel").certify(
             data.x, n0, n, alpha, ids=data.ids
         )
-        yield where, {"votes": n, "n": len(data), **_median(certificate, data)}
+        proved = float(certificate.holds(data.y.cpu(), 0).double().mean())
+        yield where, {"votes": n, "n": len(data), "proved": proved, **_median(certificate, data)}
 
 
 def table8(work: Work) -> Rows:
@@ -146,7 +147,7 @@ def images(work: Work, name: str, split: str, limit: int | None) -> Dataset:
 
 @contextmanager
 def _source(work: Work, name: str) -> Iterator[str]:
-    """What the scale names; of ImageNet, where it names nothing, synthetic images in folders."""
+    """What the scale names; where it names nothing, synthetic images in folders."""
     if "data" in work.scale[name]:
         yield work.scale[name]["data"]
         return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import zeronorm as zn
 from zeronorm.certification import certify_truncated, worst_case_logits
+from zeronorm.errors import ArgumentError
+from zeronorm.training import TrainingPlan, train
 from zeronorm.training.methods import Batch
 from zeronorm.training.truncation_window import window_loss
 
@@ -35,3 +38,35 @@ def test_the_budget_rises():
     for epoch, budget in {1: 0, 2: 0, 3: 1, 5: 2, 8: 3, 9: 4, 20: 4}.items():
         expected = torch.nn.functional.cross_entropy(worst_case_logits(model, x, y, budget), y)
         assert torch.equal(objective(model, Batch(x, y, y, y, epoch, 0))[0], expected)
+
+
+def test_by_the_training_loop(tmp_path):
+    """The last epoch is kept: the first ones, on smaller budgets, answer more clean images rightly."""
+    words = {
+        "data": "digits",
+        "model": "mlp",
+        "model_arguments": {"widths": [40], "truncation": 8},
+        "epochs": 12,
+    }
+    found = {}
+    for method, own in (("truncation_window", {"budget": 2, "lr": 0.1}), ("standard", {})):
+        result = train(TrainingPlan(out=tmp_path / method, method=method, **words, **own))
+        test = zn.data.load("digits", "test")
+        found[method] = float(certify_truncated(result.model, test.x).holds(test.y, 2).double().mean())
+        if method == "truncation_window":
+            assert result.best_epoch == 12
+    assert found["truncation_window"] > 0.35 > 0.25 > found["standard"]
+    assert zn.models.load(tmp_path / "truncation_window").facts["training"]["plan"]["budget"] == 2
+
+
+def test_refusals(tmp_path):
+    words = {"out": tmp_path / "m", "data": "digits", "method": "truncation_window", "limit": 60}
+    with pytest.raises(ArgumentError, match="model: expected a truncated first layer"):
+        train(TrainingPlan(**words))
+    wide = {"model": "mlp", "model_arguments": {"widths": [9], "truncation": 3}, "epochs": 2}
+    with pytest.raises(ArgumentError, match="budget: expected at most k = 3 changes"):
+        train(TrainingPlan(**words, **wide, budget=4))
+    with pytest.raises(ArgumentError, match="budget: expected an integer of at least 0, got -1"):
+        TrainingPlan(**words, budget=-1)
+    with pytest.raises(ArgumentError, match="budget: the method standard takes no budget"):
+        TrainingPlan(out=tmp_path, budget=4)

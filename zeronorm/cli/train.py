@@ -54,7 +54,7 @@ def train(
         str,
         typer.Option(
             help="Training method: standard, sat, strades, fast_ls, truncated or linf_adversarial; ablation, "
-            "l0_lipschitz or feature_partition, to be certified."
+            "truncation_window, l0_lipschitz or feature_partition, to be certified."
         ),
     ] = TrainingPlan.method,
     k: Annotated[
@@ -118,7 +118,8 @@ def train(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Of l0_lipschitz and feature_partition: changes to train against (default: 26; feature_partition: 44)."
+            help="Of l0_lipschitz, feature_partition and truncation_window: changes to train against (default: 26, 44 "
+            "and 10)."
         ),
     ] = None,
     temperature: Annotated[
@@ -259,6 +260,9 @@ def train(
             {name: value for name, value in given.items() if value is not None}, json_,
         )  # fmt: skip
         return
+    if budget is not None and "budget" in METHODS[options["method"]].uses:
+        options["budget"] = int(budget) if budget.is_integer() else budget
+        del own["budget"]
     if foreign := [name for name, value in own.items() if value is not None]:
         raise ArgumentError(f"{foreign[0]}: the method {method} takes no {foreign[0]}")
     options |= {name: value for name, value in varying.items() if value is not None}
@@ -281,7 +285,8 @@ def train(
     typer.echo(str(result))
     if plan.prune:
         _say_if_dead(result, plan)
-    then, budgets = ("certify", "--limit 100") if plan.method == "ablation" else ("evaluate", "--k 1,2,4,8")
+    proved = plan.method in ("ablation", "truncation_window")
+    then, budgets = ("certify", "--limit 100") if proved else ("evaluate", "--k 1,2,4,8")
     if plan.epsilon is not None:
         budgets = f"--epsilon {plan.epsilon:g}"
     typer.echo(f"next: zeronorm {then} --model {shlex.quote(str(out))} --data {shlex.quote(data)} {budgets}")

@@ -418,7 +418,7 @@ def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float
     """What the best epoch has most of: rounds of pruning behind it, of a method that attacks held-out examples that
     withstand it, accuracy, little loss; without validation, age."""
     rounds = float(sum(row["epoch"] >= epoch for epoch in plan.pruned_before()))
-    if row["validation_accuracy"] is None:
+    if row["validation_accuracy"] is None or METHODS[plan.method].keeps_last:
         return rounds, float(row["epoch"]), 0.0, 0.0
     # what a plain training withstands is chance: the epoch that has most of it may be the first
     robust = (row["robust_accuracy"] or 0.0) if METHODS[plan.method].budget else 0.0

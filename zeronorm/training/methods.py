@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zeronorm.training import ablation, adversarial, append, fast_ls, linf_adversarial, standard, trades
+from zeronorm.training import (
+    ablation,
+    adversarial,
+    append,
+    fast_ls,
+    linf_adversarial,
+    standard,
+    trades,
+    truncation_window,
+)
 from zeronorm.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -74,6 +83,8 @@ class Method:
     """(setting, examples, rows to learn, epoch) -> the two for this epoch, if not the same."""
     by_example: tuple[str, ...] = ()
     """Of its memory, what has a row for each training example, which a step writes for the examples of its batch."""
+    keeps_last: bool = False
+    """Whether the last epoch is kept, whatever earlier ones make of clean images: they learnt something easier."""
 
     @property
     def budget(self) -> str | None:
@@ -99,4 +110,5 @@ METHODS: dict[str, Method] = {
         ("attack", "steps", "append_every", "append_limit", "box_factor"),
         grow=append.grow,
     ),
+    "truncation_window": Method(truncation_window.objective, ("budget",), keeps_last=True),
 }

@@ -61,7 +61,8 @@ class TrainingPlan:
     """How each batch becomes a loss: "standard" (cross-entropy on the examples as they are), "sat", "strades" or
     "fast_ls" (on adversarial examples), "linf_adversarial" (on those of an ℓ∞ ball), "ablation" (on what shows of a few
     random pixels), "truncated" (of a network whose first layer truncates k products at either end: as they are, and
-    those that broke it appended)."""
+    those that broke it appended), "truncation_window" (of a network with a truncated first layer: on the worst logits
+    that its window allows)."""
     k: int | None = None
     """Pixels that an adversary may change and the model is to withstand; methods that attack need it.  Given, the
     held-out examples are attacked within it after each epoch; of a method that attacks, the best epoch is the one that
@@ -102,6 +103,9 @@ class TrainingPlan:
     box_factor: float = 1.0
     """Of "truncated": the attack's values lie in the box of the images made so many times as wide, about its
     middle (β of Beliaev et al., who take 100)."""
+    budget: int = 10
+    """Of "truncation_window": changed coordinates to train against, at most the layer's k; the later half of the
+    epochs trains against all of them."""
     epochs: int = 20
     """Passes over the training examples."""
     batch_size: int = 128
@@ -183,6 +187,7 @@ class TrainingPlan:
             if self.append_limit is None
             else checks.integer("append_limit", self.append_limit, 1),
             "box_factor": checks.real("box_factor", self.box_factor, 0.0, open_low=True),
+            "budget": checks.integer("budget", self.budget, 0),
             "epochs": checks.integer("epochs", self.epochs, 1),
             "batch_size": checks.integer("batch_size", self.batch_size, 1),
             "lr": checks.real("lr", self.lr, 0.0, open_low=True),

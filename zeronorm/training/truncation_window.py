@@ -14,7 +14,12 @@ from zeronorm import checks
 from zeronorm.certification.truncation_window import worst_case_logits
 
 if TYPE_CHECKING:
-    from zeronorm.training.methods import Batch, Objective
+    from zeronorm.training.methods import Batch, Objective, Setting
+
+
+def objective(setting: Setting) -> Objective:
+    """`window_loss` with the budget of the plan, which it reaches halfway."""
+    return window_loss(setting.plan.budget, setting.plan.epochs // 2)
 
 
 def window_loss(budget: int, ramp: int) -> Objective:
@@ -26,8 +31,9 @@ def window_loss(budget: int, ramp: int) -> Objective:
     checks.integer("budget", budget, 0)
     checks.integer("ramp", ramp, 0)
 
-    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         now = budget if batch.epoch > ramp else budget * (batch.epoch - 1) // ramp
-        return F.cross_entropy(worst_case_logits(model, batch.x, batch.y, now), batch.y), model(batch.x)
+        layers = getattr(model, "module", model)  # within what Fabric wraps around them
+        return F.cross_entropy(worst_case_logits(layers, batch.x, batch.y, now), batch.y), model(batch.x)
 
-    return objective
+    return loss
