@@ -1,21 +1,30 @@
 """What several processes gain, and what a thousand would.
 
-    python -m benchmarks.workers                     speed-up from 1 to 2 workers, cost of handing out a shard
-    python -m benchmarks.workers --simulate RUN      a large job on 1 to 1,000 workers, from the rows of a run
+    python -m benchmarks.workers MEASURED.json                       measure on this machine
+    python -m benchmarks.workers MEASURED.json --figure FIGURE.png   simulate a large job from it, and draw it
 
-The measurement evaluates the small CNN on MNIST (or the digits model) in this process and by one and two workers, one
-thread each, once they are up.  The simulation takes, for every example and stage, the passes that the run spent; a
-shard takes as long as its longest search has steps, each at a fixed cost, plus a cost for every example still
-searched, and workers differ in speed.  What is left after a stage is cut into shards anew, as the runner does it.
+Measured are the same evaluation and the same certification in this process, by one worker and by two, in turn and
+several times, each on one thread and once the workers are up: seconds on the clock, which suffer from whoever else uses
+the machine, and seconds of the processor, which do not; and what a shard costs the process that hands it out.
+
+The simulation takes, for every example and stage, the passes that the measured evaluation spent, with those that ran to
+a stage's end lengthened to the attacks' own 10,000.  A shard takes as long as its longest search has passes, each at
+a fixed cost, plus a cost for every example still searched; the driver takes its measured time for each shard, one after
+the other; workers differ in speed, by a tenth, and one in a hundred takes three times as long.  What is left after a
+stage is cut into shards anew, when all of the stage is done, as the runner does it.  The policies differ in that cut.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
+import json
 import os
-import statistics
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,10 +33,16 @@ import numpy as np
 import torch
 
 import zeronorm as zn
+from benchmarks.faults import command_of, descendants
 from zeronorm.evaluation.records import RunFolder
-from zeronorm.evaluation.workers import Effort, Here, Listener, Workers
+from zeronorm.evaluation.runner import cut
+from zeronorm.evaluation.workers import Effort, Listener, Workers
 
 SILENT = Listener(lambda *_: None, lambda *_: None, lambda _: None)
+FULL = 10_000  # steps and queries of the attacks by default
+
+
+# -- measurement --------------------------------------------------------------------------------------------
 
 
 class Nothing:
@@ -44,128 +59,242 @@ def no_work(model: Any, shard: Nothing, passed: Any, report: Any) -> None:
     report([], Effort(0.0, 0, 0))
 
 
-def speed_up(limit: int, steps: int, queries: int) -> None:
-    """Seconds of one evaluation by this process, one worker and two."""
+def measure(rounds: int) -> dict[str, Any]:
+    """The inputs of the simulation, and the speed-up by two."""
     torch.set_num_threads(1)
-    where, name = ("mnist", "models/mnist-sat") if "ZERONORM_DATA" in os.environ else ("digits", "digits")
-    model, data = zn.models.load(name), zn.data.load(where, "test", limit)
-    options: dict[str, Any] = {"steps": steps, "queries": queries, "batch_size": 50}
-    zn.evaluate(model, zn.data.load(where, "test", 20), zn.L0(10), **(options | {"steps": 5, "queries": 5}))
+    here = "ZERONORM_DATA" in os.environ
+    where, name = ("mnist", "models/mnist-sat") if here else ("digits", "digits")
+    steps, queries = 100, 400
+    data = zn.data.load(where, "test", 200)
+    model = zn.models.load(name)
+    size = data.x.shape[-1]
+    base = zn.models.build("small_cnn", in_channels=2, image_size=size, width=0.25).eval()
+    smoothed = zn.defenses.RandomizedAblation(base, size * size // 16)
 
-    def seconds(workers: Workers | None) -> float:
-        began = time.perf_counter()
-        zn.evaluate(model, data, zn.L0(10), workers=workers, **options)
-        return time.perf_counter() - began
-
-    alone = seconds(None)
-    print(f"{where}, {limit} images, {steps} steps, {queries} queries: {alone:.1f} s in this process")
-    for count in (1, 2):
-        with Workers(count) as workers:
-            seconds(workers)  # they import, compile and load
-            took = seconds(workers)
-        print(
-            f"{count} worker{'s' * (count > 1)}: {took:.1f} s, {alone / took:.2f} times as fast (ideal {count})"
+    def evaluate(workers: Workers | None, out: Path | None = None) -> None:
+        zn.evaluate(
+            model, data, zn.L0(10), out=out, workers=workers, steps=steps, queries=queries, batch_size=25
         )
 
+    def certify(workers: Workers | None) -> None:
+        some = zn.data.load(where, "test", 24)
+        zn.certify(smoothed, some, n0=100, n=2000, batch_size=1024, workers=workers)
 
-def cost_of_a_shard() -> None:
-    """Seconds between a shard and its result where nothing is to be done, by its size."""
-    with Workers(1) as workers:
-        workers.load(torch.nn.Identity(), torch.device("cpu"))
-        for engine, label in ((Here(), "this process"), (workers, "a worker")):
-            engine.load(torch.nn.Identity(), torch.device("cpu"))
-            for size in (1, 64, 256):
-                list(engine.map(no_work, [Nothing(size)] * 3, SILENT))
-                times = []
-                for _ in range(10):
-                    began = time.perf_counter()
-                    list(engine.map(no_work, [Nothing(size)], SILENT))
-                    times.append(time.perf_counter() - began)
-                print(
-                    f"{label}, {size} images of 3 x 224 x 224: {1000 * statistics.median(times):.1f} ms a shard"
-                )
+    measured: dict[str, Any] = {"data": where, "load": os.getloadavg()[0], "processors": os.cpu_count()}
+    with Workers(2) as two, tempfile.TemporaryDirectory() as folder:
+        evaluate(two, Path(folder))  # the workers import, compile and load, and this process compiles
+        certify(two)
+        for work in (evaluate, certify):
+            taken: dict[str, list[tuple[float, float, float]]] = {"0": [], "1": [], "2": []}
+            for _ in range(rounds):
+                for count in taken:
+                    with only(two, int(count)) as workers:
+                        taken[count].append(_seconds(lambda w=workers, f=work: f(w)))
+            measured[work.__name__] = taken
+        measured["passes"] = passes_of(Path(folder), steps, queries)
+        measured["shard"] = {str(size): cost_of_a_shard(two, size) for size in (1, 32, 128)}
+    return measured
+
+
+@contextmanager
+def only(workers: Workers, count: int) -> Iterator[Workers | None]:
+    """The first so many of the workers; None: this process."""
+    if not count:
+        yield None
+        return
+    hosts, before = workers._hosts, workers.count
+    workers._hosts, workers.count = hosts[:count], count
+    try:
+        yield workers
+    finally:
+        workers._hosts, workers.count = hosts, before
+
+
+def _seconds(do: Callable[[], None]) -> tuple[float, float, float]:
+    """On the clock, of the processor in this process, and of the processor in the busiest worker."""
+    hosts = [pid for pid in descendants(os.getpid()) if b"ray::_Inside" in command_of(pid)]
+    before = [_processor(pid) for pid in hosts]
+    began, own = time.perf_counter(), time.process_time()
+    do()
+    clock, own = time.perf_counter() - began, time.process_time() - own
+    return (
+        clock,
+        own,
+        max((_processor(pid) - start for pid, start in zip(hosts, before, strict=True)), default=0.0),
+    )
+
+
+def _processor(pid: int) -> float:
+    fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def cost_of_a_shard(workers: Workers, size: int) -> tuple[float, float]:
+    """Seconds per shard of images of 3 x 224 x 224 in which nothing is to be done: on the clock, with one under way
+    at a time, and of this process's processor."""
+    workers.load(torch.nn.Identity(), torch.device("cpu"))
+    with only(workers, 1) as one:
+        assert one is not None
+        list(one.map(no_work, [Nothing(size)] * 2, SILENT))
+        shards = [Nothing(size)] * 12
+        clock, own, _ = _seconds(lambda: list(one.map(no_work, shards, SILENT)) and None)
+    return clock / len(shards), own / len(shards)
+
+
+def passes_of(run: Path, steps: int, queries: int) -> list[list[float]]:
+    """Of each stage of a run: the passes of every example, 0 where it was not searched; those of searches that ran to
+    the stage's end as many as the attacks' own length makes of them."""
+    rows = [row for row in RunFolder(run).read_rows().to_pylist() if row["stage"] >= 0]
+    examples, stages = sorted({row["example"] for row in rows}), sorted({row["stage"] for row in rows})
+    spent = np.zeros((len(stages), len(examples)))
+    for row in rows:
+        passes = row["forwards"] + row["backwards"]
+        if row["outcome"] == "robust":
+            passes *= FULL / (queries if "rs" in row["attack"] else steps)
+        spent[stages.index(row["stage"]), examples.index(row["example"])] = passes
+    return [[float(passes) for passes in stage] for stage in spent]
+
+
+def say(measured: dict[str, Any]) -> None:
+    """The measurement as a few lines."""
+    print(f"load {measured['load']:.1f} on {measured['processors']} processors, {measured['data']}")
+    for work in ("evaluate", "certify"):
+        taken = {int(count): np.array(rounds) for count, rounds in measured[work].items()}
+        for count in (1, 2):
+            # round by round, then the middle one
+            clock = np.median(taken[0][:, 0] / taken[count][:, 0])
+            busiest = np.median(taken[0][:, 1] / (taken[count][:, 2]))
+            own = np.median(taken[count][:, 1])
+            print(
+                f"{work}, {count} worker{'s' * (count > 1)}: {clock:.2f} times as fast on the clock, "
+                f"{busiest:.2f} by the processor time of the busiest worker (ideal {count}); "
+                f"the driver's own {own:.2f} s of {np.median(taken[0][:, 1]):.1f} s"
+            )
+    for size, (clock, own) in measured["shard"].items():
+        print(
+            f"a shard of {size} images of 3 x 224 x 224: {1e3 * clock:.0f} ms from end to end, {1e3 * own:.0f} ms of "
+            "the driver's processor"
+        )
 
 
 # -- simulation ---------------------------------------------------------------------------------------------
 
+Cut = Callable[[int, int], list[int]]  # (examples, workers) -> sizes of the shards
 
-def passes_of(run: str) -> list[np.ndarray]:
-    """Of each stage of a run's largest budget: the passes of every example, 0 where it was not searched."""
-    rows = RunFolder(run).read_rows().to_pylist()
-    largest = max(row["k"] for row in rows if row["k"] is not None)
-    examples = sorted({row["example"] for row in rows})
-    stages = sorted({row["stage"] for row in rows if row["stage"] >= 0})
-    spent = np.zeros((len(stages), len(examples)))
-    place = {example: i for i, example in enumerate(examples)}
-    for row in rows:
-        if row["k"] == largest:
-            spent[row["stage"], place[row["example"]]] = row["forwards"] + row["backwards"]
-    return list(spent)
+BATCH = 256
+POLICIES: dict[str, Cut] = {
+    "256": lambda n, workers: _of(n, BATCH),
+    "16": lambda n, workers: _of(n, 16),
+    "an even share, at most 256": lambda n, workers: _of(n, max(1, min(BATCH, -(-n // workers)))),
+    "half of an even share of what is left, 16 to 256": lambda n, workers: [
+        len(shard)
+        for shard in cut(list(range(n)), BATCH, workers)  # as the runner does
+    ],
+}
+
+
+def _of(n: int, size: int) -> list[int]:
+    return [min(size, n - start) for start in range(0, n, size)]
 
 
 def simulated(
-    spent: list[np.ndarray], workers: int, size: int, step: float, each: float, hand_out: float, seed: int = 0
+    spent: list[np.ndarray],
+    workers: int,
+    cut: Cut,
+    step: float,
+    each: float,
+    hand_out: Callable[[int], float],
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Seconds of a job, and what share of the workers' time was spent on searches.
-
-    `step` and `each` are the seconds of a pass and of every example in it, `hand_out` those of the driver for a
-    shard, which it does one after the other.  Workers differ in speed by a tenth; one in a hundred takes three times
-    as long.
-    """
+    """Seconds of a job, and the share of the workers' time that one worker with shards of 256 would have needed."""
     generator = np.random.default_rng(seed)
     pace = np.exp(0.1 * generator.standard_normal(workers)) * np.where(generator.random(workers) < 0.01, 3, 1)
-    now, busy = 0.0, 0.0
+    now = 0.0
     for passes in spent:
-        free, driver = np.full(workers, now), now
-        for shard in _shards(passes[passes > 0], size):
-            worker = int(free.argmin())
-            driver = max(driver, free[worker]) + hand_out
-            work = step * shard.max() + each * shard.sum()
-            free[worker] = driver + work * pace[worker]
-            busy += work
-        now = float(free.max())
-    return now, busy / (now * workers)
-
-
-def _shards(passes: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (passes[i : i + size] for i in range(0, len(passes), size))
-
-
-def simulate(run: str, images: int, step: float, each: float, hand_out: float) -> None:
-    """Hours and share of busy time on more and more workers, for several shard sizes."""
-    measured = np.stack(passes_of(run))
-    chosen = np.random.default_rng(0).integers(measured.shape[1], size=images)
-    spent = list(measured[:, chosen])
-    sizes, counts = (16, 64, 256, 1024), (1, 2, 8, 32, 128, 512, 1000)
-    print(
-        f"{images:,} images; {step * 1e3:g} ms a pass and {each * 1e6:g} us an image, {hand_out * 1e3:g} ms a shard"
+        left = passes[passes > 0]
+        free = [(now, worker) for worker in range(workers)]
+        driver, start = now, 0
+        for size in cut(len(left), workers):
+            shard = left[start : start + size]
+            start += size
+            at, worker = heapq.heappop(free)
+            driver = max(driver, at) + hand_out(size)
+            heapq.heappush(free, (driver + pace[worker] * (step * shard.max() + each * shard.sum()), worker))
+        now = max(at for at, _ in free)
+    alone = sum(
+        step * shard.max() + each * shard.sum()
+        for passes in spent
+        if len(left := passes[passes > 0])
+        for shard in np.split(left, range(BATCH, len(left), BATCH))
     )
-    print("workers " + "".join(f"{f'shards of {size}':>22}" for size in sizes))
-    for workers in counts:
-        cells = [simulated(spent, workers, size, step, each, hand_out) for size in sizes]
-        print(f"{workers:>7} " + "".join(f"{f'{s / 3600:.2f} h, {busy:.0%} busy':>22}" for s, busy in cells))
+    return now, alone / (now * workers)
+
+
+def simulate(measured: dict[str, Any], images: int, step: float, each: float, figure: Path) -> None:
+    """Print and draw hours and share of useful time on more and more workers, by policy."""
+    passes = np.array(measured["passes"])
+    chosen = np.random.default_rng(0).integers(passes.shape[1], size=images)
+    spent = list(passes[:, chosen])
+    sizes, costs = zip(*((int(size), own) for size, (_, own) in measured["shard"].items()), strict=True)
+    slope, offset = np.polyfit(sizes, costs, 1)
+
+    def hand_out(size: int) -> float:
+        return max(0.0, float(offset + slope * size))
+
+    counts = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
+    found = {
+        label: [simulated(spent, workers, cut, step, each, hand_out) for workers in counts]
+        for label, cut in POLICIES.items()
+    }
+    print(
+        f"{images:,} images; {step * 1e3:g} ms a pass and {each * 1e6:g} us an image of it; the driver "
+        f"{offset * 1e3:.1f} ms a shard and {slope * 1e3:.2f} ms an image of it"
+    )
+    print(f"survivors by stage: {', '.join(f'{np.mean(stage > 0):.0%}' for stage in spent)}")
+    print("| Workers | " + " | ".join(POLICIES) + " |\n|---|" + "---|" * len(POLICIES))
+    for i, workers in enumerate(counts):
+        cells = [f"{found[label][i][0] / 3600:.2f} h, {found[label][i][1]:.0%}" for label in POLICIES]
+        print(f"| {workers:,} | " + " | ".join(cells) + " |")
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for (label, pairs), style in zip(found.items(), ("s:", "^:", "v--", "o-"), strict=True):
+        left.plot(counts, [seconds / 3600 for seconds, _ in pairs], style, label=label, markersize=4)
+        right.plot(counts, [100 * share for _, share in pairs], style, markersize=4)
+    one = found["256"][0][0] / 3600
+    left.plot(
+        counts, [one / workers for workers in counts], color="0.7", linewidth=1, zorder=0, label="ideal"
+    )
+    left.set(xscale="log", yscale="log", xlabel="workers", ylabel="hours")
+    right.set(xscale="log", xlabel="workers", ylabel="useful time of the workers, %", ylim=(0, 105))
+    left.legend(frameon=False, fontsize=8, title="examples in a shard", title_fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    plt.savefig(figure, dpi=150)
+    plt.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--limit", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--simulate", metavar="RUN", help="folder of a complete run")
+    parser.add_argument("measured", type=Path, metavar="MEASURED.json")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--figure", type=Path, help="simulate from MEASURED.json, and draw it here")
     parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument(
-        "--step", type=float, default=0.006, help="seconds of a pass (ResNet-50 on a GPU: about 6 ms)"
-    )
-    parser.add_argument("--each", type=float, default=0.0005, help="seconds of an image in a pass")
-    parser.add_argument("--hand-out", type=float, default=0.2, help="seconds of the driver for a shard")
+    parser.add_argument("--step", type=float, default=0.006, help="assumed: seconds of a pass, of any size")
+    parser.add_argument("--each", type=float, default=0.0005, help="assumed: seconds of an image in a pass")
     args = parser.parse_args()
-    if args.simulate:
-        simulate(args.simulate, args.images, args.step, args.each, args.hand_out)
+    if args.figure:
+        simulate(json.loads(args.measured.read_text()), args.images, args.step, args.each, args.figure)
     else:
-        cost_of_a_shard()
-        speed_up(args.limit, args.steps, args.queries)
+        measured = measure(args.rounds)
+        args.measured.write_text(json.dumps(measured))
+        say(measured)
 
 
 if __name__ == "__main__":

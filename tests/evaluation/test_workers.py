@@ -10,6 +10,7 @@ import torch
 import zeronorm as zn
 from benchmarks.faulty_models import Faulty
 from zeronorm import ArgumentError
+from zeronorm.evaluation import runner
 from zeronorm.evaluation import workers as module
 from zeronorm.evaluation.batch_search import Batch
 from zeronorm.evaluation.examples import Examples
@@ -162,6 +163,39 @@ def test_who_is_not_looked_at_is_not_taken_for_hung(monkeypatch):
 )
 def test_workers_have_cores_that_the_nodes_can_give(there, count, cores):
     assert module._cores(there, count) == cores
+
+
+@pytest.mark.parametrize(
+    ("left", "workers", "sizes"),
+    [
+        (300, 1, [256, 44]),  # as ever in one process
+        (100, 2, [25, 18, 16, 16, 16, 9]),
+        (1256, 2, [256, 250, 187, 140, 105, 79, 59, 45, 33, 25, 19, 16, 16, 16, 10]),
+        (20, 8, [2] * 10),
+        (3, 8, [1, 1, 1]),
+        (0, 4, []),
+    ],
+)
+def test_all_workers_have_work_until_the_end(left, workers, sizes):
+    shards = list(runner.cut(list(range(left)), 256, workers))
+    assert [len(shard) for shard in shards] == sizes
+    assert [place for shard in shards for place in shard] == list(range(left))
+
+
+def test_without_a_batch_size_both_have_work(cluster, digits):
+    plan = {"attack": ["sparse_pgd"], "steps": 3}
+    model, data = digits
+    shards = []
+    with Workers(2) as two:
+        map_ = two.map
+        two.map = lambda work, todo, listener: map_(
+            work, (shards.append(len(s)) or s for s in todo), listener
+        )
+        found = zn.evaluate(model, data, zn.L0(1), **plan, workers=two)
+    one = zn.evaluate(model, data, zn.L0(1), **plan)
+    key = operator.itemgetter("example", "stage", "outcome")
+    assert list(map(key, rows_of(found))) == list(map(key, rows_of(one)))
+    assert shards[:2] == [29, 22] and len(shards) > 6  # of 117 that are right as they are, in two stages
 
 
 def test_halves_are_the_whole():

@@ -63,8 +63,12 @@ def certify(
         typer.Option(help="Folder of a complete run: its votes at this alpha and bound, without a model."),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Images, ablated ones too, per pass; the result does not depend on it.")
-    ] = 1024,
+        int | None,
+        typer.Option(
+            help="Images, ablated ones too, per pass (default: 1024, fewer where workers would have none); the result "
+            "does not depend on it."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     workers: options.Workers = None,

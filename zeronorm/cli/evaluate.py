@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     steps: options.Steps = None,
     queries: options.Queries = None,
-    batch_size: options.BatchSize = 256,
+    batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
     device: options.Device = "auto",

@@ -58,7 +58,12 @@ Epsilon = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="Updates of each white-box stage (default: 10000).")]
 Queries = Annotated[int | None, typer.Option(help="Queries of each black-box stage (default: 10000).")]
-BatchSize = Annotated[int, typer.Option(help="Examples per batch; the result does not depend on it.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Examples per batch (default: 256, fewer where workers would have none); the result does not depend on it."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Names everything random.")]
 Precision = Annotated[
     str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")

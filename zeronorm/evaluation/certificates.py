@@ -35,7 +35,7 @@ from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import CertificateFolder, Row, digest_rows
 from zeronorm.evaluation.replay import device_of
-from zeronorm.evaluation.runner import describe_data, execution, open_run, pictures, tidy_up
+from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import Verification
 from zeronorm.evaluation.workers import Effort, Here, Listener, Passed, Report, Share, Workers, at_work
@@ -50,6 +50,7 @@ DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {
 }
 METHODS = ("randomized_ablation", *DETERMINISTIC)
 
+_BATCH = 1024  # inputs, or ablated images, unless said
 _PICTURES = 12  # examples whose clean input is kept for the report: most and least certified
 _PACKED = 8  # batches of ablated images to one writing of rows
 _RECOUNTED = 2  # examples whose votes `verify` casts again
@@ -73,7 +74,7 @@ def certify(
     bound: str = "half",
     looks: int = 1,
     precision: str = "float32",
-    batch_size: int = 1024,
+    batch_size: int | None = None,
     seed: int = 0,
     name: str | None = None,
     command: str | None = None,
@@ -91,7 +92,8 @@ def certify(
         retained, null, mean, std, n0, n, alpha, bound, looks, precision: of randomized ablation, see
             `RandomizedAblation` and its `certify`.
             `retained` and `null` are by default those that a model of `zeronorm train` was trained for.
-        batch_size: inputs, or ablated images, per pass; the result does not depend on it.
+        batch_size: inputs, or ablated images, per pass; the result does not depend on it.  By default 1024, or fewer
+            where some of the workers would have none otherwise.
         seed: of every random number, together with the example's id.
         name, command: how the model is called, and what started the run, for the record.
         workers: so many processes, or `Workers` that are there already, share the work; the result is the same.
@@ -104,7 +106,9 @@ def certify(
         ArgumentError: before anything is certified, for input that cannot be used.
     """
     chosen = checks.choice("method", (method or made_for(model)).replace("-", "_"), METHODS)
-    batch_size, seed = checks.integer("batch_size", batch_size, 1), checks.integer("seed", seed, 0)
+    shared = batch_size is None  # shards are for whoever there is
+    batch_size = _BATCH if batch_size is None else checks.integer("batch_size", batch_size, 1)
+    seed = checks.integer("seed", seed, 0)
     options: dict[str, Any] = {}
     of_votes = {
         "retained": retained, "null": null, "mean": mean, "std": std, "n0": n0, "n": n, "alpha": alpha, "bound": bound,
@@ -166,7 +170,7 @@ def certify(
                     session = Session(len(examples), on_progress, engine.count)
                     proving = _Proving(options, seed, batch_size)
                     with noted(session, folder, run) as note:
-                        rows = _go_on(engine, proving, examples, folder, rows, session, note)
+                        rows = _go_on(engine, proving, examples, folder, rows, session, note, shared)
                 _finish(folder, run, rows, examples)
             elif folder.journal.exists() or not folder.page.exists():
                 tidy_up(folder)
@@ -377,6 +381,7 @@ def _go_on(
     rows: list[Row],
     session: Session,
     note: Callable[[], None],
+    shared: bool,
 ) -> list[Row]:
     """Everything that has no row yet."""
     rows = list(rows)
@@ -402,7 +407,7 @@ def _go_on(
         session.faults.append(what)
         note()
 
-    shards = (examples.at(left[start : start + together]) for start in range(0, len(left), together))
+    shards = (examples.at(some) for some in cut(left, together, engine.count if shared else 1))
     for _ in engine.map(proving, shards, Listener(passed, written, fault)):
         pass
     return rows

@@ -89,7 +89,7 @@ def compare(
     steps: int | None = None,
     queries: int | None = None,
     curve: bool = False,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     precision: str = "float32",
     command: str | None = None,

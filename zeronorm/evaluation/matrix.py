@@ -77,7 +77,7 @@ def matrix(
     votes: int = 100,
     n: int = 1000,
     alpha: float = 0.05,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     sources: Mapping[str, str] | None = None,
     command: str | None = None,

@@ -47,6 +47,8 @@ from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.workers import Effort, Here, Listener, Share, Workers, at_work
 from zeronorm.threat_model import L0, Linf
 
+_BATCH = 256  # examples, unless said
+_LEAST = 16  # in a shard, unless there are too few for that: a pass costs something however small it is
 _PICTURES = 48  # examples whose clean input is kept for the report
 
 
@@ -61,7 +63,7 @@ def evaluate(
     steps: int | None = None,
     queries: int | None = None,
     curve: bool = False,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     precision: str = "float32",
     name: str | None = None,
@@ -85,7 +87,8 @@ def evaluate(
         steps, queries: length of each white-box and black-box stage; the attacks' own by default.
         curve: search, for each example, the smallest number of changes up to `threat.k`: robust accuracy at
             every budget from one run.
-        batch_size: examples per batch; the result does not depend on it.
+        batch_size: examples per batch; the result does not depend on it.  By default 256, or fewer where some of
+            the workers would have none otherwise.
         seed: of every random number, together with the example's id.
         precision: "float32", or "bfloat16" for faster passes during the search; verdicts are float32 always.
         name, command: how the model is called, and what started the run, for the record.
@@ -101,7 +104,7 @@ def evaluate(
     dataset = as_dataset(data)
     threats = resolve_threats(threat, curve, dataset.x[:1])
     checks.model(model)
-    batch_size = checks.integer("batch_size", batch_size, 1)
+    batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
     seed = checks.integer("seed", seed, 0)
     checks.choice("precision", precision, ("float32", "bfloat16"))
     checks.evaluation_mode(model)
@@ -143,7 +146,7 @@ def evaluate(
             if run["status"] != "complete":
                 ledger = Ledger(examples, folder, rows)
                 with at_work(workers, model, x.device) as engine:
-                    run["execution"] = execution(x.device, batch_size) | {"workers": engine.count}
+                    run["execution"] = execution(x.device, batch_size or _BATCH) | {"workers": engine.count}
                     session = Session(len(examples), on_progress, engine.count)
                     with noted(session, folder, run) as note:
                         _Runner(
@@ -169,7 +172,7 @@ class _Runner:
         ledger: Ledger,
         session: Session,
         note: Callable[[], None],
-        batch_size: int,
+        batch_size: int | None,
         seed: int,
         precision: str,
         engine: Here | Workers,
@@ -217,7 +220,7 @@ class _Runner:
                 self._search(self.threats[0].with_k(k), stage, left, sparser=True)
 
     def _predict_clean(self) -> None:
-        for batch in _batches(list(range(len(self.examples))), self.batch_size):
+        for batch in cut(list(range(len(self.examples))), self.batch_size or _BATCH, 1):
             fresh = [i for i in batch if not self.ledger.has(i, None, CLEAN)]
             if not fresh:
                 continue
@@ -250,9 +253,11 @@ class _Runner:
         A batch that was interrupted is done again as a whole: the last bits of a model's answer may depend on
         the place in the batch, and a search on its last bits.
         """
+        # batches that were asked for are those of one process, to the last bit
+        workers = self.engine.count if self.batch_size is None else 1
         todo = [
             batch
-            for batch in _batches(left, self.batch_size)
+            for batch in cut(left, self.batch_size or _BATCH, workers)
             if not all(self.ledger.has(i, threat.k, stage.index) for i in batch)
         ]
         done = len(left) - sum(map(len, todo))
@@ -400,8 +405,15 @@ def _k(threat: L0) -> int:
     return threat.k
 
 
-def _batches(todo: list[int], size: int) -> Iterator[list[int]]:
-    return (todo[i : i + size] for i in range(0, len(todo), size))
+def cut(todo: list[int], size: int, workers: int) -> Iterator[list[int]]:
+    """Shards of `size`; for several workers, each half of everybody's share of what is left, `size` at most, so that
+    all have work until the end (Polychronopoulos & Kuck, "Guided self-scheduling", 1987; the simulation in
+    `benchmarks.workers` says what it gains)."""
+    least = min(_LEAST, max(1, len(todo) // workers))
+    while todo:
+        now = size if workers == 1 else min(size, max(least, len(todo) // (2 * workers)))
+        yield todo[:now]
+        todo = todo[now:]
 
 
 def execution(device: torch.device, batch_size: int) -> dict[str, Any]:
