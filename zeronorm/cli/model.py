@@ -40,11 +40,13 @@ def resolve_model(name: str, device: torch.device) -> Model:
     The callable is a model, a class of models, or a function: without arguments it returns the model, with one
     it is the model.
     """
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name) and not Path(name).exists():
-        model = _imported(name)
-    else:
-        model = models.load(name)
+    model = _imported(name) if is_code(name) else models.load(name)
     return model.to(device).eval() if isinstance(model, nn.Module) else model
+
+
+def is_code(name: str) -> bool:
+    """Whether `name` is a `package.module:callable`, whose code runs when it is resolved."""
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not Path(name).exists()
 
 
 def _imported(name: str) -> Any:

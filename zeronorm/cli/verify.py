@@ -19,6 +19,10 @@ def verify(
     model: Annotated[str | None, typer.Option(help="The model, if it is now called otherwise.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set, if it is now called otherwise.")] = None,
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Import the package.module:callable that the run names as its model."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
@@ -43,10 +47,15 @@ def verify(
         raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.model import is_code, resolve_device, resolve_model
 
     where = resolve_device(device)
     names = dict.fromkeys(model or record["plan"]["model"]["name"] for record in records)
+    if model is None and not trust and (code := next(filter(is_code, names), None)):
+        raise ArgumentError(
+            f"model: the run names {code!r}, code that would be imported and run; if you trust it, say so with --trust"
+            f"{'' if runs else f', or with --model {code}'}"
+        )
     given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
     with _named("model", next(iter(names)), given and model is None):
         networks = {name: resolve_model(name, where) for name in names}
