@@ -5,8 +5,13 @@ Apart from `checks`, so that reading records needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BY_MODEL = "raised by the model"
 
@@ -28,3 +33,31 @@ def blaming_model() -> Iterator[None]:
     except Exception as error:
         error.add_note(BY_MODEL)
         raise
+
+
+@contextmanager
+def reading(place: object) -> Iterator[None]:
+    """Within, records are put together that anyone may have written: what does not fit is one `ArgumentError`.
+
+    Their readers check what they can name; a file has more ways to be wrong than that.
+    """
+    try:
+        yield
+    except (ArgumentError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if BY_MODEL in getattr(error, "__notes__", ()):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ArgumentError(f"run: the records in {place} do not fit together ({said})") from error
+
+
+def reads_records(function: Callable[P, T]) -> Callable[P, T]:
+    """A function of a folder of records, `reading` while it works."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        with reading(args[0] if args else next(iter(kwargs.values()), None)):
+            return function(*args, **kwargs)
+
+    return guarded

@@ -16,6 +16,8 @@ import filelock
 
 from zeronorm.errors import ArgumentError
 
+_DEEPEST = 40  # levels of a JSON file
+
 _log = logging.getLogger("zeronorm")
 
 STALLED_SECONDS = 10.0  # after which a write that has not come back is spoken of
@@ -72,6 +74,32 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The content of a JSON file that anyone may have written.
+
+    **Raises:** `ValueError` for whatever is wrong with it: no JSON, NaN, or nested deeper than any file of ours.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    layer = [content]
+    for _ in range(_DEEPEST):
+        layer = [
+            part
+            for whole in layer
+            if isinstance(whole, dict | list)
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+        ]
+        if not layer:
+            return content
+    raise ValueError("nested too deeply")
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
 def json_lines(text: str, damaged: Callable[[int, str], str]) -> list[dict[str, Any]]:
     """The rows of a text, one in JSON on each line, without a last line that a crash cut off.
 
@@ -81,7 +109,7 @@ def json_lines(text: str, damaged: Callable[[int, str], str]) -> list[dict[str, 
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             if number < len(lines):
                 raise ArgumentError(damaged(number, line)) from None

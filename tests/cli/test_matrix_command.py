@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from zeronorm import models
 from zeronorm.cli.recipes import recipes
@@ -54,6 +55,20 @@ def test_models_of_ones_own(zeronorm, tmp_path):
     site = zeronorm("report", tmp_path / "m", "--site", tmp_path / "site")
     assert site.status == 0 and "2 models against 1 attack," in (tmp_path / "site/index.html").read_text()
     assert "/attacks/report.html" not in (tmp_path / "site/m.html").read_text()  # not of the site
+
+
+def test_code_that_a_matrix_names_is_not_imported_unasked(zeronorm, tmp_path):
+    two = ("--model", "digits", "--model", "digits-robust", "--attack", "sparse_rs", "--queries", 3)
+    assert zeronorm("matrix", *SEARCH[:-6], *two, "--out", tmp_path / "m").status == 0
+    path = tmp_path / "m/matrix.json"
+    record = json.loads(path.read_text())
+    record["models"][0]["source"] = "antigravity:geohash"
+    path.write_text(json.dumps(record))
+    said = zeronorm("verify", tmp_path / "m")
+    assert said.status == 2 and "--trust" in said.err and "antigravity" not in sys.modules
+    path.write_text(json.dumps(record | {"models": [{**record["models"][1], "attacks": "../elsewhere"}]}))
+    said = zeronorm("report", tmp_path / "m", "--html", tmp_path / "page.html")
+    assert said.status == 2 and "within" in said.err
 
 
 def test_bad_input(zeronorm, tmp_path):

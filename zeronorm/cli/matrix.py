@@ -15,7 +15,7 @@ from zeronorm.cli import options
 from zeronorm.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from zeronorm.data import Dataset
+    from zeronorm.data import Dataset, Stream
 
 _ATTACKS = "sparse_pgd,sparse_pgd:gradient=projected,sigma_zero,guided_exchange,sparse_rs,sparse_autoattack"
 
@@ -57,7 +57,7 @@ def matrix(
         int, typer.Option(help="Length of the plain training; the others' are in proportion.")
     ] = 20,
     train_limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
-    batch_size: options.BatchSize = 256,
+    batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -95,7 +95,7 @@ def matrix(
     sources = _named(model or [])
     where = resolve_device(device)
     networks = {name: resolve_model(source, where) for name, source in sources.items()}
-    dataset = zn.data.load(data, split, limit)
+    dataset = options.dataset(data, split, limit)
     if defense is not None or not sources:
         withstand = checks.integer(
             "train_k", sorted(budgets)[len(budgets) // 2] if train_k is None else train_k, 1
@@ -151,7 +151,7 @@ def _named(models: list[str]) -> dict[str, str]:
 def _trained(
     folder: Path,
     data: str,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     asked: str | None,
     k: int,
     epochs: int,

@@ -47,11 +47,14 @@ def resolve_model(name: str, device: torch.device) -> Model:
         from zeronorm import integrations
 
         model: Any = getattr(integrations, _LIBRARIES[library])(called)
-    elif re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name) and not Path(name).exists():
-        model = _imported(name)
     else:
-        model = models.load(name)
+        model = _imported(name) if is_code(name) else models.load(name)
     return model.to(device).eval() if isinstance(model, nn.Module) else model
+
+
+def is_code(name: str) -> bool:
+    """Whether `name` is a `package.module:callable`, whose code runs when it is resolved."""
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not Path(name).exists()
 
 
 def _imported(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,10 @@ def verify(
     model: Annotated[str | None, typer.Option(help="The model, if it is now called otherwise.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set, if it is now called otherwise.")] = None,
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Import the package.module:callable that the run names as its model."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
@@ -39,7 +43,7 @@ def verify(
     if matrix is not None:
         if model is not None:
             raise ArgumentError("model: a matrix names its models; verify one of its runs with another name")
-        _told(*_matrix_verified(run, matrix, data, split, device), run, json_)
+        _told(*_matrix_verified(run, matrix, data, split, device, trust), run, json_)
         return
     comparison = ComparisonFolder(run)
     runs = [comparison.run(part["path"]) for part in comparison.read()["runs"]] if comparison.exists() else []
@@ -58,6 +62,8 @@ def verify(
 
     where = resolve_device(device)
     names = dict.fromkeys(model or record["plan"]["model"]["name"] for record in records)
+    if model is None and not trust:
+        _refuse_code(names, "" if runs else ", or with --model {}")
     given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
     with _named("model", next(iter(names)), given and model is None):
         networks = {name: resolve_model(name, where) for name in names}
@@ -74,7 +80,7 @@ def verify(
 
 
 def _matrix_verified(
-    run: Path, record: dict[str, Any], data: str | None, split: str | None, device: str
+    run: Path, record: dict[str, Any], data: str | None, split: str | None, device: str, trust: bool
 ) -> tuple[Verification, str]:
     """What was checked of a matrix, and in words."""
     import zeronorm as zn
@@ -82,13 +88,26 @@ def _matrix_verified(
 
     where, plan = resolve_device(device), record["plan"]["data"]
     networks = {}
+    if not trust:
+        _refuse_code([entry["source"] or "" for entry in record["models"]])
     for entry in record["models"]:
         with _named("model", entry["name"], entry["source"] is None):
             networks[entry["name"]] = resolve_model(entry["source"] or entry["name"], where)
     with _named("data", plan["name"], record.get("command") is None and data is None):
-        dataset = zn.data.load(data or plan["name"], split or plan.get("split", "test"), plan["n"])
+        dataset = options.dataset(data or plan["name"], split or plan.get("split", "test"), plan["n"])
     result = zn.verify_matrix(run, networks, dataset)
     return result, f"of {len(networks)} models, certificates among them, {_searched(result)}"
+
+
+def _refuse_code(names: Iterable[str], otherwise: str = "") -> None:
+    """Records may come from anyone: what they name is not imported unasked."""
+    from zeronorm.cli.model import is_code
+
+    if (code := next(filter(is_code, names), None)) is not None:
+        raise ArgumentError(
+            f"model: the run names {code!r}, code that would be imported and run; if you trust it, say so with --trust"
+            f"{otherwise.format(code)}"
+        )
 
 
 def _searched(result: Verification) -> str:

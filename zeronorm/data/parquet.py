@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from zeronorm.data.dataset import one_line
 from zeronorm.data.preparation import Preparation
 from zeronorm.data.stream import Stream
 from zeronorm.errors import ArgumentError
+from zeronorm.files import parse_json
 
 _IMAGE = ("image", "img")
 _LABEL = ("label", "fine_label", "labels")  # fine before coarse
@@ -211,7 +211,7 @@ def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """The names kept by the Hugging Face `datasets` library beside the schema, if any."""
     try:
-        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]
+        feature = parse_json(schema.metadata[b"huggingface"])["info"]["features"][label]
         return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError):
         return None

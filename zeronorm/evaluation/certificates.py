@@ -29,7 +29,7 @@ from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz
 from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes, votes_at_looks
 from zeronorm.certification.truncation_window import certify_truncated
 from zeronorm.defenses import RandomizedAblation
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.certification import Certification
 from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
 from zeronorm.evaluation.plan import digest
@@ -177,6 +177,7 @@ def certify(
         return Certification(folder, keep=temporary.pop_all())
 
 
+@reads_records
 def recertify(
     run: str | Path,
     out: str | Path,
@@ -221,6 +222,7 @@ def recertify(
     return Certification(folder)
 
 
+@reads_records
 def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verification:
     """Check every claim of a complete run of certificates.
 

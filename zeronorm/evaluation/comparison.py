@@ -20,7 +20,7 @@ from typing import Any
 from zeronorm import report
 from zeronorm.attacks.search import Model
 from zeronorm.data import Dataset, Stream
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.comparison_plan import Attacks, check_comparison, named_attacks, named_models
 from zeronorm.evaluation.examples import DataLike, as_dataset
 from zeronorm.evaluation.plan import resolve_threats
@@ -157,6 +157,7 @@ def compare(
         return Comparison(folder.path, keep=temporary.pop_all())
 
 
+@reads_records
 def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data: DataLike) -> Verification:
     """Check every claim of a complete comparison: each of its runs, what was carried over, and the figures.
 

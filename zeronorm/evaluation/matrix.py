@@ -21,7 +21,7 @@ from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.search import Model, evaluation_mode
 from zeronorm.data import Dataset, Stream
 from zeronorm.defenses import RandomizedAblation
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.certificates import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
 from zeronorm.evaluation.comparison import compare, folder_name, verify_comparison
 from zeronorm.evaluation.comparison_plan import Attacks, named_attacks, named_models, unfit_attacks
@@ -174,6 +174,7 @@ def defended(model: Model, votes: int) -> Model:
     ).eval()
 
 
+@reads_records
 def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -> Verification:
     """Check every claim of a complete matrix: all searches and all certificates of every model.
 

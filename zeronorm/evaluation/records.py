@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import awaited, locked, replace_files
+from zeronorm.files import awaited, locked, parse_json, replace_files
 
 Row = dict[str, Any]  # one row, by the names of ROWS
 
@@ -122,7 +122,7 @@ class RunFolder:
     def read_run(self) -> dict[str, Any]:
         """The content of run.json; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            run = json.loads(self.run_json.read_text())
+            run = parse_json(self.run_json.read_bytes())
         except FileNotFoundError:
             raise ArgumentError(
                 f"run: expected the folder of a run, found no run.json in {self.path}"
@@ -221,8 +221,16 @@ class RunFolder:
                 raise ArgumentError(
                     f"run: line {number} of {self.journal} is damaged (its checksum does not match)"
                 )
-            rows.append(dict.fromkeys(self.schema.names) | json.loads(body))
-        return rows
+            try:
+                rows.append(parse_json(body))
+            except ValueError as error:
+                raise ArgumentError(f"run: line {number} of {self.journal} is damaged: {error}") from None
+        try:  # whoever writes a line can write its checksum
+            return pa.Table.from_pylist(rows, schema=self.schema).to_pylist()
+        except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise ArgumentError(
+                f"run: {self.journal} is damaged or holds no rows: {_first_line(error)}"
+            ) from None
 
 
 class CertificateFolder(RunFolder):
@@ -234,7 +242,7 @@ class CertificateFolder(RunFolder):
     def holds_certificates(self) -> bool:
         """Whether that is what the folder holds, rather than a search."""
         try:
-            return bool(json.loads(self.run_json.read_text()).get("format") == self.format)
+            return bool(parse_json(self.run_json.read_bytes()).get("format") == self.format)
         except (OSError, ValueError, AttributeError):
             return False
 
@@ -258,7 +266,7 @@ class ComparisonFolder:
     def read(self) -> dict[str, Any]:
         """The content of comparison.json; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            comparison = json.loads(self.comparison_json.read_text())
+            comparison = parse_json(self.comparison_json.read_bytes())
         except (ValueError, OSError) as error:
             raise ArgumentError(f"comparison: {self.comparison_json} cannot be read: {error}") from None
         found = comparison.get("format") if isinstance(comparison, dict) else type(comparison).__name__
@@ -313,7 +321,7 @@ class MatrixFolder:
     def read(self) -> dict[str, Any]:
         """The content of matrix.json; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            found = json.loads(self.matrix_json.read_text())
+            found = parse_json(self.matrix_json.read_bytes())
         except (ValueError, OSError) as error:
             raise ArgumentError(f"matrix: {self.matrix_json} cannot be read: {error}") from None
         if not isinstance(found, dict) or found.get("format") != MATRIX_FORMAT:

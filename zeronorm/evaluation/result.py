@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from zeronorm import report
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation.records import RunFolder
 from zeronorm.report.tables import Share
 
@@ -93,7 +93,8 @@ class Evaluation(RunResult):
 
     def __init__(self, run: str | Path | RunFolder, keep: ExitStack | None = None) -> None:
         super().__init__(run if isinstance(run, RunFolder) else RunFolder(run), keep)
-        self.summary = report.summarise(self._folder.read_run(), self._folder.read_rows())
+        with reading(self._folder.path):
+            self.summary = report.summarise(self._folder.read_run(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:

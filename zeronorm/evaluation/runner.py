@@ -27,7 +27,7 @@ import zeronorm
 from zeronorm import checks, models, report
 from zeronorm.attacks.search import Model
 from zeronorm.data import Dataset, Stream
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batch_search import Batch, Search
 from zeronorm.evaluation.examples import DataLike, Source, as_dataset
@@ -144,7 +144,8 @@ def evaluate(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                ledger = Ledger(examples, folder, rows)
+                with reading(folder.path):
+                    ledger = Ledger(examples, folder, rows)
                 with at_work(workers, model, x.device) as engine:
                     run["execution"] = execution(x.device, batch_size or _BATCH) | {"workers": engine.count}
                     session = Session(len(examples), on_progress, engine.count)

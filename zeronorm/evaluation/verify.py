@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zeronorm import distances, models
 from zeronorm.attacks.search import Model
+from zeronorm.errors import reads_records
 from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.records import RunFolder, digest_rows
@@ -47,6 +48,7 @@ class Verification:
         return self.ok
 
 
+@reads_records
 def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     """Check every claim of a complete run against the model and the data it names.
 

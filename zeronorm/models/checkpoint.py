@@ -9,6 +9,7 @@ Weights are never unpickled: a `.pt` file that holds more than plain tensors is 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -26,12 +27,14 @@ from torch import Tensor, nn
 
 import zeronorm
 from zeronorm.errors import ArgumentError
-from zeronorm.files import replace_files
+from zeronorm.files import parse_json, replace_files
 from zeronorm.models.black_box import BlackBox
-from zeronorm.models.classifier import ARCHITECTURES, Classifier, build
+from zeronorm.models.classifier import ARCHITECTURES, Classifier, build, sides
 
 FORMAT = "zeronorm-model/1"
 WEIGHTS, SIDECAR = "model.safetensors", "model.json"
+_LARGEST, _LARGEST_UNSEEN = 1 << 20, 1 << 10  # whole numbers among a network's arguments
+_MUCH = 1 << 26  # weights, a quarter of a gigabyte
 RELEASED = Path(__file__).parent / "released"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -158,7 +161,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's model.json; `ArgumentError` if missing, damaged or of another format."""
     path = folder / SIDECAR
     try:
-        sidecar = json.loads(path.read_text())
+        sidecar = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ArgumentError(
             f"model: expected the folder of a checkpoint, found no {SIDECAR} in {folder}"
@@ -179,17 +182,46 @@ def _size(model: nn.Module) -> int:
 
 def _load_folder(folder: Path) -> Classifier:
     sidecar = read_sidecar(folder)
+    weights = _read_safetensors(folder / WEIGHTS)
+    architecture, arguments = str(sidecar.get("architecture")), sidecar.get("arguments", {})
     try:
-        model = build(str(sidecar.get("architecture")), **sidecar.get("arguments", {}))
-    except (ArgumentError, TypeError) as error:
-        raise ArgumentError(f"model: {folder / SIDECAR} is damaged: {error}") from None
-    _fit(model, _read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
+        _check_size(architecture, arguments, sum(tensor.numel() for tensor in weights.values()))
+        model = build(architecture, **arguments)
+    except Exception as error:  # whatever arguments of a stranger lead a constructor to
+        raise ArgumentError(f"model: {folder / SIDECAR} is damaged: {_first_line(error)}") from None
+    _fit(model, weights, folder / WEIGHTS)
     if digest(model) != sidecar.get("digest"):
         raise ArgumentError(
             f"model: {folder} is damaged: expected weights of digest {sidecar.get('digest')}, got {digest(model)}"
         )
     model.facts = sidecar
     return model.eval()
+
+
+def _check_size(architecture: str, arguments: Mapping[str, Any], entries: int) -> None:
+    """`ArgumentError` for arguments of a large network, beside the weights of a smaller one, before it takes memory."""
+    if architecture not in ARCHITECTURES:
+        return
+    constructor = ARCHITECTURES[architecture]
+    own = {name: arguments[name] for name in inspect.signature(constructor).parameters if name in arguments}
+    if "image_size" in own:
+        own["image_size"] = sides(own["image_size"])
+    numbers = [n for value in own.values() for n in (value if isinstance(value, list | tuple) else [value])]
+    largest = max((n for n in numbers if isinstance(n, int)), default=0)
+    if largest > _LARGEST:
+        raise ArgumentError(f"arguments: expected none above {_LARGEST}, got {largest}")
+    # it lists the pairs of classes, and has rows for each
+    pairs = own.get("classes", 2) ** 2 if architecture == "l0_lipschitz" else 0
+    try:
+        with torch.device("meta"):  # takes no memory
+            network = constructor(**own) if pairs < _MUCH else None
+    except NotImplementedError:  # a constructor that looks at values, which there are none of
+        if largest > _LARGEST_UNSEEN:
+            raise ArgumentError(f"arguments: expected none above {_LARGEST_UNSEEN}, got {largest}") from None
+        return
+    size = pairs if network is None else sum(tensor.numel() for tensor in network.state_dict().values())
+    if size > max(_MUCH, 2 * entries):
+        raise ArgumentError(f"arguments: expected a network of {entries} weights, got one of {size}")
 
 
 def _load_weights(path: Path, architecture: str | None, arguments: dict[str, Any]) -> Classifier:

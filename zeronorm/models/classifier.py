@@ -66,7 +66,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.architecture, self.arguments, self.facts = architecture, arguments, {}
         self.normalize, self.network = normalize, network
-        self._input_shape = (arguments["in_channels"], *_sides(arguments["image_size"]))
+        self._input_shape = (arguments["in_channels"], *sides(arguments["image_size"]))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, in_channels, height, width)` to logits `(b, classes)`."""
@@ -125,7 +125,7 @@ def build(
     made = bound.arguments
     made["in_channels"] = checks.integer("in_channels", made["in_channels"], 1)
     made["classes"] = checks.integer("classes", made["classes"], 2)
-    made["image_size"] = _sides(made["image_size"])
+    made["image_size"] = sides(made["image_size"])
     normalize = _normalize(mean, std, made["in_channels"])
     if front_end is not None:
         normalize = nn.Sequential(sparsifies := _front_end(front_end, architecture, made), normalize)
@@ -146,7 +146,8 @@ def build(
     return Classifier(architecture, dict(made), normalize, network)
 
 
-def _sides(image_size: Any) -> tuple[int, int]:
+def sides(image_size: Any) -> tuple[int, int]:
+    """Height and width, of one side or of both."""
     sides = [image_size, image_size] if hasattr(image_size, "__index__") else image_size
     if not isinstance(sides, Sequence) or isinstance(sides, str) or len(sides) != 2:
         raise ArgumentError(f"image_size: expected one side or (height, width), got {image_size!r}")

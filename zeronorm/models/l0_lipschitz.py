@@ -89,7 +89,8 @@ class L0Lipschitz(nn.Module):
         self.register_buffer("tables", torch.zeros(patches**2, rows, inputs, dtype=torch.int8))
         self.register_buffer("offsets", torch.zeros(patches**2, rows, dtype=torch.int32))
         self.register_buffer("thresholds", torch.tensor(levels, dtype=torch.float64), persistent=False)
-        opposite = torch.tensor([pairs.index((c, y)) for y, c in pairs])
+        place = {pair: i for i, pair in enumerate(pairs)}
+        opposite = torch.tensor([place[c, y] for y, c in pairs])
         self.register_buffer("opposite", opposite, persistent=False)
 
     def forward(self, x: Float[Tensor, "b c i w"]) -> Float[Tensor, "b j"]:

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.files import replace_files
 from zeronorm.report import gallery, matrix, plots, sparsity, training
@@ -67,6 +67,7 @@ class Section:
     provenance: list[tuple[str, list[str]]]
 
 
+@reads_records
 def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     """Write the report of one or several run folders to the file `out`; returns its path.
 

@@ -37,6 +37,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "plan.attack.name": str,
     "plan.attack.stages": list,
 }
+_MOST = 1 << 24  # budget of a run: there is a place for each k below in its curve
 _COLUMNS = ["example", "label", "k", "stage", "outcome", "distance", "prediction", "forwards", "backwards"]
 
 
@@ -319,8 +320,10 @@ def check_run(run: Mapping[str, Any]) -> None:
             names = " or ".join(k.__name__ for k in kinds)
             raise ArgumentError(f"run: expected {path} in run.json to be {names}, got {value!r}")
     budgets, stages = run["plan"]["threat"]["budgets"], run["plan"]["attack"]["stages"]
-    if not budgets or not all(isinstance(k, int) and k >= 0 for k in budgets):
-        raise ArgumentError(f"run: expected plan.threat.budgets in run.json to be integers, got {budgets!r}")
+    if not budgets or not all(isinstance(k, int) and 0 <= k <= _MOST for k in budgets):
+        raise ArgumentError(
+            f"run: expected plan.threat.budgets in run.json to be integers, none above {_MOST}, got {budgets!r}"
+        )
     if not all(isinstance(stage, Mapping) and isinstance(stage.get("name"), str) for stage in stages):
         raise ArgumentError("run: expected plan.attack.stages in run.json to be named, got some without")
 
