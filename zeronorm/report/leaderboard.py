@@ -112,7 +112,7 @@ def result_of(run: str | os.PathLike[str], about: Mapping[str, str] | None = Non
         "n": summary.n,
         "clean": summary.clean_accuracy.count,
         "robust": {str(k): summary.robust_accuracy[k].count for k in summary.budgets},
-        "warnings": [f["code"] for f in record["diagnosis"] if f["level"] == "warning"],
+        "warnings": list(dict.fromkeys(f["code"] for f in record["diagnosis"] if f["level"] == "warning")),
         "command": record.get("command"),
         "versions": record.get("versions", {}),
         "plan_digest": record["plan_digest"],
