@@ -29,7 +29,14 @@ def test_links_lead_somewhere():
     assert len(found) >= 12
     for page, link in found:
         assert not link.startswith("http"), f"{page.name}: {link}"
-        assert (page.parent / link).exists(), f"{page.name}: {link}"
+        path, _, heading = link.partition("#")
+        target = page.parent / path
+        assert target.exists(), f"{page.name}: {link}"
+        said = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
+        assert heading in [
+            "",
+            *(re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in said),
+        ], link
 
 
 def test_pages_are_readable():
