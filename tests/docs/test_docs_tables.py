@@ -42,7 +42,8 @@ def test_links_lead_somewhere():
 def test_pages_are_readable():
     for page in [*PAGES, ROOT / "CITATION.cff"]:
         text = page.read_text()
-        assert max(map(len, text.splitlines())) <= 125, page.name
+        for line in text.splitlines():  # the row of a table cannot be broken
+            assert len(line) <= (170 if line.startswith("|") else 125), f"{page.name}: {line}"
         assert "/work" not in text and "/home" not in text, page.name
 
 
