@@ -26,7 +26,8 @@ def fill(docname: str, text: str) -> str:
     if docname == INDEX:
         text += "".join(_toctree(some, title) for title, some in parts().items() if some)
     if docname in CHAPTERS:
-        text += _toctree([page for page in pages() if page != docname and page.startswith(CHAPTERS[docname])])
+        below = [page for page in pages() if page != docname and page.startswith(CHAPTERS[docname])]
+        text += _toctree(dict.fromkeys(below, ""))
     if docname == PAPERS:
         text = re.sub(
             NAMED, lambda named: f"{{py:obj}}`{named[1]}.py:{named[2]} <{public(*named.groups())}>`", text
@@ -94,19 +95,20 @@ def inside() -> str:
     return "```{eval-rst}\n" + "\n".join(lines) + "```"
 
 
-def parts() -> dict[str, list[str]]:
-    """The parts of docs/index.md and the pages each links to; those that it does not link to at the end."""
+def parts() -> dict[str, dict[str, str]]:
+    """The parts of docs/index.md, each with the pages it links to and what it calls them; then those it leaves out."""
     text = (ROOT / f"{INDEX}.md").read_text()
     found = {
-        title: [
-            (ROOT / "docs" / link).resolve().relative_to(ROOT).with_suffix("").as_posix()
-            for link in re.findall(r"^- \[[^]]+\]\(([^)]+\.md)\)", body, re.MULTILINE)
-        ]
+        title: {
+            (ROOT / "docs" / link).resolve().relative_to(ROOT).with_suffix("").as_posix(): called
+            for called, link in re.findall(r"^- \[([^]]+)\]\(([^)]+\.md)\)", body, re.MULTILINE)
+        }
         for title, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE)
     }
-    listed = {INDEX, *(page for some in found.values() for page in some)}
+    listed = {INDEX}.union(*found.values())
     inside = tuple(CHAPTERS.values())
-    return found | {"More": [page for page in pages() if page not in listed and not page.startswith(inside)]}
+    rest = [page for page in pages() if page not in listed and not page.startswith(inside)]
+    return found | {"More": dict.fromkeys(rest, "")}
 
 
 def pages() -> list[str]:
@@ -115,7 +117,8 @@ def pages() -> list[str]:
     return [page.relative_to(ROOT).with_suffix("").as_posix() for page in found]
 
 
-def _toctree(names: list[str], caption: str = "") -> str:
-    """A hidden table of contents: what the sidebar shows."""
+def _toctree(entries: dict[str, str], caption: str = "") -> str:
+    """A hidden table of contents, what the sidebar shows: pages, and what they are called unless by their title."""
     options = ":hidden:\n" + (f":caption: {caption}\n" if caption else "")
-    return "\n\n```{toctree}\n" + options + "\n" + "\n".join(f"/{name}" for name in names) + "\n```\n"
+    lines = [f"{called} </{page}>" if called else f"/{page}" for page, called in entries.items()]
+    return "\n\n```{toctree}\n" + options + "\n" + "\n".join(lines) + "\n```\n"

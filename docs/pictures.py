@@ -52,26 +52,27 @@ def digit() -> list[float]:
 
 
 CHANGED = (19, 29, 44)  # three pixels of the digit
+SEED = 4  # of looks of which about as many see a change as of all
 
 
 def bounds() -> str:
     """Where a certificate and a search end, on the scale of changed pixels."""
-    scale = lambda k: 40 + 44 * k  # noqa: E731
-    parts = [box(scale(0), 62, 44 * 5, 20, PALE), box(scale(9), 62, 44 * 4, 20, "#f5d8cf")]
+    scale = lambda k: 20 + 28 * k  # noqa: E731
+    parts = [box(scale(0), 62, 28 * 5, 20, PALE), box(scale(9), 62, 28 * 4, 20, "#f5d8cf")]
     parts += [f'<path d="M{scale(0)} 82H{scale(13)}" stroke="{INK}" fill="none"/>']
     for k in range(14):
         parts += [f'<path d="M{scale(k)} 82v5" stroke="{INK}"/>', text(scale(k), 102, str(k), SOFT, "middle")]
     parts += [
         f'<path d="M{scale(5)} 50v32" stroke="{BLUE}" stroke-width="2"/>',
         f'<path d="M{scale(9)} 50v32" stroke="{RED}" stroke-width="2"/>',
-        text(scale(5), 42, "certified radius: 5", BLUE, "end", "600"),
-        text(scale(9), 42, "a search broke it with 9", RED, "start", "600"),
-        text(scale(2.5), 77, "proved: nothing breaks it", BLUE, "middle"),
+        text(scale(5), 42, "proved up to 5", BLUE, "end", "600"),
+        text(scale(9), 42, "broken with 9", RED, "start", "600"),
+        text(scale(2.5), 77, "nothing breaks it", BLUE, "middle"),
         text(scale(7), 77, "nobody knows", SOFT, "middle"),
         text(scale(11), 77, "broken", RED, "middle"),
         text(scale(6.5), 124, "changed pixels", SOFT, "middle"),
     ]
-    return svg(652, 136, "A certificate is a lower bound, a search an upper one", parts)
+    return svg(404, 136, "A certificate is a lower bound, a search an upper one", parts)
 
 
 def ablation() -> str:
@@ -82,18 +83,17 @@ def ablation() -> str:
     from zeronorm.seeding import Streams
 
     pixels, retained = digit(), 12
-    parts = [*image(12, 34, lambda p: grey(pixels[p]), CHANGED), text(12, 22, "three changed pixels", RED)]
-    keys = Streams(3, torch.arange(5), "picture").uniform(0, SIDE * SIDE)
-    for i, shown in enumerate(keys.topk(retained, dim=1).indices.tolist()):
-        x, seen = 170 + 124 * i, [p for p in CHANGED if p in shown]
-        parts += image(x, 34, lambda p, shown=shown: grey(pixels[p]) if p in shown else PALE, seen)
-        said, colour = (f"sees {len(seen)} of them", RED) if seen else ("votes as before", BLUE)
-        parts.append(text(x, 166, said, colour))
     share = 100 * float(share_touched(SIDE * SIDE, retained)[len(CHANGED)])
-    parts.append(
-        text(170, 22, f"random looks, {retained} of 64 pixels each: at most {share:.1f} % see a change")
-    )
-    return svg(800, 180, "Few changed pixels touch few of the looks", parts)
+    parts = [text(12, 20, f"three changed pixels, and five random looks at {retained} of 64:")]
+    parts += [text(12, 38, f"at most {share:.1f} % of all looks see a change")]
+    parts += [*image(12, 52, lambda p: grey(pixels[p]), CHANGED), text(12, 182, "the image", SOFT)]
+    looks = Streams(SEED, torch.arange(5), "picture").uniform(0, SIDE * SIDE).topk(retained, dim=1).indices
+    for i, shown in enumerate(looks.tolist(), start=1):
+        x, y, seen = 12 + 130 * (i % 3), 52 + 150 * (i // 3), [p for p in CHANGED if p in shown]
+        parts += image(x, y, lambda p, shown=shown: grey(pixels[p]) if p in shown else PALE, seen)
+        said, colour = (f"sees {len(seen)} of them", RED) if seen else ("votes as before", BLUE)
+        parts.append(text(x, y + 130, said, colour))
+    return svg(404, 346, "Few changed pixels touch few of the looks", parts)
 
 
 def groups() -> str:
@@ -105,20 +105,18 @@ def groups() -> str:
     pixels, changed = digit(), 29
     group = lambda p: (p // SIDE % 4) * 4 + p % 4  # noqa: E731
     mine = [p for p in range(64) if group(p) == group(changed)]
-    parts = [
-        text(12, 22, "the changed pixel, and its group"),
-        *image(12, 34, lambda p: grey(pixels[p]), [changed]),
-    ]
-    parts += image(142, 34, lambda p: RED if p == changed else "#eab5a6" if p in mine else PALE)
+    parts = [text(12, 20, "a changed pixel, and its group of four")]
+    parts += image(12, 32, lambda p: grey(pixels[p]), [changed])
+    parts += image(142, 32, lambda p: RED if p == changed else "#eab5a6" if p in mine else PALE)
     votes = [12, 4]
     radius = int(partition_radius(torch.tensor([votes]))[0])
     for row, (label, n, colour) in enumerate([("for “2”", votes[0], BLUE), ("for “8”", votes[1], SOFT)]):
-        parts.append(text(300, 60 + 36 * row, f"{n} votes {label}", colour))
-        parts += [box(420 + 20 * i, 46 + 36 * row, 16, 18, colour) for i in range(n)]
+        parts.append(text(12, 182 + 30 * row, f"{n} votes {label}", colour))
+        parts += [box(122 + 20 * i, 169 + 30 * row, 16, 18, colour) for i in range(n)]
     parts.append(
-        text(300, 136, f"one pixel moves one vote: {radius} pixels cannot turn {votes[0]} : {votes[1]}", INK)
+        text(12, 246, f"one pixel moves one vote: {radius} pixels cannot turn {votes[0]} : {votes[1]}")
     )
-    return svg(700, 160, "A changed pixel is in one group and moves one vote", parts)
+    return svg(404, 262, "A changed pixel is in one group and moves one vote", parts)
 
 
 def window() -> str:
@@ -128,25 +126,20 @@ def window() -> str:
     from zeronorm.certification import truncated_range
 
     products, k = [9.0, 7.0, 6.0, 4.0, 3.0, 1.0, -1.0, -3.0, -4.0, -8.0], 2
-    w = torch.ones(1, len(products))
-    least, greatest = (float(v) for v in truncated_range(w, torch.tensor([products]), k, 1))
+    least, greatest = (float(v) for v in truncated_range(torch.ones(1, 10), torch.tensor([products]), k, 1))
     worst = [*products[1:], -30.0]
+    assert sum(worst[k:-k]) == least
     parts = []
     for side, (said, terms) in enumerate([("as it is", products), ("the largest sent far down", worst)]):
-        x0 = 20 + 380 * side
-        kept = sum(terms[k:-k])
-        parts.append(text(x0, 22, f"{said}: the window sums to {kept:g}"))
+        y0 = 96 + 190 * side
+        parts.append(text(20, y0 - 74, f"{said}: what is kept sums to {sum(terms[k:-k]):g}"))
         for i, value in enumerate(terms):
-            drawn = max(value, -11.0)
-            colour = BLUE if k <= i < len(terms) - k else "#c9cdd2"
-            colour = RED if value == -30.0 else colour
-            parts.append(box(x0 + 34 * i, 130 - max(drawn, 0) * 9, 26, abs(drawn) * 9, colour))
-        parts.append(f'<path d="M{x0} 130h340" stroke="{INK}"/>')
-    assert sum(worst[k:-k]) == least
-    parts.append(
-        text(20, 258, f"whatever one product becomes, the sum stays between {least:g} and {greatest:g}")
-    )
-    return svg(780, 272, "A change moves the window of kept products by one place", parts)
+            high = min(abs(value), 12.0) * 7
+            colour = RED if value == -30.0 else BLUE if k <= i < len(terms) - k else "#c9cdd2"
+            parts.append(box(20 + 34 * i, y0 - high if value > 0 else y0, 26, high, colour))
+        parts.append(f'<path d="M20 {y0}h340" stroke="{INK}"/>')
+    parts.append(text(20, 396, f"whatever one product becomes, the sum is in {least:g} ... {greatest:g}"))
+    return svg(404, 410, "A change moves the window of kept products by one place", parts)
 
 
 def lipschitz() -> str:
@@ -156,11 +149,11 @@ def lipschitz() -> str:
         left = margin - 2 * row
         parts.append(text(20, 55 + 30 * row, f"{row} changed" if row else "unchanged", SOFT))
         parts += [
-            box(120 + 26 * i, 41 + 30 * row, 24, 18, BLUE if i < left else "#f5d8cf") for i in range(margin)
+            box(96 + 18 * i, 41 + 30 * row, 16, 18, BLUE if i < left else "#f5d8cf") for i in range(margin)
         ]
-        parts.append(text(425, 55 + 30 * row, f"at least {left} left" if row else "", BLUE))
-    parts.append(text(20, 240, "after 5 something is left: radius 5, in one pass, of whole numbers"))
-    return svg(560, 256, "The margin is the certificate", parts)
+        parts.append(text(304, 55 + 30 * row, f"at least {left} left" if row else "", BLUE))
+    parts.append(text(20, 240, "after 5 something is left: radius 5"))
+    return svg(404, 256, "The margin is the certificate", parts)
 
 
 PICTURES: dict[str, Callable[[], str]] = {

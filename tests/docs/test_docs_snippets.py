@@ -24,6 +24,11 @@ def test_there_are_snippets():
     assert len(SNIPPETS["truncation.md"]) == 2
     assert len(SNIPPETS["front-ends.md"]) == 2
     assert len(SNIPPETS["integrations.md"]) == 5
+    assert len(SNIPPETS["matrix.md"]) == 1
+    assert len(SNIPPETS["start.md"]) == 1
+    assert len(SNIPPETS["choosing-a-defence.md"]) == 1
+    assert len(SNIPPETS["certificates-explained.md"]) == 4
+    assert len(SNIPPETS["adding.md"]) == 4
 
 
 @pytest.mark.parametrize("name", [name for name, snippets in SNIPPETS.items() if snippets])

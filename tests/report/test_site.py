@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from browser import Browser
 
 import zeronorm as zn
 from zeronorm.cli.main import run as command
@@ -121,3 +123,28 @@ def test_what_cannot_be_written_is_said(runs, tmp_path):
 def test_from_the_command_line(runs, tmp_path, capsys):
     assert command(["report", str(runs["list"].path), "--site", str(tmp_path / "public")]) == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'public/index.html'}\n"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium and chromedriver"
+)
+def test_in_a_browser_it_fits_and_leads_on(every_kind, tmp_path):
+    index = write_site(every_kind, tmp_path / "site")
+    browser = Browser(tmp_path / "profile")
+    try:
+        for width in (390, 1440):
+            browser.open(index, width, 900)
+            assert browser.run("return document.documentElement.scrollWidth") == width
+        for number in range(len(every_kind)):
+            browser.open(index, 1440, 900)
+            assert browser.run("return document.querySelector('.num div, .num') !== null")
+            browser.run(f"document.querySelectorAll('th a')[{number}].click()")
+            for _ in range(50):
+                if browser.run("return document.querySelector('.kicker a') !== null"):
+                    break
+                time.sleep(0.1)
+            assert browser.run("return document.querySelector('.kicker a').textContent") == "All runs"
+        assert not browser.console()
+    finally:
+        browser.close()
