@@ -21,6 +21,10 @@ from zeronorm.cli.main import app
 README = commands(ROOT / "README.md")
 ZERONORM = [words for page in PAGES for words in commands(page) if words[0] == "zeronorm"]
 SMALL = {
+    "matrix": [
+        *("--limit", "4", "--steps", "2", "--queries", "4", "--epochs", "1", "--train-limit", "60"),
+        *("--defense", "plain,l0_lipschitz", "--attack", "sparse_rs"),
+    ],
     "evaluate": ["--limit", "8", "--steps", "8", "--queries", "16"],
     "compare": ["--limit", "8", "--steps", "8", "--queries", "16"],
     "train": ["--epochs", "1", "--limit", "40"],
@@ -64,7 +68,7 @@ def test_a_readers_session(tmp_path):
     example = _example()
     again = next(words for words in README if "--json" in words)
     words = [*quickstarts, *(words for words in README if words[0] == "zeronorm"), again]
-    words += [[*example, "--out", "runs/example"], ["zeronorm", "verify", "runs/example"]]
+    words += [[*example, "--out", "runs/example"], ["zeronorm", "verify", "runs/example", "--trust"]]
     words += [[*example, "--out", "runs/quickstart"]]
     asked = [[verb, *rest, *SMALL.get(verb, [])] for _, verb, *rest in words]
     said = session(asked, tmp_path, ZERONORM_DATA=str(tmp_path), PYTHONPATH=str(ROOT))
