@@ -118,9 +118,12 @@ MODELS = {
 }
 
 OPTIONS = {
-    "threat a number": ({"threat": 3}, "threat: expected an L0 threat model or several, got int"),
-    "threat a norm": ({"threat": zn.L2(0.1)}, "threat: expected an L0 threat model or several, got L2"),
-    "no threat": ({"threat": []}, "threat: expected an L0 threat model or several, got list"),
+    "threat a number": ({"threat": 3}, "threat: expected an L0 threat model, several, or an Linf, got int"),
+    "threat a norm": (
+        {"threat": zn.L2(0.1)},
+        "threat: expected an L0 threat model, several, or an Linf, got L2",
+    ),
+    "no threat": ({"threat": []}, "threat: expected an L0 threat model, several, or an Linf, got list"),
     "no budget": ({"threat": zn.L0(None)}, "threat: expected a budget k, got None"),
     "k twice": ({"threat": [zn.L0(1), zn.L0(1)]}, r"k: expected different budgets, got \[1, 1\]"),
     "k of all and more": (

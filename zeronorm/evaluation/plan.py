@@ -74,7 +74,7 @@ def resolve_threats(threat: L0 | Linf | Sequence[L0], curve: bool, x: Tensor) ->
     threats = list(threat) if isinstance(threat, Sequence) else [threat]
     if not threats or not all(isinstance(t, L0) for t in threats):
         raise ArgumentError(
-            f"threat: expected an L0 threat model or several, or an Linf, got {type(threat).__name__}"
+            f"threat: expected an L0 threat model, several, or an Linf, got {type(threat).__name__}"
         )
     budgets = [t.k for t in threats]
     if None in budgets:
