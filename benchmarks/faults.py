@@ -67,8 +67,9 @@ def rows_of(out: Path) -> list[Row]:
 
 
 def faults_of(out: Path) -> str:
-    first, *more = RunFolder(out).read_run()["sessions"][-1].get("faults", [""])
-    return f"{first} (and {len(more)} more)" if more else str(first)
+    first, *more = RunFolder(out).read_run()["sessions"][-1].get("faults", [": "])
+    said = str(first).partition(": ")[2]  # of which stage
+    return f"{said} ({len(more)} more)" if more else said
 
 
 # -- faults -------------------------------------------------------------------------------------------------
@@ -187,17 +188,17 @@ FAULTS: dict[str, tuple[str, Callable[[Path], Outcome]]] = {
     "nothing": ("nothing", nothing),
     "killed": ("a worker is killed in a search", worker("dies")),
     "hangs": ("a worker hangs (patience 15 s)", worker("hangs", 15.0)),
-    "memory": ("batches of more than 20 do not fit into memory", worker("fills_memory")),
+    "memory": ("more than 20 do not fit into memory", worker("fills_memory")),
     "node": ("one of two nodes is removed", node),
     "last-node": ("the only node is removed", last_node),
     "driver": ("the process that was started is killed", driver),
     "full-disk": ("the disk is full", full_disk),
-    "stalled-folder": ("a write takes 4 s (said after 1 s)", stalled_folder),
+    "stalled-folder": ("a write takes 4 s, told after 1 s", stalled_folder),
 }
 
 
 def compared(expected: list[Row], found: list[Row], *, bitwise: bool = True) -> str:
-    """How the rows of a run differ from those of an undisturbed one."""
+    """How the rows of a run differ from those of an undisturbed one: how many are lost, doubled and different."""
     name = ("example", "k", "stage")
     wanted, got = ([tuple(row[part] for part in name) for row in rows] for rows in (expected, found))
     twice = sum(count - 1 for count in Counter(got).values())
@@ -209,7 +210,7 @@ def compared(expected: list[Row], found: list[Row], *, bitwise: bool = True) -> 
         for key, row in zip(wanted, expected, strict=True)
         if key in kept
     )
-    return f"{len(got)} rows: {lost} lost, {twice} doubled, {other} different"
+    return f"{lost} / {twice} / {other} of {len(got)}"
 
 
 # -- means to an end ----------------------------------------------------------------------------------------
@@ -334,7 +335,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         expected = rows_of(evaluated(zn.models.load("digits"), Path(folder) / "alone").run)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
-    print("| Fault | Seconds | What the run says | Outcome |\n|---|---|---|---|")
+    print("| Fault | Seconds | What the run says | Lost / doubled / different |\n|---|---|---|---|")
     for name in asked:
         title, fault = FAULTS[name]
         with tempfile.TemporaryDirectory() as folder:

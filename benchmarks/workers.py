@@ -1,7 +1,7 @@
 """What several processes gain, and what a thousand would.
 
     python -m benchmarks.workers MEASURED.json                       measure on this machine
-    python -m benchmarks.workers MEASURED.json --figure FIGURE.png   simulate a large job from it, and draw it
+    python -m benchmarks.workers MEASURED.json --figure FIGURE.svg   simulate a large job from it, and draw it
 
 Measured are the same evaluation and the same certification in this process, by one worker and by two, in turn and
 several times, each on one thread and once the workers are up: seconds on the clock, which suffer from whoever else uses
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import os
 import tempfile
 import time
@@ -256,26 +257,59 @@ def simulate(measured: dict[str, Any], images: int, step: float, each: float, fi
         cells = [f"{found[label][i][0] / 3600:.2f} h, {found[label][i][1]:.0%}" for label in POLICIES]
         print(f"| {workers:,} | " + " | ".join(cells) + " |")
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for (label, pairs), style in zip(found.items(), ("s:", "^:", "v--", "o-"), strict=True):
-        left.plot(counts, [seconds / 3600 for seconds, _ in pairs], style, label=label, markersize=4)
-        right.plot(counts, [100 * share for _, share in pairs], style, markersize=4)
     one = found["256"][0][0] / 3600
-    left.plot(
-        counts, [one / workers for workers in counts], color="0.7", linewidth=1, zorder=0, label="ideal"
+    curves = {label: [seconds / 3600 for seconds, _ in pairs] for label, pairs in found.items()}
+    figure.write_text(drawn(counts, curves, [one / workers for workers in counts]))
+
+
+COLOURS = ("#b45309", "#64748b", "#7c3aed", "#0369a1")
+
+
+def drawn(counts: list[int], curves: dict[str, list[float]], ideal: list[float]) -> str:
+    """Hours against workers as SVG, both on logarithmic axes."""
+    left, top, width, height, high, decades = 60, 20, 420, 300, math.ceil(math.log10(ideal[0])), 4
+
+    def point(workers: float, hours: float) -> str:
+        x = left + width * math.log10(workers) / 3
+        return f"{x:.1f},{top + height * (high - math.log10(hours)) / decades:.1f}"
+
+    def line(hours: list[float], colour: str, wide: float, dashes: str = "") -> str:
+        points = " ".join(point(*pair) for pair in zip(counts, hours, strict=True))
+        return (
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{wide}" '
+            f'stroke-dasharray="{dashes}"/>'
+        )
+
+    parts = [f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#cbd5e1"/>']
+    for decade in range(decades + 1):
+        y = top + height * decade / decades
+        parts.append(f'<path d="M{left},{y}h{width}" stroke="#e2e8f0"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{10 ** (high - decade):g}</text>')
+    for decade in range(4):
+        x = left + width * decade / 3
+        parts.append(f'<path d="M{x},{top}v{height}" stroke="#e2e8f0"/>')
+        parts.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{10**decade:,}</text>')
+    parts.append(f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">workers</text>')
+    parts.append(
+        f'<text transform="translate(16,{top + height / 2}) rotate(-90)" text-anchor="middle">hours</text>'
     )
-    left.set(xscale="log", yscale="log", xlabel="workers", ylabel="hours")
-    right.set(xscale="log", xlabel="workers", ylabel="useful time of the workers, %", ylim=(0, 105))
-    left.legend(frameon=False, fontsize=8, title="examples in a shard", title_fontsize=8)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    plt.savefig(figure, dpi=150)
-    plt.close()
+    parts.append(line(ideal, "#94a3b8", 1, "4 3"))
+    parts += [line(hours, colour, 2) for hours, colour in zip(curves.values(), COLOURS, strict=True)]
+    legend = [("ideal", "#94a3b8"), *zip(curves, COLOURS, strict=True)]
+    for i, (label, colour) in enumerate(legend):
+        y = top + height + 62 + 18 * i
+        dashes = "" if i else "4 3"
+        parts.append(
+            f'<path d="M{left},{y - 4}h22" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"/>'
+        )
+        parts.append(
+            f'<text x="{left + 30}" y="{y}">{"ideal" if not i else "examples in a shard: " + label}</text>'
+        )
+    size = f"{left + width + 30} {top + height + 62 + 18 * len(legend)}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" font-family="sans-serif" font-size="12" '
+        f'fill="#334155"><rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+    )
 
 
 def main() -> None:

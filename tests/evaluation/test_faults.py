@@ -33,13 +33,13 @@ def expected(tmp_path_factory):
 @pytest.mark.parametrize("name", SAID)
 def test_a_fault_costs_no_row(expected, tmp_path, name):
     outcome = faults.FAULTS[name][1](tmp_path)
-    assert faults.compared(expected, outcome.rows) == f"{len(expected)} rows: 0 lost, 0 doubled, 0 different"
+    assert faults.compared(expected, outcome.rows) == f"0 / 0 / 0 of {len(expected)}"
     assert SAID[name] in outcome.said
 
 
 def test_a_comparison_of_rows_sees_what_is_lost_doubled_or_other():
     rows = [{"example": i, "k": 1, "stage": 0, "outcome": "broken", "margin": 0.5} for i in range(4)]
-    assert faults.compared(rows, rows) == "4 rows: 0 lost, 0 doubled, 0 different"
+    assert faults.compared(rows, rows) == "0 / 0 / 0 of 4"
     found = [rows[0], rows[0], rows[1] | {"margin": 0.6}, rows[2] | {"outcome": "robust"}]
-    assert faults.compared(rows, found) == "4 rows: 1 lost, 1 doubled, 2 different"
-    assert faults.compared(rows, found, bitwise=False) == "4 rows: 1 lost, 1 doubled, 1 different"
+    assert faults.compared(rows, found) == "1 / 1 / 2 of 4"
+    assert faults.compared(rows, found, bitwise=False) == "1 / 1 / 1 of 4"

@@ -26,7 +26,7 @@ QUICK = {"attack": ["sparse_pgd", "sparse_rs"], "steps": 20, "queries": 40, "bat
 @pytest.fixture(scope="module")
 def cluster():
     """Ray on this machine, for all tests of the file."""
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
@@ -232,6 +232,20 @@ class TestRefusals:
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         with pytest.raises(ArgumentError, match=f"ray: no cluster can be reached at {address}: .*({why})"):
             Workers(1, address).__enter__()
+
+    def test_a_cluster_of_another_ray(self, monkeypatch):
+        from ray._private.utils import check_version_info
+
+        def refuse(*_, **__):
+            check_version_info({"ray_version": "2.0.0", "python_version": "3.8.1"}, "here")
+
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "init", refuse)
+        with pytest.raises(
+            ArgumentError, match=r"ray: auto: Version mismatch: .* Ray: 2.0.0 Python: 3.8.1 "
+        ) as said:
+            Workers(1, "auto").__enter__()
+        assert "\n" not in str(said.value) and f"Ray: {ray.__version__}" in str(said.value)
 
     def test_more_gpus_than_there_are(self, cluster, digits):
         with Workers(3) as three, pytest.raises(ArgumentError, match="workers: expected at most 0, the GPUs"):

@@ -232,9 +232,12 @@ class Workers:
             cores = max(os.cpu_count() or 1, self.count)
             options |= {"num_cpus": cores, "include_dashboard": False}
         try:
-            self._ray.init(self.address, **options)
+            # "local": never one that somebody else has started here
+            self._ray.init(self.address or "local", **options)
         except Exception as error:  # of many kinds, by way of connecting
             where = "this machine" if self.address is None else self.address
+            if "version mismatch" in str(error).lower():
+                raise ArgumentError(f"ray: {where}: {' '.join(str(error).split())}") from None
             raise ArgumentError(f"ray: no cluster can be reached at {where}: {_said(error)}") from None
 
     def _start(self) -> _Host:
