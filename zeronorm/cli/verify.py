@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from zeronorm.cli import options
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reading
 
 
 def verify(
@@ -47,10 +47,14 @@ def verify(
         raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
     import zeronorm as zn
+    from zeronorm import checks
     from zeronorm.cli.model import is_code, resolve_device, resolve_model
 
     where = resolve_device(device)
-    names = dict.fromkeys(model or record["plan"]["model"]["name"] for record in records)
+    with reading(run):
+        names = dict.fromkeys(model or str(record["plan"]["model"]["name"]) for record in records)
+        called = data or str(plan["data"]["name"])
+        part = split or plan["data"].get("split", "test"), checks.integer("plan.data.n", plan["data"]["n"], 1)
     if model is None and not trust and (code := next(filter(is_code, names), None)):
         raise ArgumentError(
             f"model: the run names {code!r}, code that would be imported and run; if you trust it, say so with --trust"
@@ -59,9 +63,8 @@ def verify(
     given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
     with _named("model", next(iter(names)), given and model is None):
         networks = {name: resolve_model(name, where) for name in names}
-    called = data or plan["data"]["name"]
     with _named("data", called, given and data is None):
-        dataset = options.dataset(called, split or plan["data"].get("split", "test"), plan["data"]["n"])
+        dataset = options.dataset(called, *part)
     first = next(iter(networks.values()))
     if certificates:
         result = zn.verify_certificates(run, first, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -123,6 +124,7 @@ def _write(page: str, target: Path) -> Path:
     return target
 
 
+@functools.cache  # compiling the templates takes longer than filling them in
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
