@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 import jaxtyping
 import pytest
 from small_runs import dataset, greedy, network, registered
-
-from zeronorm.report import html
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _templates_are_compiled_once():
-    """Every run writes its page, and these tests make hundreds."""
-    compile_them = html.environment
-    html.environment = functools.cache(compile_them)
-    yield
-    html.environment = compile_them
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zeronorm.cli import options
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reading
 
 if TYPE_CHECKING:
     from zeronorm.evaluation.verify import Verification
@@ -58,18 +58,21 @@ def verify(
         raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
     import zeronorm as zn
+    from zeronorm import checks
     from zeronorm.cli.model import resolve_device, resolve_model
 
     where = resolve_device(device)
-    names = dict.fromkeys(model or record["plan"]["model"]["name"] for record in records)
+    with reading(run):
+        names = dict.fromkeys(model or str(record["plan"]["model"]["name"]) for record in records)
+        called = data or str(plan["data"]["name"])
+        part = split or plan["data"].get("split", "test"), checks.integer("plan.data.n", plan["data"]["n"], 1)
     if model is None and not trust:
         _refuse_code(names, "" if runs else ", or with --model {}")
     given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
     with _named("model", next(iter(names)), given and model is None):
         networks = {name: resolve_model(name, where) for name in names}
-    called = data or plan["data"]["name"]
     with _named("data", called, given and data is None):
-        dataset = options.dataset(called, split or plan["data"].get("split", "test"), plan["data"]["n"])
+        dataset = options.dataset(called, *part)
     first = next(iter(networks.values()))
     if certificates:
         result = zn.verify_certificates(run, first, dataset)
@@ -84,17 +87,22 @@ def _matrix_verified(
 ) -> tuple[Verification, str]:
     """What was checked of a matrix, and in words."""
     import zeronorm as zn
+    from zeronorm import checks
     from zeronorm.cli.model import resolve_device, resolve_model
 
-    where, plan = resolve_device(device), record["plan"]["data"]
+    where = resolve_device(device)
+    with reading(run):
+        plan = record["plan"]["data"]
+        called = data or str(plan["name"])
+        part = split or plan.get("split", "test"), checks.integer("plan.data.n", plan["n"], 1)
     networks = {}
     if not trust:
         _refuse_code([entry["source"] or "" for entry in record["models"]])
     for entry in record["models"]:
         with _named("model", entry["name"], entry["source"] is None):
             networks[entry["name"]] = resolve_model(entry["source"] or entry["name"], where)
-    with _named("data", plan["name"], record.get("command") is None and data is None):
-        dataset = options.dataset(data or plan["name"], split or plan.get("split", "test"), plan["n"])
+    with _named("data", called, record.get("command") is None and data is None):
+        dataset = options.dataset(called, *part)
     result = zn.verify_matrix(run, networks, dataset)
     return result, f"of {len(networks)} models, certificates among them, {_searched(result)}"
 

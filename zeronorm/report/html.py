@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -165,6 +166,7 @@ def _write(text: str, target: Path) -> Path:
     return target
 
 
+@functools.cache  # compiling the templates takes longer than filling them in
 def environment() -> jinja2.Environment:
     """Where templates are found, and what they may call; all text is escaped."""
     environment = jinja2.Environment(
