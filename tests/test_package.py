@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -31,7 +32,7 @@ ARROWS = {
         "data", "models", "defenses", "attacks", "certification", "theory", "metrics", "report",
     },
     "report": {"metrics"},
-    "integrations": {"data", "models", "defenses", "attacks", "certification", "evaluation"},
+    "integrations": {"data", "models", "attacks", "evaluation", "report"},
 }  # fmt: skip
 ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 HEAVY = {"torch", "lightning_fabric", "sklearn", "scipy", "huggingface_hub", "datasets"}
@@ -215,6 +216,15 @@ def test_every_module_imports_and_says_what_it_is(path):
         except zeronorm.ArgumentError as error:
             pytest.skip(str(error))  # an extra that is not installed
     assert module.__doc__
+
+
+def test_extras_that_messages_name_exist():
+    extras = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set()
+    for path in FILES:
+        named |= set(re.findall(r"require\([^()]*?, \"(\w+)\"\)", path.read_text()))
+        named |= set(re.findall(r"zeronorm\[(\w+)\]", path.read_text()))
+    assert {"integrations", "vision", "onnx", "mlflow", "ray"} <= named <= set(extras)
 
 
 def test_the_version_is_said_once():

@@ -23,7 +23,7 @@ def test_there_are_snippets():
     assert len(SNIPPETS["certificates.md"]) == 2
     assert len(SNIPPETS["truncation.md"]) == 2
     assert len(SNIPPETS["front-ends.md"]) == 2
-    assert len(SNIPPETS["integrations.md"]) == 5
+    assert len(SNIPPETS["integrations.md"]) == 6
     assert len(SNIPPETS["matrix.md"]) == 1
     assert len(SNIPPETS["start.md"]) == 1
     assert len(SNIPPETS["choosing-a-defence.md"]) == 1

@@ -13,7 +13,7 @@ import zeronorm as zn
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "integrations" in str(item.path):
+        if item.path.parent.name == "integrations":
             # deprecations inside other libraries are not ours to fix
             item.add_marker(pytest.mark.filterwarnings("default"))
 

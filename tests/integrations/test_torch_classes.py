@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_what_is_no_input():
     x = torch.rand(3, 1, 4, 4)
     with pytest.raises(ArgumentError, match=r"expected inputs of shape .* from Wrong, got Tensor, NoneType"):
         from_torch_class(Wrong)(lambda x: x.flatten(1), x, torch.zeros(3, dtype=torch.int64), zn.L0(1))
+
+
+def test_it_goes_to_other_processes(model, x, y):
+    attack = from_torch_class(Corner, pixels=3)
+    there = pickle.loads(pickle.dumps(attack))
+    assert there.__name__ == attack.__name__ == "test_torch_classes Corner(pixels=3)"
+    assert torch.equal(there(model, x, y, zn.L0(3)), attack(model, x, y, zn.L0(3)))
 
 
 def test_nothing_to_attack(model, x, y):

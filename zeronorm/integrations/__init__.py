@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zeronorm.integrations.hub import HubClassifier as HubClassifier
     from zeronorm.integrations.mlflow import log_to_mlflow as log_to_mlflow
     from zeronorm.integrations.onnx import from_onnx as from_onnx
+    from zeronorm.integrations.robustbench import benchmark as benchmark
+    from zeronorm.integrations.robustbench import load_model as load_model
     from zeronorm.integrations.timm import from_timm as from_timm
     from zeronorm.integrations.torch_classes import from_torch_class as from_torch_class
     from zeronorm.integrations.transformers import from_transformers as from_transformers
@@ -28,12 +30,14 @@ _HOMES = {
     "ArtAttack": "art",
     "AutoAttack": "autoattack",
     "HubClassifier": "hub",
+    "benchmark": "robustbench",
     "from_art": "art",
     "from_foolbox": "foolbox",
     "from_onnx": "onnx",
     "from_timm": "timm",
     "from_torch_class": "torch_classes",
     "from_transformers": "transformers",
+    "load_model": "robustbench",
     "log_to_mlflow": "mlflow",
     "to_foolbox": "foolbox",
 }

@@ -119,7 +119,20 @@ def from_art(attack: type, *, labels: bool = True, **options: Any) -> ForeignAtt
     as `SaliencyMapMethod`, that take any for classes to reach and choose these themselves without.
     """
 
-    def attempt(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+    return _Theirs(attack, labels, options)
+
+
+class _Theirs(ForeignAttack):
+    library = "art"
+
+    def __init__(self, attack: type, labels: bool, options: dict[str, Any]) -> None:
+        self.labels = labels
+        super().__init__(attack, **options)
+
+    def told(self) -> dict[str, Any]:
+        return ({} if self.labels else {"labels": False}) | self.options
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         with torch.no_grad():
             classes = model(x).shape[1]
         shape, clip_values = tuple(x.shape[1:]), box(threat)
@@ -140,10 +153,9 @@ def from_art(attack: type, *, labels: bool = True, **options: Any) -> ForeignAtt
             classifier = _estimators.BlackBoxClassifierNeuralNetwork(
                 predict, input_shape=shape, nb_classes=classes, clip_values=clip_values
             )
-        given = nn.functional.one_hot(y, classes).cpu().numpy() if labels else None
-        return torch.from_numpy(attack(classifier, **options).generate(x=x.cpu().numpy(), y=given))
-
-    return ForeignAttack("art", attack, options, attempt)
+        given = nn.functional.one_hot(y, classes).cpu().numpy() if self.labels else None
+        found = self.made_of(classifier, **self.options).generate(x=x.cpu().numpy(), y=given)
+        return torch.from_numpy(found)
 
 
 def _model_of(estimator: Any) -> Model:

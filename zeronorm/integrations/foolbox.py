@@ -46,16 +46,26 @@ def from_foolbox(attack: type, *, epsilon: float | None = None, **options: Any) 
     the ε of an ℓ∞ run or the k of a sparse one; `epsilon` says another.
     """
 
-    def attempt(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        one = attack(**options)
+    return _Theirs(attack, epsilon, options)
+
+
+class _Theirs(ForeignAttack):
+    library = "foolbox"
+
+    def __init__(self, attack: type, epsilon: float | None, options: dict[str, Any]) -> None:
+        self.epsilon = epsilon
+        super().__init__(attack, **options)
+
+    def told(self) -> dict[str, Any]:
+        return ({} if self.epsilon is None else {"epsilon": self.epsilon}) | self.options
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        one = self.made_of(**self.options)
         budget = None
         if not isinstance(one, foolbox.attacks.base.MinimizationAttack):
-            budget = _epsilon_of(one, threat, x) if epsilon is None else epsilon
+            budget = _epsilon_of(one, threat, x) if self.epsilon is None else self.epsilon
         wrapped = foolbox.PyTorchModel(model, bounds=box(threat), device=x.device)
         return one(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=budget)[0]
-
-    said = options if epsilon is None else {"epsilon": epsilon} | options
-    return ForeignAttack("foolbox", attack, said, attempt)
 
 
 def _epsilon_of(attack: Any, threat: Threat, x: Tensor) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,20 +22,29 @@ from zeronorm.projections import onto_l0_box
 from zeronorm.threat_model import L0, L2, Linf
 
 Threat = L0 | Linf | L2
-Attempt = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
 
 
 class ForeignAttack:
-    """An attack of another library.
+    """An attack of another library: a class of theirs, `made_of`, and the arguments to make one with.
 
     Its result is brought into the threat model: where it changed too much, the changes that matter most in
     squared distance stay.  Its class and options are its name in the record of a run.
     """
 
-    def __init__(self, library: str, made_of: type, options: dict[str, Any], attempt: Attempt) -> None:
-        said = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        self.__name__ = f"{library} {made_of.__name__}({said})"
-        self._attempt = attempt
+    library: str
+
+    def __init__(self, made_of: type, **options: Any) -> None:
+        self.made_of, self.options = made_of, options
+        said = ", ".join(f"{name}={value!r}" for name, value in self.told().items())
+        self.__name__ = f"{self.library} {made_of.__name__}({said})"
+
+    def told(self) -> dict[str, Any]:
+        """What tells it from others of its class."""
+        return self.options
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """What the other library finds."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -54,7 +63,7 @@ class ForeignAttack:
             return x.clone()
         module = model if isinstance(model, nn.Module) else Called(model)
         with drawing(seed, checks.identifiers(ids, x)), torch.inference_mode(False), torch.enable_grad():
-            found = self._attempt(module, x.clone(), y, threat)
+            found = self.attempt(module, x.clone(), y, threat)
         return into(threat, x, found.detach().to(x))
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ def from_timm(name: str, *, pretrained: bool = True, **options: Any) -> Classifi
     `name`, `pretrained` and `options` are those of `timm.create_model`; mean, standard deviation and size come
     from the model's configuration (`timm.data.resolve_data_config`).
     """
-    timm = require("timm", "integrations")
+    timm = require("timm", "vision")
     try:
         network = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # timm, its cache and the Hub raise many kinds

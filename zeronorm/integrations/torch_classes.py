@@ -22,9 +22,16 @@ def from_torch_class(attack: type, **options: Any) -> ForeignAttack:
     (torchattacks, sPGD); of several results the first of the inputs' shape counts.  What it finds is brought
     into the threat model.
     """
+    return _TorchClass(attack, **options)
 
-    def attempt(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        one: Any = attack(model, **options)
+
+class _TorchClass(ForeignAttack):
+    @property
+    def library(self) -> str:  # type: ignore[override]
+        return str(self.made_of.__module__.partition(".")[0])
+
+    def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        one: Any = self.made_of(model, **self.options)
         if hasattr(one, "run_standard_evaluation"):
             result = one.run_standard_evaluation(x, y)
         else:
@@ -35,7 +42,5 @@ def from_torch_class(attack: type, **options: Any) -> ForeignAttack:
                 return found
         kinds = ", ".join(type(found).__name__ for found in several)
         raise ArgumentError(
-            f"attack: expected inputs of shape {tuple(x.shape)} from {attack.__name__}, got {kinds}"
+            f"attack: expected inputs of shape {tuple(x.shape)} from {self.made_of.__name__}, got {kinds}"
         )
-
-    return ForeignAttack(attack.__module__.partition(".")[0], attack, options, attempt)

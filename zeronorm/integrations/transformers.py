@@ -33,8 +33,8 @@ def from_transformers(source: str, **options: Any) -> Classifier:
     Scale, mean, standard deviation and size come from the `preprocessor_config.json` beside the weights; resizing
     is the data's business.
     """
-    transformers = require("transformers", "integrations")
-    processing = require("transformers.image_processing_base", "integrations").ImageProcessingMixin
+    transformers = require("transformers", "vision")
+    processing = require("transformers.image_processing_base", "vision").ImageProcessingMixin
     try:
         network = transformers.AutoModelForImageClassification.from_pretrained(source, **options)
         prepares, _ = processing.get_image_processor_dict(source)
