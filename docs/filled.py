@@ -38,7 +38,18 @@ def fill(docname: str, text: str) -> str:
 def content(name: str) -> str:
     """What a mark stands for: one of the names below, or a file of the repository."""
     known: dict[str, Callable[[], str]] = {"command line": command_line, "inside": inside}
+    if name.startswith("room "):
+        return room(name.removeprefix("room "))
     return known[name]() if name in known else f"```python\n{(ROOT / name).read_text()}```"
+
+
+def room(name: str) -> str:
+    """The public names of a room, from their docstrings; nothing where this version has no such room."""
+    return (
+        f"```{{eval-rst}}\n.. automodule:: zeronorm.{name}\n   :members:\n```\n"
+        if name in zeronorm.__all__
+        else ""
+    )
 
 
 def command_line() -> str:
