@@ -34,7 +34,7 @@ html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_additional_pages = {"index": "redirect.html"}
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
-html_last_updated_fmt = None
+html_show_search_summary = False  # it would be fetched, which a page opened from disk may not
 templates_path = ["templates"]
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 # no script and no font from elsewhere
@@ -79,8 +79,17 @@ def _signature(_app: Any, what: str, _name: str, obj: Any, *_: Any) -> tuple[str
 
 
 def _docstring(_app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
-    """Bars and stars in formulas are no markup."""
-    lines[:] = [re.sub(r"(?<!\\)([|*])", r"\\\1", line) for line in lines]
+    """Bars of formulas are no markup, and what is set in by four spaces between paragraphs is code."""
+    told: list[str] = []
+    before, code = "", False
+    for line in lines:
+        if line.startswith("    ") and told and not told[-1] and re.match(r"[^\s:.*-]", before):
+            told, code = [*told, "::", ""], True
+        elif line and not line.startswith("    "):
+            code = False
+        told.append(line if code else re.sub(r"(?<!\\)\|", r"\\|", line))
+        before = line or before
+    lines[:] = told
 
 
 def _fill(_app: Any, docname: str, source: list[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib import import_module
+from inspect import ismodule
 from pathlib import Path
 
 import typer
@@ -37,8 +38,27 @@ def fill(docname: str, text: str) -> str:
 
 def content(name: str) -> str:
     """What a mark stands for: one of the names below, or a file of the repository."""
-    known: dict[str, Callable[[], str]] = {"command line": command_line, "inside": inside}
+    known: dict[str, Callable[[], str]] = {"command line": command_line, "verbs": verbs, "inside": inside}
+    if name.startswith("room "):
+        return room(name.removeprefix("room "))
     return known[name]() if name in known else f"```python\n{(ROOT / name).read_text()}```"
+
+
+def room(name: str) -> str:
+    """The public names of a room, from their docstrings; nothing where this version has no such room."""
+    return (
+        f"```{{eval-rst}}\n.. automodule:: zeronorm.{name}\n   :members:\n```\n"
+        if name in zeronorm.__all__
+        else ""
+    )
+
+
+def verbs() -> str:
+    """The names of the package itself."""
+    names = ", ".join(
+        name for name in zeronorm.__all__ if not ismodule(getattr(zeronorm, name)) and name[0] != "_"
+    )
+    return f"```{{eval-rst}}\n.. automodule:: zeronorm\n   :members: {names}\n```\n"
 
 
 def command_line() -> str:

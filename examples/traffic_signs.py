@@ -38,13 +38,13 @@ def draw(folder: Path, each: int = 100) -> None:
 options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 options.add_argument("--folder", type=Path)
 options.add_argument("--out", type=Path, default=Path("runs/traffic-signs"))
-for name, default in {"epochs": 15, "limit": 100, "steps": 100, "queries": 500}.items():
+for name, default in {"epochs": 20, "limit": 100, "steps": 100, "queries": 500}.items():
     options.add_argument(f"--{name}", type=int, default=default)
 asked = options.parse_args()
 folder = asked.folder or asked.out / "signs"
 if not asked.folder:
     draw(folder)
-common = {"data": f"folder:{folder}", "model_arguments": {"width": 0.25}, "epochs": asked.epochs}
+common = dict(data=f"folder:{folder}", model_arguments={"width": 0.25}, epochs=asked.epochs, batch_size=40)
 robust = {"method": "sat", "k": 5, "multi_k": 2, "steps": 5, "lr": 0.02}
 test = zn.data.load(f"folder:{folder}", "test", asked.limit)
 runs = {name: asked.out / f"{name}-attacked" for name in ("plain", "robust")}
