@@ -12,7 +12,7 @@ def require(module: str, extra: str) -> Any:
     """The module, or an `ArgumentError` that says how to install it."""
     try:
         return import_module(module)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # the latter where it was built for another torch
         raise ArgumentError(
             f"{module}: expected it to be installed (pip install 'zeronorm[{extra}]'), got: {error}"
         ) from None

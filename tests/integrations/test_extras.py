@@ -1,0 +1,24 @@
+"""What is said where a library is missing, or is there and cannot be imported."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from zeronorm.errors import ArgumentError
+from zeronorm.integrations.extras import require
+
+
+def test_there():
+    assert require("math", "integrations") is math
+
+
+@pytest.mark.parametrize(
+    "error", ["ImportError('no such library')", "RuntimeError('built for another torch')"]
+)
+def test_not_there(tmp_path, monkeypatch, error):
+    (tmp_path / "not_there.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ArgumentError, match=r"not_there: expected it to be installed \(pip install"):
+        require("not_there", "vision")
