@@ -13,10 +13,15 @@ help:  ## list the verbs
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# The libraries that the adapters are tested against, and the tools: a few hundred megabytes that no user needs.
+.venv/developing: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
 	touch $@
 
-install: .venv/installed  ## make .venv and install zeronorm with its development tools
+install: .venv/developing  ## make .venv and install zeronorm with its development tools
 
 quickstart: .venv/installed  ## attack the digits models that ship with zeronorm, plain and robust, and write the reports
 	$(BIN)/zeronorm evaluate --model digits --data digits --limit 200 --k 1,2,4,8 \
@@ -25,12 +30,12 @@ quickstart: .venv/installed  ## attack the digits models that ship with zeronorm
 	  --steps 200 --queries 1000 --out runs/quickstart-robust
 	$(BIN)/zeronorm report runs/quickstart runs/quickstart-robust --html runs/quickstart.html
 
-test: .venv/installed  ## lint, types and the tests that take seconds each
+test: .venv/developing  ## lint, types and the tests that take seconds each
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-slow: .venv/installed  ## the tests that take minutes
+test-slow: .venv/developing  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 check: test  ## what CI runs
@@ -40,7 +45,7 @@ docs: .venv/installed  ## build the documentation into build/site; warnings are 
 	$(BIN)/python -m sphinx --builder html --conf-dir docs --fail-on-warning --keep-going --quiet . build/site
 	@echo "documentation: build/site/index.html"
 
-bench: .venv/installed  ## time of each attack against the bare passes of the model
+bench: .venv/developing  ## time of each attack against the bare passes of the model
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove the environment and caches
