@@ -20,6 +20,8 @@ from zeronorm.cli.main import app
 
 README = commands(ROOT / "README.md")
 ZERONORM = [words for page in PAGES for words in commands(page) if words[0] == "zeronorm"]
+PLOTTED = [f"zeronorm train --out DIR {words}" for words in make.NETWORKS.values()]
+PLOTTED += [f"zeronorm {words}" for words in make.RUNS.values()]
 SMALL = {
     "matrix": [
         *("--limit", "4", "--steps", "2", "--queries", "4", "--epochs", "1", "--train-limit", "60"),
@@ -39,7 +41,9 @@ def test_there_are_commands():
     }
 
 
-@pytest.mark.parametrize("words", ZERONORM, ids=lambda words: " ".join(words[1:]))
+@pytest.mark.parametrize(
+    "words", [*ZERONORM, *map(str.split, PLOTTED)], ids=lambda words: " ".join(words[1:])
+)
 def test_commands_parse(words):
     verbs = typer.main.get_command(app)
     name, command, rest = verbs.resolve_command(

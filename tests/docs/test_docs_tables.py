@@ -189,6 +189,18 @@ def test_pictures_are_small():
 @pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium and chromedriver"
 )
+def test_the_plot_of_certificates_can_be_made_again(tmp_path):
+    model = zn.models.build("mlp", image_size=8, widths=[9], truncation=4).eval()
+    run = zn.certify(model, zn.data.load("digits", "test", 12), out=tmp_path / "run").run
+    make.plot(render([run], tmp_path / "page.html"), tmp_path)
+    width, height = _size(tmp_path / make.CERTIFICATES)
+    assert 900 < width < 1000 and 300 < height < 600
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium and chromedriver"
+)
 def test_pictures_can_be_made_again(tmp_path):
     data = zn.data.load("digits", "test", 12)
     zn.evaluate(zn.models.load("digits"), data, zn.L0(8), out=tmp_path / "run", steps=20, queries=20)
