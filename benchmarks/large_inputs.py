@@ -1,7 +1,7 @@
 """ImageNet-sized inputs: the memory of an evaluation, and what attacks cost beside the passes of a ResNet-50.
 
     python -m benchmarks.large_inputs                 peak memory against the number of images, streamed and loaded
-    python -m benchmarks.large_inputs --attacks       time and memory of attacks at 3x224x224, against k
+    python -m benchmarks.large_inputs --attacks       time of attacks at 3x224x224, against k
 
 Memory is measured in a process of its own, as the growth of its peak over what it held before the data were opened.
 The model is a mean, so that it hides nothing; the images are JPEG files of smooth noise about ten levels of brightness.
@@ -84,10 +84,7 @@ def memory(images: int, k: int, steps: int) -> None:
         print(f"{images} images of 3x{SIDE}x{SIDE}, {decoded / 2**20:.0f} MiB decoded; k={k}, batches of 32")
         print(f"{'':10}{'images':>8}{'data opened':>14}{'whole run':>12}{'broken':>8}{'seconds':>9}")
         for how, n in (("streamed", images // 4), ("streamed", images), ("loaded", images)):
-            call = ["--child", json.dumps([name, n, how == "streamed", k, steps])]
-            command = [sys.executable, "-m", "benchmarks.large_inputs", *call]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            row = json.loads(out.splitlines()[-1])
+            row = child("evaluated", name, n, how == "streamed", k, steps)
             opened, grown = row["opened"] / 2**20, row["grown"] / 2**20
             print(
                 f"{how:10}{n:8}{opened:10.0f} MiB{grown:8.0f} MiB{row['broken']:8}{row['seconds']:9.0f}",
@@ -95,53 +92,57 @@ def memory(images: int, k: int, steps: int) -> None:
             )
 
 
-def attacks(budgets: list[int], n: int, steps: int) -> None:
-    """Milliseconds of an attack's own work for a pass over one example, and its peak memory."""
-    resnet = zn.models.build("resnet50", classes=CLASSES).eval()
+class Sure(nn.Module):
+    """Never broken: every step of every example is made."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.flatten(1).mean(1)
+        return torch.stack([mean + 100, mean * 0.5], 1)
+
+
+def searched(name: str, k: int, steps: int, n: int) -> dict[str, float]:
+    """Seconds of a step for one example, with a model that costs next to nothing."""
     x = torch.rand(n, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    began = time.process_time()
-    with torch.no_grad():
-        resnet(x[:2])
-    forward = (time.process_time() - began) / 2
-    leaf = x[:2].clone().requires_grad_()
-    began = time.process_time()
-    resnet(leaf).sum().backward()
-    both = (time.process_time() - began) / 2
-    print(
-        f"ResNet-50 on one image: forward {1000 * forward:.0f} ms, forward and backward {1000 * both:.0f} ms"
-    )
-
-    class Sure(nn.Module):
-        """Never broken: every step of every example is made."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            mean = x.flatten(1).mean(1)
-            return torch.stack([mean + 100, mean * 0.5], 1)
-
     model, y = Sure().eval(), torch.zeros(n, dtype=torch.int64)
-    print(f"{'':14}{'k':>6}{'ms a step':>12}{'of its passes':>15}{'MiB each':>10}")
+    cost, attack = get(name).cost[0], get(name).function
+    attack(model, x[:2], y[:2], zn.L0(k), **{cost: 3})  # compiles
+    began = time.process_time()
+    attack(model, x, y, zn.L0(k), **{cost: steps})
+    return {"seconds": (time.process_time() - began) / (n * steps)}
+
+
+def attacks(budgets: list[int], n: int, steps: int) -> None:
+    """An attack's own work for a pass over one example."""
+    resnet = zn.models.build("resnet50", classes=CLASSES).eval()
+    x, passes = torch.rand(2, 3, SIDE, SIDE), {}
+    for name, traced in (("sparse_rs", False), ("sparse_pgd", True)):
+        leaf = x.clone().requires_grad_(traced)
+        began = time.process_time()
+        with torch.set_grad_enabled(traced):
+            z = resnet(leaf)
+            if traced:
+                z.sum().backward()
+        passes[name] = (time.process_time() - began) / 2
+    print(
+        f"ResNet-50 on one image: forward {1000 * passes['sparse_rs']:.0f} ms, "
+        f"with backward {1000 * passes['sparse_pgd']:.0f} ms"
+    )
+    print(f"{'':14}{'k':>6}{'ms a step':>12}{'of its passes':>15}")
     for name in ("sparse_pgd", "sparse_rs"):
         for k in budgets:
-            length = {"sparse_pgd": {"steps": steps}, "sparse_rs": {"queries": steps}}[name]
-            attack = get(name).function
-            attack(model, x[:2], y[:2], zn.L0(k), **{word: 3 for word in length})
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-            before = held()
-            began = time.process_time()
-            attack(model, x, y, zn.L0(k), **length)
-            seconds = (time.process_time() - began) / (n * steps)
-            passes = both if name == "sparse_pgd" else forward
-            each = (held("VmHWM") - before) / n / 2**20
+            row = child("searched", name, k, steps, n)
+            share = 100 * row["seconds"] / passes[name]
             print(
-                f"{name:14}{k:6}{1000 * seconds:12.2f}{100 * seconds / passes:13.1f} %{each:10.1f}",
+                f"{name:14}{k:6}{1000 * row['seconds']:12.2f}{share:13.1f} %",
                 flush=True,
             )
 
 
-def held(what: str = "VmRSS") -> int:
-    """Memory of this process now, or its peak (VmHWM), in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) * 1024
+def child(function: str, *arguments: object) -> dict[str, float]:
+    """What a function of this file says in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.large_inputs", "--child", json.dumps([function, *arguments])]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(out.splitlines()[-1])
 
 
 def main() -> None:
@@ -156,10 +157,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.child:
-        name, limit, stream, k, steps = json.loads(given.child)
-        print(json.dumps(evaluated(name, limit, stream, k, steps)))
+        function, *arguments = json.loads(given.child)
+        print(json.dumps({"evaluated": evaluated, "searched": searched}[function](*arguments)))
     elif given.attacks:
-        attacks([int(k) for k in given.k.split(",")], 8, given.steps)
+        attacks([int(k) for k in given.k.split(",")], 64, given.steps)
     else:
         memory(given.images, int(given.k), given.steps)
 

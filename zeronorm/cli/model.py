@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def resolve_model(name: str, device: torch.device) -> Model:
 
 def is_code(name: str) -> bool:
     """Whether `name` is a `package.module:callable`, whose code runs when it is resolved."""
-    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not Path(name).exists()
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not os.path.exists(name)
 
 
 def _imported(name: str) -> Any:

@@ -134,6 +134,12 @@ def load(source: str | os.PathLike[str], *, architecture: str | None = None, **a
     architecture or whose digest is not the one in the sidecar, and pickles of more than tensors.
     """
     path = Path(source)
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:  # too long for a name, or of bytes that none may have
+        raise ArgumentError(
+            f"model: expected a name, a folder or a file, got one that cannot be: {error}"
+        ) from None
     folder = None
     if str(source) in released():
         folder = RELEASED / str(source)
