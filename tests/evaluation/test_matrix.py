@@ -76,6 +76,13 @@ def test_lower_bounds_lie_below_upper_ones(made):
                 assert proved <= of_model["robust_accuracy"][k]
 
 
+def test_of_votes_more_can_be_proved_than_is_left(made):
+    note = "voter: attacked with 20 votes an answer, abstaining counts as broken; proved with 40, each image with "
+    assert note in made[-1].table()
+    page = (made[2] / "report.html").read_text()
+    assert "Voter: attacked with 20 votes" in page
+
+
 def test_the_smoothed_classifier_is_what_is_attacked(made):
     """Its answers are votes: those of the records are those of `RandomizedAblation`."""
     named, data, folder, _ = made

@@ -548,6 +548,7 @@ def matrix_page(folder: MatrixFolder, beside: Path | None) -> str:
             data=data_title(plan["data"]),
             verdicts=matrix.verdicts(found),
             errors=matrix.contradicted(found),
+            votes_note=matrix.votes_note(found),
             provenance=matrix.matrix_provenance(found, folder.path),
         )
     )

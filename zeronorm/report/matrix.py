@@ -13,7 +13,7 @@ from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, Mat
 from zeronorm.metrics import Difference, paired_difference
 from zeronorm.report.certificates import CertificateSummary, contradictions, summarise_certificates
 from zeronorm.report.comparison import Model, read_comparison
-from zeronorm.report.tables import Share, Summary, data_title, facts, percent, printable
+from zeronorm.report.tables import Share, Summary, count, data_title, facts, percent, printable
 
 MASKED = 0.1  # white-box attacks that leave so much more than others mislead
 
@@ -169,6 +169,20 @@ def _left(one: Defence, k: int) -> list[bool]:
     return [bool(all(of)) for of in zip(*runs, strict=True)]
 
 
+def votes_note(matrix: Matrix) -> str | None:
+    """Why more of a smoothed classifier can be proved than is left of it; None without one."""
+    voting = [
+        one.name for one in matrix.defences if one.proved is not None and one.proved.failure_probability
+    ]
+    if not voting:
+        return None
+    asked = matrix.record["plan"]["certificate"]
+    return (
+        f"{', '.join(voting)}: attacked with {count(asked['votes'], 'vote')} an answer, abstaining counts as broken; proved "
+        f"with {asked['n']:,}, each image with confidence {1 - asked['alpha']:g}, so more can be proved than is left"
+    )
+
+
 def contradicted(matrix: Matrix) -> list[str]:
     """Examples that are proved and broken: an error of ours."""
     return [
@@ -248,6 +262,8 @@ def matrix_table(matrix: Matrix) -> str:
         )
     lines += ["", "   " + ", ".join(f"{name} {attack}" for attack, name in names.items())]
     lines += ["", *(f"{v.name} {v.word}: {v.text}" for v in verdicts(matrix))]
+    if (note := votes_note(matrix)) is not None:
+        lines += ["", note]
     lines += [f"ERROR: {error}" for error in contradicted(matrix)]
     return printable(lines)
 
