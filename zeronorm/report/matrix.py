@@ -178,8 +178,8 @@ def votes_note(matrix: Matrix) -> str | None:
         return None
     asked = matrix.record["plan"]["certificate"]
     return (
-        f"{', '.join(voting)}: attacked with {count(asked['votes'], 'vote')} an answer, abstaining counts as broken; proved "
-        f"with {asked['n']:,}, each image with confidence {1 - asked['alpha']:g}, so more can be proved than is left"
+        f"{', '.join(voting)}: attacked with {count(asked['votes'], 'vote')} an answer, abstaining counts as broken; "
+        f"proved with {asked['n']:,}, each image with confidence {1 - asked['alpha']:g}, so more can be proved than is left"
     )
 
 
