@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_runs import CLASSES, SHORT, dataset, network
@@ -198,6 +200,19 @@ def test_what_it_says_of_each(tmp_path):
     page = report.render(tmp_path / "m", tmp_path / "elsewhere/page.html").read_text()
     assert "safe resists." in page and 'href="../m/safe/attacks/report.html"' in page
     assert json.loads((tmp_path / "m/matrix.json").read_text())["status"] == "complete"
+
+
+def test_more_proved_than_left_is_what_counts(made):
+    """A smoothed classifier of few votes abstains; what more votes prove of it is still true."""
+    figures = made[-1].figures
+    (voter,) = [one for one in figures.defences if one.name == "voter"]
+    k = figures.judged_k
+    sure = replace(voter.proved, radii=np.full(len(voter.proved.radii), float(k)))
+    changed = [replace(one, proved=sure) if one is voter else one for one in figures.defences]
+    verdict = report.matrix.verdicts(replace(figures, defences=changed))[1]
+    assert verdict.name == "voter" and verdict.word == "resists"
+    assert f"100.0 % proved at k = {k}, more than of plain" in verdict.text
+    assert "proved for" not in verdict.text
 
 
 def test_misleading_gradients_are_told(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,16 +127,19 @@ def verdicts(matrix: Matrix) -> list[Verdict]:
 
 
 def _verdict(one: Defence, baseline: Defence, k: int, knowledge: Mapping[str, str]) -> Verdict:
-    gain = _gain(one, baseline, k)
-    left = one.attacked.robust_accuracy[k]
+    left, proved = one.attacked.robust_accuracy[k], one.proved_at(k)
+    # of votes more can be proved than is left of the few that are attacked
+    more_proved = proved is not None and proved.count > left.count
+    gain = _gain(_proved(one, k) if more_proved else _left(one, k), _left(baseline, k))
     word = "resists" if gain.low > 0 else "weaker" if gain.high < 0 else "falls"
     than = {
-        "resists": f"more than {baseline.name}",
-        "weaker": f"fewer than {baseline.name}",
+        "resists": f"more than of {baseline.name}",
+        "weaker": f"fewer than of {baseline.name}",
         "falls": f"not told apart from {baseline.name}",
     }[word]
     points = f"{100 * gain.value:+.1f} points, {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-    said = [f"{percent(left.value)} % left at k = {k}, {than} ({points})"]
+    what = f"{percent(proved.value)} % proved" if proved and more_proved else f"{percent(left.value)} % left"
+    said = [f"{what} at k = {k}, {than} ({points})"]
     clean = one.attacked.clean_accuracy.value - baseline.attacked.clean_accuracy.value
     said.append(f"unchanged {percent(one.attacked.clean_accuracy.value)} % ({100 * clean:+.1f})")
     said.append(f"{one.strongest(k)} breaks most")
@@ -150,17 +153,25 @@ def _verdict(one: Defence, baseline: Defence, k: int, knowledge: Mapping[str, st
             f"its gradients mislead: with them {percent(min(white) / left.n)} % are left, without them "
             f"{percent(min(black) / left.n)} %"
         )
-    if (proved := one.proved_at(k)) is not None:
+    if proved is not None and not more_proved:
         said.append(f"proved for {percent(proved.value)} %")
     return Verdict(one.name, word, "; ".join(said))
 
 
-def _gain(one: Defence, baseline: Defence, k: int) -> Difference:
-    """How many more are left than of the baseline, on the same examples."""
-    ours, theirs = (_left(each, k) for each in (one, baseline))
+def _gain(ours: Sequence[bool], theirs: Sequence[bool]) -> Difference:
+    """How many more of the same examples count for us than for them."""
     only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
     only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     return paired_difference(only_ours, only_theirs, len(ours))
+
+
+def _proved(one: Defence, k: int) -> list[bool]:
+    """Of every example, whether it is proved right within k, in the order of the attacked ones."""
+    assert one.proved is not None
+    radii = dict(zip(one.proved.examples.tolist(), one.proved.radii.tolist(), strict=True))
+    return [
+        radii.get(example, -math.inf) >= k for example in one.attacked.entries[0].summary.examples.tolist()
+    ]
 
 
 def _left(one: Defence, k: int) -> list[bool]:
@@ -179,7 +190,8 @@ def votes_note(matrix: Matrix) -> str | None:
     asked = matrix.record["plan"]["certificate"]
     return (
         f"{', '.join(voting)}: attacked with {count(asked['votes'], 'vote')} an answer, abstaining counts as broken; "
-        f"proved with {asked['n']:,}, each image with confidence {1 - asked['alpha']:g}, so more can be proved than is left"
+        f"proved with {asked['n']:,}, each image with confidence {1 - asked['alpha']:g}, so more can be proved than is "
+        "left"
     )
 
 
