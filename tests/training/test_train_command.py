@@ -121,6 +121,7 @@ def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
             assert (options[name], option.default) == ("", ())
         elif name in (
             "model",
+            "budget",
             "epochs",
             "batch_size",
             "lr",
