@@ -253,6 +253,7 @@ def _open(
             f"out: expected the folder of a matrix, {folder.path} holds a comparison; choose another"
         )
     made |= {
+        "command": command or made["command"],
         "knowledge": knowledge,
         "plan": plan,
         "models": list(entries.values()),
