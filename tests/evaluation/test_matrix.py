@@ -197,6 +197,7 @@ def test_what_it_says_of_each(tmp_path):
     said = {verdict.name: verdict for verdict in report.matrix.verdicts(found.figures)}
     assert said["same"].word == "falls" and "not told apart from plain" in said["same"].text
     assert said["safe"].word == "resists" and "+100.0 points" in said["safe"].text
+    assert said["safe"].holds and not said["same"].holds
     page = report.render(tmp_path / "m", tmp_path / "elsewhere/page.html").read_text()
     assert "safe resists." in page and 'href="../m/safe/attacks/report.html"' in page
     assert json.loads((tmp_path / "m/matrix.json").read_text())["status"] == "complete"
@@ -210,7 +211,7 @@ def test_more_proved_than_left_is_what_counts(made):
     sure = replace(voter.proved, radii=np.full(len(voter.proved.radii), float(k)))
     changed = [replace(one, proved=sure) if one is voter else one for one in figures.defences]
     verdict = report.matrix.verdicts(replace(figures, defences=changed))[1]
-    assert verdict.name == "voter" and verdict.word == "resists"
+    assert verdict.name == "voter" and verdict.word.startswith("resists") and verdict.holds
     assert f"100.0 % proved at k = {k}, more than of plain" in verdict.text
     assert "proved for" not in verdict.text
 

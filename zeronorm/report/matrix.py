@@ -62,11 +62,12 @@ class Defence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a model fares at one budget beside the first one; `word` is resists, falls or weaker."""
+    """How a model fares beside the first one: in few words over all budgets, and in figures at one of them."""
 
     name: str
     word: str
     text: str
+    holds: bool  # it withstands more at a budget, and less at none
 
 
 @dataclass(frozen=True)
@@ -122,21 +123,25 @@ def read_matrix(folder: MatrixFolder) -> Matrix:
 
 def verdicts(matrix: Matrix) -> list[Verdict]:
     """Of every model but the first: does it withstand more, at which price, and what breaks it?"""
-    k, baseline = matrix.judged_k, matrix.defences[0]
-    return [_verdict(one, baseline, k, matrix.record.get("knowledge", {})) for one in matrix.defences[1:]]
+    return [_verdict(one, matrix) for one in matrix.defences[1:]]
 
 
-def _verdict(one: Defence, baseline: Defence, k: int, knowledge: Mapping[str, str]) -> Verdict:
-    left, proved = one.attacked.robust_accuracy[k], one.proved_at(k)
-    # of votes more can be proved than is left of the few that are attacked
-    more_proved = proved is not None and proved.count > left.count
-    gain = _gain(_proved(one, k) if more_proved else _left(one, k), _left(baseline, k))
-    word = "resists" if gain.low > 0 else "weaker" if gain.high < 0 else "falls"
-    than = {
-        "resists": f"more than of {baseline.name}",
-        "weaker": f"fewer than of {baseline.name}",
-        "falls": f"not told apart from {baseline.name}",
-    }[word]
+def _verdict(one: Defence, matrix: Matrix) -> Verdict:
+    k, baseline, knowledge = matrix.judged_k, matrix.defences[0], matrix.record.get("knowledge", {})
+    budgets = matrix.first.budgets
+    gains = {b: _gain(one, baseline, b) for b in budgets}
+    more, fewer = [b for b in budgets if gains[b].low > 0], [b for b in budgets if gains[b].high < 0]
+    words = [_at("resists", more, budgets), _at("is weaker", fewer, budgets)]
+    word = ", ".join(filter(None, words)) or "falls"
+    left, proved, gain = one.attacked.robust_accuracy[k], one.proved_at(k), gains[k]
+    than = (
+        f"more than of {baseline.name}"
+        if k in more
+        else f"fewer than of {baseline.name}"
+        if k in fewer
+        else f"not told apart from {baseline.name}"
+    )
+    more_proved = _more_proved(one, k)
     points = f"{100 * gain.value:+.1f} points, {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
     what = f"{percent(proved.value)} % proved" if proved and more_proved else f"{percent(left.value)} % left"
     said = [f"{what} at k = {k}, {than} ({points})"]
@@ -155,11 +160,24 @@ def _verdict(one: Defence, baseline: Defence, k: int, knowledge: Mapping[str, st
         )
     if proved is not None and not more_proved:
         said.append(f"proved for {percent(proved.value)} %")
-    return Verdict(one.name, word, "; ".join(said))
+    return Verdict(one.name, word, "; ".join(said), bool(more) and not fewer)
 
 
-def _gain(ours: Sequence[bool], theirs: Sequence[bool]) -> Difference:
-    """How many more of the same examples count for us than for them."""
+def _at(word: str, some: Sequence[int], all_: Sequence[int]) -> str:
+    if not some or len(some) == len(all_):
+        return word if some else ""
+    return f"{word} at k = {', '.join(map(str, some))}"
+
+
+def _more_proved(one: Defence, k: int) -> bool:
+    """Of votes more can be proved than is left of the few that are attacked."""
+    proved = one.proved_at(k)
+    return proved is not None and proved.count > one.attacked.robust_accuracy[k].count
+
+
+def _gain(one: Defence, baseline: Defence, k: int) -> Difference:
+    """How many more of the same examples are left, or proved, than are left of the baseline."""
+    ours, theirs = _proved(one, k) if _more_proved(one, k) else _left(one, k), _left(baseline, k)
     only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
     only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     return paired_difference(only_ours, only_theirs, len(ours))
