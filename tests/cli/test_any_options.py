@@ -23,6 +23,8 @@ SHORT = {
     "compare": "--limit 2 --k 1 --steps 1 --queries 1 --device cpu",
     "bench": "--limit 2 --k 1 --steps 1 --queries 1 --rounds 1 --device cpu",
     "train": "--model linear --data digits --limit 40 --epochs 1 --device cpu",
+    "matrix": "--model digits --model digits-robust --attack sparse_rs --limit 2 --k 1 --queries 1 --device cpu",
+    "leaderboard": "",
     "report": "",
     "verify": "",
     "list": "",
@@ -42,6 +44,7 @@ KEPT = {
     "rounds",
     "help",
     "looks",
+    "votes",
 }
 KEPT |= {"resume", "track", "evaluate_every", "plan", "attack_steps"}
 WORDS = [
@@ -104,7 +107,7 @@ def words_for(verb, draw):
 def try_any(place, data):
     verb = data.draw(st.sampled_from(sorted(SHORT)))
     words = words_for(verb, data.draw)
-    if verb in ("evaluate", "certify", "compare", "train"):
+    if verb in ("evaluate", "certify", "compare", "matrix", "train"):
         words += ["--out", str(place / f"{abs(hash(tuple(words)))}")]
     if verb in ("report",):
         words += ["--html", str(place / "page.html")]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from zeronorm.errors import ArgumentError
@@ -198,6 +200,10 @@ def _left(one: Defence, k: int) -> list[bool]:
     return [bool(all(of)) for of in zip(*runs, strict=True)]
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, subsequent_indent="   ", break_long_words=False)
+
+
 def votes_note(matrix: Matrix) -> str | None:
     """Why more of a smoothed classifier can be proved than is left of it; None without one."""
     voting = [
@@ -290,10 +296,10 @@ def matrix_table(matrix: Matrix) -> str:
             f"   {one.name:<{width}} "
             + "".join(f"{'-' if share is None else percent(share.value):>8}" for share in shares)
         )
-    lines += ["", "   " + ", ".join(f"{name} {attack}" for attack, name in names.items())]
-    lines += ["", *(f"{v.name} {v.word}: {v.text}" for v in verdicts(matrix))]
+    lines += ["", *_wrapped("   " + ", ".join(f"{name} {attack}" for attack, name in names.items()))]
+    lines += ["", *chain.from_iterable(_wrapped(f"{v.name} {v.word}: {v.text}") for v in verdicts(matrix))]
     if (note := votes_note(matrix)) is not None:
-        lines += ["", note]
+        lines += ["", *_wrapped(note)]
     lines += [f"ERROR: {error}" for error in contradicted(matrix)]
     return printable(lines)
 

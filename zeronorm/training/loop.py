@@ -7,6 +7,7 @@ processes take the same steps together; the first of them writes.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -477,7 +478,17 @@ def _processes(plan: TrainingPlan) -> Processes:
             precision=PRECISIONS[plan.precision],
         )
         fabric.launch()
+    if count > 1:
+        atexit.register(_part)
     return Processes(fabric, count, fabric.global_rank)
+
+
+def _part() -> None:
+    """Let go of the other processes: threads that still speak to them as Python ends would abort it."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
