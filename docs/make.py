@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,10 +208,8 @@ def matrix(run: Path) -> tuple[str, str]:
     assert found.figures.complete, f"{run} is unfinished"
     command = re.sub(r" --out \S+", "", found.figures.record["command"])
     data = found.figures.record["plan"]["data"]["name"]
-    return (
-        f"matrix-{data}",
-        f"```console\n$ {command} --out runs/matrix\n```\n\n```text\n{found.table()}\n```",
-    )
+    console = " \\\n    ".join(textwrap.wrap(f"$ {command} --out runs/matrix", 118, break_on_hyphens=False))
+    return f"matrix-{data}", f"```console\n{console}\n```\n\n```text\n{found.table()}\n```"
 
 
 def main() -> None:

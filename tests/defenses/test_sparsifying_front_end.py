@@ -226,6 +226,14 @@ def test_proofs_know_that_a_front_end_spreads_changes():
         zn.certification.certify_truncated(wrapped, images(dtype=torch.float32))
     with pytest.raises(ArgumentError, match=r"^front_end: expected none before l0_lipschitz"):
         SparsifyingFrontEnd("haar", 0.5).wrap(zn.models.build("l0_lipschitz", image_size=8))
+    votes = zn.models.build(
+        "feature_partition", in_channels=1, image_size=8, partition=[[[4, 0], [0, 4]]], mirrored=False
+    ).eval()
+    with pytest.raises(ArgumentError, match=r"^front_end: expected none before feature_partition"):
+        SparsifyingFrontEnd("haar", 0.5).wrap(votes)
+    votes.normalize = torch.nn.Sequential(SparsifyingFrontEnd("haar", 0.5), votes.normalize)
+    with pytest.raises(ArgumentError, match=r"^model: expected nothing but normalisation before its groups"):
+        zn.certification.certify_feature_partition(votes, torch.rand(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize(

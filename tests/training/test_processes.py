@@ -157,6 +157,10 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
     def test_no_devices(self, cli, tmp_path):
+        with pytest.raises(
+            ArgumentError, match=r"devices: expected at most \d+, the cores of this machine, got 999"
+        ):
+            cli("--devices", "999", "--out", str(tmp_path / "out"))
         with pytest.raises(ArgumentError, match="devices: expected an integer of at least 1, got 0"):
             cli("--devices", "0", "--out", str(tmp_path / "out"))
 

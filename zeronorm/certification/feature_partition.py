@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Certificate
 from zeronorm.certification.confidence import Ints, check_counts
 from zeronorm.errors import ArgumentError
 from zeronorm.models.feature_partition import UNIT, FeaturePartition
+from zeronorm.models.normalize import Normalize
 
 ROUNDING = 1e-4
 """By how much the difference of two scores of a group may change from pass to pass (batches of another size, another
@@ -70,6 +71,11 @@ def certify_feature_partition(model: Any, x: Float[Tensor, "b ..."], batch_size:
         raise ArgumentError(f"model: expected a feature_partition network, got {type(model).__name__}")
     checks.examples(x)
     if network is not model:
+        if not isinstance(model.normalize, Normalize | nn.Identity):
+            raise ArgumentError(
+                f"model: expected nothing but normalisation before its groups, got {type(model.normalize).__name__}: "
+                "what spreads the change of one pixel over many leaves nothing to prove"
+            )
         model(x[:1])  # complains of inputs that do not fit
         x = model.normalize(x)
     prove = _certify_hard if network.hard else _certify_soft

@@ -44,6 +44,10 @@ def launched(devices: int, device: str) -> int:
         if devices > gpus:
             raise ArgumentError(f"devices: expected at most {gpus}, the GPUs of this machine, got {devices}")
     else:
+        if devices > (cores := os.cpu_count() or 1):
+            raise ArgumentError(
+                f"devices: expected at most {cores}, the cores of this machine, got {devices}"
+            )
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it says all again, at length
     config = LaunchConfig(

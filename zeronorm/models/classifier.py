@@ -161,10 +161,10 @@ def _front_end(given: Any, architecture: str, made: Mapping[str, Any]) -> Sparsi
 
     if not isinstance(given, Mapping):
         raise ArgumentError(f"front_end: expected the arguments of a front end by name, got {given!r}")
-    if architecture == "l0_lipschitz":
+    if architecture in ("l0_lipschitz", "feature_partition"):
         raise ArgumentError(
-            "front_end: expected none before l0_lipschitz, whose proofs count pixels as they are: a front end spreads "
-            "the change of one over many"
+            f"front_end: expected none before {architecture}, whose proofs count pixels as they are: a front end "
+            "spreads the change of one over many"
         )
     known = list(inspect.signature(SparsifyingFrontEnd).parameters)
     for name in given:
