@@ -186,7 +186,7 @@ class TrainingPlan:
             "append_limit": None
             if self.append_limit is None
             else checks.integer("append_limit", self.append_limit, 1),
-            "box_factor": checks.real("box_factor", self.box_factor, 0.0, open_low=True),
+            "box_factor": checks.real("box_factor", self.box_factor, 1.0),
             "budget": checks.integer("budget", self.budget, 0),
             "epochs": checks.integer("epochs", self.epochs, 1),
             "batch_size": checks.integer("batch_size", self.batch_size, 1),
