@@ -251,6 +251,13 @@ class TestRefusals:
         with Workers(3) as three, pytest.raises(ArgumentError, match="workers: expected at most 0, the GPUs"):
             three.load(digits[0], torch.device("cuda"))
 
+    def test_more_than_there_are_cores(self, monkeypatch):
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        with pytest.raises(
+            ArgumentError, match=r"workers: expected at most \d+, the cores of this machine, got 999"
+        ):
+            Workers(999).__enter__()
+
     def test_a_model_that_cannot_travel(self, cluster, digits):
         import threading
 

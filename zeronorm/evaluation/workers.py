@@ -131,6 +131,10 @@ class Workers:
     def __enter__(self) -> Workers:
         self._ray = _import_ray()
         if not self._ray.is_initialized():
+            if self.address is None and self.count > (cores := os.cpu_count() or 1):
+                raise ArgumentError(
+                    f"workers: expected at most {cores}, the cores of this machine, got {self.count}"
+                )
             self._began = True
             self._connect()
         elif self.address is not None:
