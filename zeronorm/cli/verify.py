@@ -58,21 +58,19 @@ def verify(
         raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
     import zeronorm as zn
-    from zeronorm import checks
     from zeronorm.cli.model import resolve_device, resolve_model
 
     where = resolve_device(device)
     with reading(run):
         names = dict.fromkeys(model or str(record["plan"]["model"]["name"]) for record in records)
-        called = data or str(plan["data"]["name"])
-        part = split or plan["data"].get("split", "test"), checks.integer("plan.data.n", plan["data"]["n"], 1)
+        asked = _asked(plan, data, split)
     if model is None and not trust:
         _refuse_code(names, "" if runs else ", or with --model {}")
     given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
     with _named("model", next(iter(names)), given and model is None):
         networks = {name: resolve_model(name, where) for name in names}
-    with _named("data", called, given and data is None):
-        dataset = options.dataset(called, *part)
+    with _named("data", asked[0], given and data is None):
+        dataset = options.dataset(*asked)
     first = next(iter(networks.values()))
     if certificates:
         result = zn.verify_certificates(run, first, dataset)
@@ -87,24 +85,33 @@ def _matrix_verified(
 ) -> tuple[Verification, str]:
     """What was checked of a matrix, and in words."""
     import zeronorm as zn
-    from zeronorm import checks
     from zeronorm.cli.model import resolve_device, resolve_model
 
     where = resolve_device(device)
     with reading(run):
-        plan = record["plan"]["data"]
-        called = data or str(plan["name"])
-        part = split or plan.get("split", "test"), checks.integer("plan.data.n", plan["n"], 1)
+        asked = _asked(record["plan"], data, split)
     networks = {}
     if not trust:
         _refuse_code([entry["source"] or "" for entry in record["models"]])
     for entry in record["models"]:
         with _named("model", entry["name"], entry["source"] is None):
             networks[entry["name"]] = resolve_model(entry["source"] or entry["name"], where)
-    with _named("data", called, record.get("command") is None and data is None):
-        dataset = options.dataset(called, *part)
+    with _named("data", asked[0], record.get("command") is None and data is None):
+        dataset = options.dataset(*asked)
     result = zn.verify_matrix(run, networks, dataset)
     return result, f"of {len(networks)} models, certificates among them, {_searched(result)}"
+
+
+def _asked(plan: dict[str, Any], data: str | None, split: str | None) -> tuple[str, str, int]:
+    """Name, split and length of the data that a run was made on, as it or the command says."""
+    from zeronorm import checks
+
+    told = plan["data"]
+    return (
+        data or str(told["name"]),
+        split or told.get("split", "test"),
+        checks.integer("plan.data.n", told["n"], 1),
+    )
 
 
 def _refuse_code(names: Iterable[str], otherwise: str = "") -> None:

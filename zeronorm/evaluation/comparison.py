@@ -178,10 +178,7 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
     result = Verification()
     for run in record["runs"]:
         checked = verify(folder.run(run["path"]).path, models[run["model"]], dataset)
-        result.predictions += checked.predictions
-        result.adversarials += checked.adversarials
-        result.problems += [f"{run['path']}: {problem}" for problem in checked.problems]
-        result.notes += [f"{run['path']}: {note}" for note in checked.notes]
+        result.add(checked, run["path"])
         if folder.run(run["path"]).read_run().get("rows_digest") != run.get("rows_digest"):
             result.problems.append(f"{run['path']}: it is another run than the one compared")
     if not result.problems:  # else the adversarials to carry over are not to be trusted

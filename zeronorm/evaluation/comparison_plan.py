@@ -79,7 +79,7 @@ def check_comparison(
     examples = Source.of(dataset, torch.device("cpu"))
     for threat in threats:
         examples.check(threat)
-    parts = {name: _catalogued(attack) for name, attack in attacks.items()}
+    parts = {name: catalogued(attack) for name, attack in attacks.items()}
     norms = {"L0", "Linf"} if threats[0].as_linf(dataset.x[:1]) else {"L0"}
     possible = [name for name, entry in catalogue.items() if norms.intersection(entry.norms)]
     if unfit := [name for name in dict.fromkeys(chain(*parts.values())) if name not in possible]:
@@ -87,17 +87,13 @@ def check_comparison(
             f"attack: expected some of {', '.join(possible)}, got {', '.join(map(repr, unfit))}"
         )
 
-    costs = {name: {cost for part in mine for cost in catalogue[part].cost} for name, mine in parts.items()}
-    taken = sorted(set(chain(*costs.values())))
+    taken = sorted(set(chain(*map(costs, attacks.values()))))
     problems = [
         f"{length}: none of the attacks asked for takes it, only {', '.join(taken) or 'none'}"
         for length in given
         if length not in taken
     ]
-    lengths = {
-        name: {length: value for length, value in given.items() if length in mine}
-        for name, mine in costs.items()
-    }
+    lengths = {name: lengths_for(attack, given) for name, attack in attacks.items()}
     for model_name, model in named.items():
         try:
             differentiable = _fits(model, dataset)
@@ -131,16 +127,24 @@ def unfit_attacks(
     differentiable = _fits(model, dataset)
     unfit = {}
     for name, attack in attacks.items():
-        takes = {cost for part in _catalogued(attack) if part in catalogue for cost in catalogue[part].cost}
         try:
-            lengths = {length: value for length, value in given.items() if length in takes}
-            _try(model, dataset, threats[-1], attack, differentiable, lengths)
+            _try(model, dataset, threats[-1], attack, differentiable, lengths_for(attack, given))
         except ArgumentError as error:
             unfit[name] = str(error)
     return unfit
 
 
-def _catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
+def lengths_for(attack: AttackLike | Sequence[AttackLike], given: Mapping[str, int]) -> dict[str, int]:
+    """Those of the lengths given (steps, queries) that an attack or a cascade takes."""
+    return {length: value for length, value in given.items() if length in costs(attack)}
+
+
+def costs(attack: AttackLike | Sequence[AttackLike]) -> set[str]:
+    """The lengths that an attack or a cascade takes."""
+    return {cost for name in catalogued(attack) if name in catalogue for cost in catalogue[name].cost}
+
+
+def catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
     """The names in the catalogue that an attack or a cascade goes by."""
     parts = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
     names = [part.attack if isinstance(part, Stage) else part for part in parts]

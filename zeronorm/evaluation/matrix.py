@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.certificates import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
 from zeronorm.evaluation.comparison import compare, folder_name, verify_comparison
-from zeronorm.evaluation.comparison_plan import Attacks, named_attacks, named_models, unfit_attacks
+from zeronorm.evaluation.comparison_plan import (
+    Attacks,
+    catalogued,
+    lengths_for,
+    named_attacks,
+    named_models,
+    unfit_attacks,
+)
 from zeronorm.evaluation.examples import DataLike, Source, as_dataset
 from zeronorm.evaluation.plan import digest, resolve_threats
 from zeronorm.evaluation.records import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
@@ -139,24 +147,39 @@ def matrix(
             network = networks[name]
             title = f"{number}/{len(record['models'])} {name}"
             entry["unfit"] = unfit[name]
-            fit = {attack: how for attack, how in asked.items() if attack not in unfit[name]}
-            taken = {cost for attack in fit.values() for cost in _lengths(attack)}
+            fit = {attack: asked[attack] for attack in asked if attack not in unfit[name]}
+            taken: dict[str, int] = {}
+            for how in fit.values():
+                taken |= lengths_for(how, given)
+            shared: dict[str, Any] = {"seed": seed, "command": command, "workers": engine}
             compare(
                 {name: network},
                 dataset,
                 threats,
                 fit,
                 folder.within(entry["attacks"]),
-                **{length: value for length, value in given.items() if length in taken},  # type: ignore[arg-type]
+                **taken,  # type: ignore[arg-type]
                 batch_size=batch_size,
-                seed=seed,
-                command=command,
-                workers=engine,
                 on_progress=None if on_progress is None else _under(on_progress, title),
+                **shared,
             )
             if entry["cost"] is None:
                 entry["cost"] = _answering(network, dataset)
-            _certify(folder, entry, network, dataset, n, alpha, seed, command, engine, on_progress, title)
+            method, entry["uncertified"] = _method(network, dataset)
+            if method is not None:
+                votes_of = {"n0": max(n // 10, 1), "n": n, "alpha": alpha}
+                path = f"{Path(entry['attacks']).parent}/certificate"
+                certify(
+                    network,
+                    dataset,
+                    method,
+                    folder.within(path),
+                    **(votes_of if method == "randomized_ablation" else {}),  # type: ignore[arg-type]
+                    name=entry["source"] or name,
+                    on_progress=None if on_progress is None else partial(on_progress, title),
+                    **shared,
+                )
+                entry["certificate"] = path
             folder.write(record)
         record |= {"status": "complete", "finished": _now()}
         folder.write(record)
@@ -168,10 +191,9 @@ def defended(model: Model, votes: int) -> Model:
     """The classifier that is attacked and certified: of a base classifier of randomized ablation the smoothed one."""
     if "ablation" not in getattr(model, "facts", {}):
         return model
-    base = smoothed(model, None, "multichannel", None, None, "float32")
-    return RandomizedAblation(
-        model, base.retained, base.null, mean=base.mean, std=base.std, votes=checks.integer("votes", votes, 1)
-    ).eval()
+    network = smoothed(model, None, "multichannel", None, None, "float32").eval()
+    network.votes = checks.integer("votes", votes, 1)
+    return network
 
 
 @reads_records
@@ -200,10 +222,7 @@ def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -
             base = network.base_classifier if isinstance(network, RandomizedAblation) else network
             parts.append(verify_certificates(folder.within(entry["certificate"]), base, dataset))
         for part in parts:
-            result.predictions += part.predictions
-            result.adversarials += part.adversarials
-            result.problems += [f"{entry['name']}: {problem}" for problem in part.problems]
-            result.notes += [f"{entry['name']}: {note}" for note in part.notes]
+            result.add(part, entry["name"])
     return result
 
 
@@ -282,22 +301,11 @@ def _training(network: Model) -> dict[str, Any] | None:
     return {key: told.get(key) for key in ("command", "seconds") if told.get(key) is not None}
 
 
-def _catalogued(attack: Any) -> list[Any]:
-    """The entries of the catalogue that an attack, or a cascade, consists of."""
-    parts = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
-    names = [getattr(part, "attack", part) for part in parts]
-    return [catalogue[name.replace("-", "_")] for name in names if isinstance(name, str)]
-
-
-def _lengths(attack: Any) -> set[str]:
-    return {cost for entry in _catalogued(attack) for cost in entry.cost}
-
-
 def _knowledge(attack: Any) -> str:
     """Whether it asks for gradients: "white", "black", or "" of one that does both, or of a stranger's."""
-    kinds = {"white" if entry.knowledge == "white" else "black" for entry in _catalogued(attack)}
-    mixed = any(entry.name == "sparse_autoattack" for entry in _catalogued(attack))
-    return "" if mixed or len(kinds) != 1 else kinds.pop()
+    names = catalogued(attack)
+    kinds = {"white" if catalogue[name].knowledge == "white" else "black" for name in names}
+    return "" if "sparse_autoattack" in names or len(kinds) != 1 else kinds.pop()
 
 
 def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
@@ -313,47 +321,17 @@ def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
     return {"milliseconds": 1000 * fastest / len(some), "passes": passes, "batch": len(some)}
 
 
-def _certify(
-    folder: MatrixFolder,
-    entry: dict[str, Any],
-    network: Model,
-    dataset: Dataset | Stream,
-    n: int,
-    alpha: float,
-    seed: int,
-    command: str | None,
-    engine: Any,
-    on_progress: OnProgress | None,
-    title: str,
-) -> None:
-    """Certificates of a model that is made for them; of another, why there are none."""
-    options: dict[str, Any] = {}
+def _method(network: Model, dataset: Dataset | Stream) -> tuple[str | None, str | None]:
+    """What certifies a model, or why nothing does."""
     if isinstance(network, RandomizedAblation):
-        method = "randomized_ablation"
-        options = {"n0": max(n // 10, 1), "n": n, "alpha": alpha}
-    elif (method := made_for(network)) in DETERMINISTIC:
-        try:
-            DETERMINISTIC[method](network, Source.of(dataset, device_of(network)).first(1).x)
-        except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
-            entry["uncertified"] = str(error)
-            return
-    else:
-        entry["uncertified"] = "there is no certificate for such a model"
-        return
-    path = f"{Path(entry['attacks']).parent}/certificate"
-    certify(
-        network,
-        dataset,
-        method,
-        folder.within(path),
-        **options,
-        seed=seed,
-        name=entry["source"] or entry["name"],
-        command=command,
-        workers=engine,
-        on_progress=None if on_progress is None else lambda state: on_progress(title, state),
-    )
-    entry["certificate"] = path
+        return "randomized_ablation", None
+    if (method := made_for(network)) not in DETERMINISTIC:
+        return None, "there is no certificate for such a model"
+    try:
+        DETERMINISTIC[method](network, Source.of(dataset, device_of(network)).first(1).x)
+    except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
+        return None, str(error)
+    return method, None
 
 
 def _under(on_progress: OnProgress, title: str) -> OnProgress:

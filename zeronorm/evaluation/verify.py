@@ -39,6 +39,13 @@ class Verification:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, part: Verification, where: str) -> None:
+        """Count in what was checked of a part; what did not hold says where."""
+        self.predictions += part.predictions
+        self.adversarials += part.adversarials
+        self.problems += [f"{where}: {problem}" for problem in part.problems]
+        self.notes += [f"{where}: {note}" for note in part.notes]
+
     @property
     def ok(self) -> bool:
         """Whether every claim held."""
