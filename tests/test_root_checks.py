@@ -44,7 +44,7 @@ def test_reals(value, low, high, open_low):
             checks.real("a", value, low, high, open_low=open_low)
 
 
-@pytest.mark.parametrize("value", ["x", None, [1.0], 1j])
+@pytest.mark.parametrize("value", ["x", "0.5", None, [1.0], 1j])
 def test_no_reals(value):
     with pytest.raises(ArgumentError, match=r"^a: expected a number in \(0, 1\], got "):
         checks.real("a", value, 0.0, 1.0, open_low=True)

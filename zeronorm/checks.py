@@ -32,6 +32,8 @@ def real(name: str, value: Any, low: float, high: float = math.inf, *, open_low:
     right = "inf)" if high == math.inf else f"{high:g}]"
     allowed = f"a number in {left}{low:g}, {right}"
     try:
+        if isinstance(value, str):  # which float() would read
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise ArgumentError(f"{name}: expected {allowed}, got {value!r}") from None

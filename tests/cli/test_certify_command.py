@@ -102,6 +102,7 @@ def test_truncation_window(zeronorm, tmp_path):
             "model: expected an l0_lipschitz network",
         ),
         (["certify", "--counts", "/nowhere"], "found no run.json"),
+        (["certify", "--counts", "/nowhere", "--limit", 3], "limit: expected none beside --counts, got 3"),
         (
             ["train", "--method", "l0_lipschitz", "--model", "lenet5", "--data", "digits", "--out", "OUT"],
             "model: expected l0_lipschitz",

@@ -17,8 +17,13 @@ def test_there():
 @pytest.mark.parametrize(
     "error", ["ImportError('no such library')", "RuntimeError('built for another torch')"]
 )
-def test_not_there(tmp_path, monkeypatch, error):
-    (tmp_path / "not_there.py").write_text(f"raise {error}")
+def test_there_and_broken(tmp_path, monkeypatch, error):
+    (tmp_path / "broken.py").write_text(f"raise {error}")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ArgumentError, match=r"not_there: expected it to be installed \(pip install"):
-        require("not_there", "vision")
+    with pytest.raises(ArgumentError, match=r"broken: expected it to work \(pip install .*got: "):
+        require("broken", "vision")
+
+
+def test_not_there():
+    with pytest.raises(ArgumentError, match=r"not_there.part: expected it to be installed \(pip install"):
+        require("not_there.part", "vision")

@@ -15,6 +15,7 @@ from zeronorm.errors import ArgumentError
 
 
 def certify(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +94,8 @@ def certify(
         raise ArgumentError(
             "model, counts: expected one of the two: a model to certify, or the votes of a run"
         )
+    if counts is not None:
+        _alone(context)
     colour = None if mean is None else _numbers(mean)
     command = shlex.join(["zeronorm", *sys.argv[1:]])
     asked = [str(counts), model, data, split, limit, method, retained, null, mean, n0, n, alpha, bound, seed]
@@ -138,6 +141,14 @@ def certify(
     print(f"\nreport: {result.run / 'report.html'}")
     if json_:
         print(json.dumps(result.as_json()))
+
+
+def _alone(context: typer.Context) -> None:
+    """Complain of options that votes which were cast already leave no use for."""
+    for name in context.params.keys() - {"counts", "alpha", "bound", "out", "json_"}:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ArgumentError(f"{name}: expected none beside --counts, got {context.params[name]}")
 
 
 def _numbers(text: str) -> list[float]:
