@@ -143,6 +143,18 @@ def remember(path: Path, asked: Mapping[str, Any], what: str, growing: Collectio
 
 
 @contextmanager
+def unless_refused(path: Path) -> Iterator[None]:
+    """Within, a file may be written anew; an `ArgumentError` leaves it as it was, if it was there."""
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except ArgumentError:
+        if before is not None and path.read_bytes() != before:
+            replace_files({path: before})
+        raise
+
+
+@contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
     """Hold the folder `out`, made if need be: a second process that is `doing` something there is refused."""
     lock = filelock.FileLock(folder / ".lock", timeout=0)

@@ -78,6 +78,20 @@ def test_nothing_asked(zeronorm):
     assert said.status == 2 and "Usage: " in said.out and not said.err
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("evaluate", "--limit", "1.5"), "limit: expected an integer, got '1.5'"),
+        (("compare", "--linf", "y"), "linf: expected a number, got 'y'"),
+        (("matrix",), "Missing option '--out'."),
+        (("list", "--frob"), "No such option: --frob"),
+    ],
+)
+def test_a_value_of_the_wrong_kind(zeronorm, words, says):
+    said = zeronorm(*words)
+    assert said.status == 2 and said.err == f"zeronorm: {says}\n" and not said.out
+
+
 def test_version(zeronorm):
     from zeronorm import __version__
 

@@ -42,6 +42,25 @@ def test_every_defence_of_the_library(zeronorm, tmp_path):
     assert checked.status == 0 and "of 10 models" in checked.out
     again = zeronorm("matrix", *SEARCH, *short, "--out", tmp_path / "m")
     assert again.status == 0 and "epoch" not in again.err
+    assert "warnings, see the report: " in said.out
+    assert "sparse_pgd, sparse_rs on plain</b>: " in (tmp_path / "m/report.html").read_text()
+
+    # another folder, and what is asked of it is something else
+    (tmp_path / "m").rename(tmp_path / "moved")
+    moved = zeronorm("matrix", *SEARCH, *short, "--out", tmp_path / "moved")
+    assert moved.status == 0 and "epoch" not in moved.err
+    assert zeronorm("verify", tmp_path / "moved").status == 0
+    before = (tmp_path / "moved/matrix.json").read_bytes()
+    for words, complaint in (
+        (("--train-limit", 70), "train_limit 60"),
+        (("--train-k", 1), "train_k 2"),
+        (("--limit", 5), "data.n is 4 there, 5 here"),
+        (("--steps", 3), "steps"),
+        (("--n", 30), "certificate.n is 20 there"),
+    ):
+        said = zeronorm("matrix", *SEARCH, *short, *words, "--out", tmp_path / "moved")
+        assert said.status == 2 and complaint in said.err.splitlines()[-1], said.err
+        assert (tmp_path / "moved/matrix.json").read_bytes() == before
 
 
 def test_models_of_ones_own(zeronorm, tmp_path):
@@ -81,11 +100,20 @@ def test_bad_input(zeronorm, tmp_path):
         (("--attack", "nothing"), "nothing"),
         (("--epochs", 0), "epochs"),
         (("--data", "breast-cancer"), "data"),
+        (("--defense", "plain"), "at least two models"),
+        (("--alpha", 2), "alpha"),
+        (("--k", "1,65"), "k: expected"),
+        (("--k", "1,1"), "different budgets"),
+        (("--train-k", 65), "train_k: expected an integer between 1 and 64, got 65"),
+        (("--train-limit", 0), "train_limit"),
+        (("--seed", -1), "seed"),
+        (("--batch-size", 0), "batch_size"),
     ):
-        short = () if "--epochs" in words else ("--epochs", 1)
-        said = zeronorm("matrix", *SEARCH[2:], *short, "--train-limit", 60, *words, "--out", tmp_path / "m")
+        said = zeronorm(
+            "matrix", *SEARCH, "--epochs", 1, "--train-limit", 60, *words, "--out", tmp_path / "m"
+        )
         assert said.status == 2 and complaint in said.err.splitlines()[-1], (words, said.err)
-        assert "Traceback" not in said.err
+        assert "Traceback" not in said.err and not (tmp_path / "m").exists()
 
 
 def test_recipes_fit_the_data():

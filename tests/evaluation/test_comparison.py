@@ -315,6 +315,15 @@ def test_attacks_that_cannot_be_used(attacks, options, said, models, data, tmp_p
     assert not (tmp_path / "c").exists()
 
 
+def test_a_command_that_is_refused_changes_nothing(copy, models, data):
+    before = files(copy)
+    content = (copy / "comparison.json").read_bytes()
+    with pytest.raises(zn.ArgumentError, match="another run"):
+        zn.compare(models, data, BUDGETS, [*ATTACKS, "pgd0"], copy, seed=99, **SHORT)
+    assert (copy / "comparison.json").read_bytes() == content
+    assert files(copy).keys() == before.keys()
+
+
 def test_other_things_that_cannot_be_used(models, data, tmp_path, unchecked):
     for arguments, said in (
         (({}, data, zn.L0(1)), "model: expected at least one model"),

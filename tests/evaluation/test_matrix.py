@@ -165,7 +165,7 @@ def test_bad_input(made, tmp_path):
     with pytest.raises(ArgumentError, match=r"attack: no model can be attacked by odd: .*step_size"):
         odd = {"odd": Stage("sparse_pgd", {"step_size": -1.0}), "sparse_rs": "sparse_rs"}
         zn.matrix(named, data, BUDGETS, odd, tmp_path / "m")
-    with pytest.raises(ArgumentError, match=r"out: .*same k"):
+    with pytest.raises(ArgumentError, match=r"out: .*another matrix \(k\[0\]|k is"):
         zn.matrix(named, data, [zn.L0(3)], ATTACKS, folder, votes=20, n=40, **SHORT)
     with pytest.raises(ArgumentError, match=r"votes"):
         zn.matrix(named, data, BUDGETS, ATTACKS, tmp_path / "m", votes=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,8 @@ from zeronorm.errors import BY_MODEL, ArgumentError
 
 # A Hub that cannot be reached is one line of ours, not a page of retries.
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+
+_KINDS = {"int": "an integer", "float": "a number"}
 
 app = typer.Typer(
     name="zeronorm",
@@ -90,10 +92,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if (
-            wording := getattr(error, "format_message", None)
-        ) is not None:  # a misspelt option, a missing value
-            said = wording()  # empty where the help was shown instead
+        if hasattr(error, "format_message"):
+            said = _misused(error)  # empty where the help was shown instead
             return _fail(getattr(error, "exit_code", 2), said) if said else 2
         if os.environ.get("ZERONORM_TRACEBACK"):
             raise
@@ -103,6 +103,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _fail(1, f"{model}{error.strerror}: {error.filename or 'while writing'}; {kept}")
         said = " ".join(str(error).split())[:500]
         return _fail(1, f"{model}{type(error).__name__}: {said} (ZERONORM_TRACEBACK=1 shows where)")
+
+
+def _misused(error: Any) -> str:
+    """What typer complains of, a misspelt option or a missing value; of a value of the wrong kind in our words."""
+    parsing: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, which knows what was given
+    kind = _KINDS.get(parsing[0]["type"].partition("_")[0]) if parsing else None
+    if kind is None:
+        return str(error.format_message())
+    return f"{error.param.name}: expected {kind}, got {parsing[0]['input']!r}"
 
 
 def _fail(status: int, message: str) -> int:

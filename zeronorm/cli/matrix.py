@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from zeronorm.errors import ArgumentError
 if TYPE_CHECKING:
     from zeronorm.data import Dataset, Stream
 
+_MODELS = "models"
 _ATTACKS = "sparse_pgd,sparse_pgd:gradient=projected,sigma_zero,guided_exchange,sparse_rs,sparse_autoattack"
 
 
@@ -70,6 +72,9 @@ def matrix(
 
     Of your own models: zeronorm matrix --model plain=runs/a --model robust=runs/b --data mnist --out runs/ab
 
+    The page shows the models and attacks asked for last; runs of others stay where they are, for when they are asked
+    for again.
+
     Each model's searches are a comparison in OUT/MODEL/attacks, its proof in OUT/MODEL/certificate; models that
     are trained here stay in OUT/models. zeronorm verify OUT re-checks all of it.
     """
@@ -79,40 +84,46 @@ def matrix(
     if attack == "all":
         attack = ",".join(name for name, entry in catalogue.items() if "L0" in entry.norms)
     said = options.attacks(attack)
-    budgets = options.budgets(k)
-    for what, value, low in (("epochs", epochs, 1), ("votes", votes, 1), ("n", n, 10), ("steps", steps, 0),
-                             ("queries", queries, 1)):  # fmt: skip
-        if value is not None:
-            checks.integer(what, value, low)  # before anything is trained
+    threats = options.threats(None, k, None, "pixel", 0.0, 1.0, None)
+    checks.integer("epochs", epochs, 1)
+    if train_limit is not None:
+        checks.integer("train_limit", train_limit, 1)
     for name, _ in said.values():
         get(name)
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
+    from zeronorm.evaluation.matrix import check_matrix
 
+    assert isinstance(threats, list)
     searches = options.searches(said)
     sources = _named(model or [])
     where = resolve_device(device)
     networks = {name: resolve_model(source, where) for name, source in sources.items()}
     dataset = options.dataset(data, split, limit)
-    if defense is not None or not sources:
-        withstand = checks.integer(
-            "train_k", sorted(budgets)[len(budgets) // 2] if train_k is None else train_k, 1
-        )
+    middle = sorted(threat.k or 0 for threat in threats)[len(threats) // 2]
+    trainings = {
+        "data": data, "train_k": max(1, middle) if train_k is None else train_k, "epochs": epochs,
+        "train_limit": train_limit, "seed": seed,
+    }  # fmt: skip
+    known = {} if defense is None and sources else _recipes(dataset, defense, trainings)
+    if twice := sorted(set(known) & set(sources)):
+        raise ArgumentError(f"model: expected names other than those of the defences, got {twice[0]!r}")
+    check_matrix(
+        [*known, *sources], dataset, threats,
+        steps=steps, queries=queries, votes=votes, n=n, alpha=alpha, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    if known:
         with options.resumable(out):
-            trained = _trained(
-                out / "models", data, dataset, defense, withstand, epochs, train_limit, seed, device
-            )
-        if twice := sorted(set(trained) & set(sources)):
-            raise ArgumentError(f"model: expected names other than those of the defences, got {twice[0]!r}")
-        networks = {name: resolve_model(source, where) for name, source in trained.items()} | networks
-        sources |= trained
+            _train(out / _MODELS, known, trainings, device)
+        networks = {name: resolve_model(str(out / _MODELS / name), where) for name in known} | networks
+        sources |= {name: f"{_MODELS}/{name}" for name in known}  # in the folder, wherever that goes
     with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
         found = zn.matrix(
             networks,
             dataset,
-            [zn.L0(budget) for budget in budgets],
+            threats,
             searches,
             out,
             steps=steps,
@@ -148,46 +159,47 @@ def _named(models: list[str]) -> dict[str, str]:
     return named
 
 
-def _trained(
-    folder: Path,
-    data: str,
-    dataset: Dataset | Stream,
-    asked: str | None,
-    k: int,
-    epochs: int,
-    limit: int | None,
-    seed: int,
-    device: str,
-) -> dict[str, str]:
-    """Folders of the defences by name, each trained by its command unless it is there already."""
+def _recipes(
+    dataset: Dataset | Stream, asked: str | None, trainings: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """How the defences asked for are trained, by name."""
     from zeronorm import checks
-    from zeronorm.cli.main import app
     from zeronorm.cli.recipes import recipes
-    from zeronorm.models.checkpoint import SIDECAR
 
     if len(dataset.x.shape) != 4:
         raise ArgumentError(
             f"data: expected images, for which there are defences to train, got {dataset.name}"
         )
     channels, height, width = dataset.x.shape[1:]
-    known = recipes(channels, (height, width), k, epochs)
+    k = checks.integer("train_k", trainings["train_k"], 1, height * width)
+    known = recipes(channels, (height, width), k, trainings["epochs"])
     words = list(known) if asked is None else [word.strip().replace("-", "_") for word in asked.split(",")]
     names = [checks.choice("defense", word, tuple(known)) for word in dict.fromkeys(words)]
     if "pruned" in names and "plain" not in names:
         names.insert(0, "plain")  # what it is pruned from
-    for number, name in enumerate(names, start=1):
+    return {name: known[name] for name in names}
+
+
+def _train(folder: Path, known: dict[str, list[str]], trainings: Mapping[str, Any], device: str) -> None:
+    """Train each defence by its command, unless it is there already."""
+    from zeronorm.cli.main import app
+    from zeronorm.files import remember
+    from zeronorm.models.checkpoint import SIDECAR
+
+    remember(folder / "trainings.json", trainings, "models of these trainings")
+    limit = trainings["train_limit"]
+    for number, (name, words) in enumerate(known.items(), start=1):
         if (folder / name / SIDECAR).exists() and not (folder / name / "checkpoint").exists():
             continue
-        own_loop = any(word in ("l0_lipschitz", "feature_partition") for word in known[name])
+        own_loop = any(word in ("l0_lipschitz", "feature_partition") for word in words)
         command = [
-            "train", *(str(folder / "plain") if word == "{plain}" else word for word in known[name]),
-            "--data", data, "--seed", str(seed), "--device", device,
+            "train", *(str(folder / "plain") if word == "{plain}" else word for word in words),
+            "--data", trainings["data"], "--seed", str(trainings["seed"]), "--device", device,
             *([] if limit is None else ["--limit", str(limit)]),
             *([] if own_loop else ["--resume"]), "--out", str(folder / name),
         ]  # fmt: skip
-        typer.echo(f"{number}/{len(names)} zeronorm {shlex.join(command)}", err=True)
+        typer.echo(f"{number}/{len(known)} zeronorm {shlex.join(command)}", err=True)
         with redirect_stdout(sys.stderr):  # what stands on it is the matrix
             status = app(command, standalone_mode=False)
         if isinstance(status, int) and status:
             raise typer.Exit(status)
-    return {name: str(folder / name) for name in names}

@@ -74,7 +74,7 @@ Workers = Annotated[
 ]
 Ray = Annotated[
     str | None,
-    typer.Option(help="Address of a Ray cluster to run them on, such as auto or ray://host:10001."),
+    typer.Option(help="A Ray cluster to run them on, which this machine is part of: auto or HOST:PORT."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 

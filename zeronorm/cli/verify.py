@@ -86,16 +86,20 @@ def _matrix_verified(
     """What was checked of a matrix, and in words."""
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.models.checkpoint import SIDECAR
 
     where = resolve_device(device)
     with reading(run):
         asked = _asked(record["plan"], data, split)
     networks = {}
+    sources = {entry["name"]: str(entry["source"] or entry["name"]) for entry in record["models"]}
     if not trust:
-        _refuse_code([entry["source"] or "" for entry in record["models"]])
+        _refuse_code(sources.values())
     for entry in record["models"]:
+        own = run / sources[entry["name"]]  # a path of a matrix may start in its folder
         with _named("model", entry["name"], entry["source"] is None):
-            networks[entry["name"]] = resolve_model(entry["source"] or entry["name"], where)
+            source = str(own) if (own / SIDECAR).exists() else sources[entry["name"]]
+            networks[entry["name"]] = resolve_model(source, where)
     with _named("data", asked[0], record.get("command") is None and data is None):
         dataset = options.dataset(*asked)
     result = zn.verify_matrix(run, networks, dataset)

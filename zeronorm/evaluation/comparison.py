@@ -31,6 +31,7 @@ from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
 from zeronorm.evaluation.verify import Verification, verify
 from zeronorm.evaluation.workers import Workers, begun
+from zeronorm.files import unless_refused
 from zeronorm.threat_model import L0, Linf
 
 _REPORT = "report.html"
@@ -129,7 +130,7 @@ def compare(
         if out is None:
             out = temporary.enter_context(tempfile.TemporaryDirectory(prefix="zeronorm-"))
         folder = ComparisonFolder(out)
-        with folder.locked(), begun(workers) as engine:
+        with folder.locked(), unless_refused(folder.comparison_json), begun(workers) as engine:
             record = _open(folder, named, asked, command)
             for number, run in enumerate(record["runs"], start=1):
                 title = f"{number}/{len(record['runs'])} {run['model']}"

@@ -6,10 +6,9 @@ matrix.json says which there are, and what could not be done with which model.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from zeronorm import checks, models, report
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.search import Model, evaluation_mode
+from zeronorm.certification.confidence import check_probability
 from zeronorm.data import Dataset, Stream
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError, reads_records
@@ -34,13 +34,14 @@ from zeronorm.evaluation.comparison_plan import (
     unfit_attacks,
 )
 from zeronorm.evaluation.examples import DataLike, Source, as_dataset
-from zeronorm.evaluation.plan import digest, resolve_threats
+from zeronorm.evaluation.plan import differences, digest, resolve_threats
 from zeronorm.evaluation.records import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
 from zeronorm.evaluation.replay import device_of
 from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
 from zeronorm.evaluation.workers import Workers, begun
+from zeronorm.files import unless_refused
 from zeronorm.threat_model import L0
 
 _TIMED = 128  # examples answered to time an answer, at most
@@ -104,24 +105,20 @@ def matrix(
         out: folder of the matrix.  Called again it goes on where it stopped.
         votes: of a smoothed classifier, for each answer under attack.
         n, alpha: votes and confidence of its certificates, as of `certify`, with n / 10 votes to choose the class.
-        sources: how `zeronorm verify` loads the models again, by their names.
+        sources: how `zeronorm verify` loads the models again, by their names; a path may start in `out`.
         command: what started it, for the record.
         on_progress: called now and then with which run it is, in words, and its state.
 
     Raises:
         ArgumentError: before anything is attacked, with all that cannot be used.
     """
-    dataset = as_dataset(data)
-    threats = resolve_threats(threat, False, dataset.x[:1])
-    if isinstance(model, Mapping) and len(model) < 2:
-        raise ArgumentError(
-            f"model: expected at least two models to compare, got {', '.join(model) or 'none'}"
-        )
-    networks = {name: defended(one, votes) for name, one in named_models(model).items()}
+    dataset, named = as_dataset(data), named_models(model)
+    threats = check_matrix(
+        named, dataset, threat,
+        steps=steps, queries=queries, votes=votes, n=n, alpha=alpha, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    networks = {name: defended(one, votes) for name, one in named.items()}
     asked = named_attacks(attacks)
-    for what, value, low in (("n", n, 10), ("steps", steps, 0), ("queries", queries, 1)):
-        if value is not None:
-            checks.integer(what, value, low)
     given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
     unfit = {name: unfit_attacks(one, dataset, threats, asked, given) for name, one in networks.items()}
     for attack in asked:
@@ -139,7 +136,7 @@ def matrix(
         "certificate": {"votes": votes, "n": n, "alpha": alpha},
     }
     folder = MatrixFolder(out)
-    with folder.locked(), begun(workers) as engine:
+    with folder.locked(), unless_refused(folder.matrix_json), begun(workers) as engine:
         knowledge = {name: _knowledge(attack) for name, attack in asked.items()}
         record = _open(folder, plan, networks, sources or {}, knowledge, command)
         for number, entry in enumerate(record["models"], start=1):
@@ -175,7 +172,7 @@ def matrix(
                     method,
                     folder.within(path),
                     **(votes_of if method == "randomized_ablation" else {}),  # type: ignore[arg-type]
-                    name=entry["source"] or name,
+                    name=name,
                     on_progress=None if on_progress is None else partial(on_progress, title),
                     **shared,
                 )
@@ -187,12 +184,42 @@ def matrix(
     return Matrix(folder.path)
 
 
+def check_matrix(
+    names: Collection[str],
+    dataset: Dataset | Stream,
+    threat: L0 | Sequence[L0],
+    *,
+    steps: int | None,
+    queries: int | None,
+    votes: int,
+    n: int,
+    alpha: float,
+    batch_size: int | None,
+    seed: int,
+) -> tuple[L0, ...]:
+    """The threat models asked for, if all that can be judged without the models can be used; else `ArgumentError`."""
+    threats = resolve_threats(threat, False, dataset.x[:1])
+    examples = Source.of(dataset, torch.device("cpu"))
+    for one in threats:
+        examples.check(one)
+    if len(names) < 2:
+        raise ArgumentError(
+            f"model: expected at least two models to compare, got {', '.join(names) or 'none'}"
+        )
+    for what, value, low in (("steps", steps, 0), ("queries", queries, 1), ("votes", votes, 1), ("n", n, 10),
+                             ("batch_size", batch_size, 1), ("seed", seed, 0)):  # fmt: skip
+        if value is not None:
+            checks.integer(what, value, low)
+    check_probability(alpha, "alpha")
+    return threats
+
+
 def defended(model: Model, votes: int) -> Model:
     """The classifier that is attacked and certified: of a base classifier of randomized ablation the smoothed one."""
     if "ablation" not in getattr(model, "facts", {}):
         return model
     network = smoothed(model, None, "multichannel", None, None, "float32").eval()
-    network.votes = checks.integer("votes", votes, 1)
+    network.votes = votes
     return network
 
 
@@ -255,10 +282,9 @@ def _open(
     if folder.exists():
         made = folder.read()
         for what in ("data", "k", "certificate"):
-            if digest({what: made["plan"][what]}) != digest({what: plan[what]}):
+            if found := differences(plan[what], made["plan"][what], what):
                 raise ArgumentError(
-                    f"out: expected a matrix of the same {what} in {folder.path}, got one of "
-                    f"{_short(made['plan'][what])}"
+                    f"out: {folder.path} holds another matrix ({'; '.join(found[:4])}); choose another folder"
                 )
         for entry in made["models"]:
             name = entry["name"]
@@ -281,11 +307,6 @@ def _open(
     }
     folder.write(made)
     return made
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _now() -> str:

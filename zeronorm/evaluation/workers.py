@@ -7,10 +7,12 @@ is done again by another.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
 import socket
+import subprocess
 import sys
 import time
 from collections import deque
@@ -28,10 +30,14 @@ from zeronorm import checks
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import Row
 
+_log = logging.getLogger("zeronorm")
+
 _TRIES = 3  # a shard that fails so often ends the run
 _POLL_SECONDS = 0.5
 _START_SECONDS = 120.0  # for a process to start and import torch
-_REACH_SECONDS = 10.0  # for a cluster to answer
+_REACH_SECONDS = 10.0  # for a machine to answer
+_ANSWER_SECONDS = 40.0  # for a cluster to
+_PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 
 Share = Callable[[], float]  # of a shard, how much is done: asked for when somebody looks, not at every pass
 Passed = Callable[[int, Share], None]  # (passes over one example, share)
@@ -112,7 +118,7 @@ class Workers:
     **Arguments:**
 
     - `count`: processes; where the model is on a GPU, each has one to itself.
-    - `address`: of a Ray cluster, such as "auto" or "ray://host:10001"; None: this machine.
+    - `address`: of a Ray cluster that this machine is part of, "auto" or HOST:PORT; None: this machine alone.
     - `patience`: seconds without a pass of the model after which a worker is taken for hung and replaced.
 
     **Raises:** `ArgumentError`, on entry, for a cluster that cannot be reached, that has too few GPUs, or on which
@@ -121,6 +127,8 @@ class Workers:
 
     def __init__(self, count: int, address: str | None = None, *, patience: float = 600.0) -> None:
         self.count = checks.integer("workers", count, 1)
+        if address is not None and not re.fullmatch(r"auto|(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d+", address):
+            raise ArgumentError(f"ray: expected auto or HOST:PORT, got {address!r}")
         self.address = address
         self.patience = checks.real("patience", patience, 0.0, open_low=True)
         self._hosts: list[_Host] = []
@@ -167,6 +175,9 @@ class Workers:
             for host in self._hosts:
                 host.kill()
             self._hosts = []
+        room = int(self._ray.cluster_resources().get("CPU", 0))
+        if room < self.count:  # it may grow, when asked
+            _log.warning("waiting for room for %d workers: the cluster has %d CPUs now", self.count, room)
         while len(self._hosts) < self.count:
             self._hosts.append(self._start())
         for host in self._hosts:
@@ -238,11 +249,9 @@ class Workers:
         try:
             # "local": never one that somebody else has started here
             self._ray.init(self.address or "local", **options)
-        except Exception as error:  # of many kinds, by way of connecting
-            where = "this machine" if self.address is None else self.address
-            if "version mismatch" in str(error).lower():
-                raise ArgumentError(f"ray: {where}: {' '.join(str(error).split())}") from None
-            raise ArgumentError(f"ray: no cluster can be reached at {where}: {_said(error)}") from None
+        except Exception as error:  # of many kinds
+            where = self.address or "this machine"
+            raise ArgumentError(f"ray: cannot start at {where}: {_said(error)}") from None
 
     def _start(self) -> _Host:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -449,13 +458,33 @@ def _cores(there: list[int], count: int) -> int:
 
 
 def _check_reachable(address: str) -> None:
-    """`ArgumentError` where nobody listens: Ray itself would go on trying for minutes."""
-    if said := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address):
-        try:
-            socket.create_connection((said[1], int(said[2])), _REACH_SECONDS).close()
-        except (OSError, OverflowError) as error:
-            why = (getattr(error, "strerror", None) or "no answer").lower()
-            raise ArgumentError(f"ray: no cluster can be reached at {address}: {why}") from None
+    """`ArgumentError` where no cluster answers.
+
+    Asked by a process of its own: Ray goes on trying for minutes, says so in many lines, and cannot be stopped.
+    """
+    try:
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+        asked = [sys.executable, "-c", _PROBE, address]
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+    except (OSError, OverflowError) as error:
+        why = (getattr(error, "strerror", None) or "no answer").lower()
+    except subprocess.TimeoutExpired:
+        why = f"what listens there has not answered as a cluster in {_ANSWER_SECONDS:g} s"
+    else:
+        if found.returncode == 0:
+            return
+        said = found.stdout + found.stderr
+        if "version mismatch" in said.lower():
+            mismatch = said[said.lower().index("version mismatch") :].partition("\n\n")[0]
+            raise ArgumentError(f"ray: {address}: {' '.join(mismatch.split())}")
+        why = said.strip().splitlines()[-1] if said.strip() else f"Ray ended with {found.returncode}"
+        if "InvalidAuthToken" in said:
+            why = (
+                "it asks for a token: set RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token"
+            )
+    raise ArgumentError(f"ray: no cluster can be reached at {address}: {why}")
 
 
 def _versions() -> dict[str, str]:

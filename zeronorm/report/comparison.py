@@ -7,6 +7,8 @@ example as broken if any attack broke it.
 from __future__ import annotations
 
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -381,7 +383,26 @@ def comparison_table(comparison: Comparison) -> str:
     ]
     if comparison.transfers:
         lines += ["", *_transfer_lines(comparison)]
-    return printable(lines)
+    return printable([*lines, *warning_lines(comparison.entries)])
+
+
+def warning_lines(entries: Sequence[Entry]) -> list[str]:
+    """How many runs warn of what, for a terminal; nothing without warnings."""
+    warnings = Counter(
+        code
+        for entry in entries
+        for code in {
+            str(found.get("code"))
+            for found in entry.summary.run.get("diagnosis") or []
+            if found.get("level") == "warning"
+        }
+    )
+    if not warnings:
+        return []
+    told = ", ".join(
+        f"{code.replace('-', ' ')} ({runs} of {len(entries)} runs)" for code, runs in warnings.most_common()
+    )
+    return ["", *textwrap.wrap(f"warnings, see the report: {told}", 118, subsequent_indent="   ")]
 
 
 def _transfer_lines(comparison: Comparison) -> list[str]:

@@ -7,9 +7,9 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from zeronorm.report.certificates import (
     summarise_certificates,
 )
 from zeronorm.report.comparison import Comparison as Compared
-from zeronorm.report.comparison import Model, read_comparison, short_median
+from zeronorm.report.comparison import Entry, Model, read_comparison, short_median
 from zeronorm.report.leaderboard import Board, Result
 from zeronorm.report.tables import (
     Share,
@@ -480,23 +480,35 @@ def comparison_page(folder: ComparisonFolder) -> str:
                 list(group) for _, group in groupby(comparison.transfers, key=lambda t: (t.source, t.target))
             ],
             carried=plots.evenly(comparison.first.budgets, _CARRIED),
-            findings=_shared_findings(comparison),
+            findings=_shared_findings(comparison.entries),
             provenance=_shared_provenance(comparison, folder.path),
             shown=_NAMES,
         )
     )
 
 
-def _shared_findings(comparison: Compared) -> list[dict[str, Any]]:
-    """Warnings of the runs, those of a kind together."""
+def _shared_findings(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Warnings of the runs, those of a kind together, and there the attacks on a model that saw the same."""
     by_code: dict[str, dict[str, Any]] = {}
-    for entry in comparison.entries:
+    for entry in entries:
         for finding in _findings(entry.summary):
             if finding.get("level") != "warning":
                 continue
-            same = by_code.setdefault(str(finding.get("code", "records disagree")), {**finding, "runs": []})
-            same["runs"].append((f"{entry.attack} on {entry.model}", finding.get("seen", "")))
-    return [{**finding, "code": code.replace("-", " ")} for code, finding in by_code.items()]
+            same = by_code.setdefault(
+                str(finding.get("code", "records disagree")), {**finding, "seen_by": {}}
+            )
+            same["seen_by"].setdefault((entry.model, finding.get("seen", "")), []).append(entry.attack)
+    return [
+        finding
+        | {
+            "code": code.replace("-", " "),
+            "runs": [
+                (f"{', '.join(attacks)} on {model}", seen)
+                for (model, seen), attacks in finding["seen_by"].items()
+            ],
+        }
+        for code, finding in by_code.items()
+    ]
 
 
 def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list[str]]]:
@@ -549,6 +561,7 @@ def matrix_page(folder: MatrixFolder, beside: Path | None) -> str:
             verdicts=matrix.verdicts(found),
             errors=matrix.contradicted(found),
             votes_note=matrix.votes_note(found),
+            findings=_shared_findings(chain.from_iterable(one.attacked.entries for one in found.defences)),
             provenance=matrix.matrix_provenance(found, folder.path),
         )
     )

@@ -14,7 +14,7 @@ from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder
 from zeronorm.metrics import Difference, paired_difference
 from zeronorm.report.certificates import CertificateSummary, contradictions, summarise_certificates
-from zeronorm.report.comparison import Model, read_comparison
+from zeronorm.report.comparison import Model, read_comparison, warning_lines
 from zeronorm.report.tables import Share, Summary, count, data_title, facts, percent, printable
 
 MASKED = 0.1  # white-box attacks that leave so much more than others mislead
@@ -300,6 +300,7 @@ def matrix_table(matrix: Matrix) -> str:
     lines += ["", *chain.from_iterable(_wrapped(f"{v.name} {v.word}: {v.text}") for v in verdicts(matrix))]
     if (note := votes_note(matrix)) is not None:
         lines += ["", *_wrapped(note)]
+    lines += warning_lines([entry for one in matrix.defences for entry in one.attacked.entries])
     lines += [f"ERROR: {error}" for error in contradicted(matrix)]
     return printable(lines)
 
