@@ -24,6 +24,13 @@ def test_there_and_broken(tmp_path, monkeypatch, error):
         require("broken", "vision")
 
 
+def test_built_for_another_torch(tmp_path, monkeypatch):
+    (tmp_path / "sees.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ArgumentError, match=r"sees: .*torchvision has to be of the same build as torch"):
+        require("sees", "vision")
+
+
 def test_not_there():
     with pytest.raises(ArgumentError, match=r"not_there.part: expected it to be installed \(pip install"):
         require("not_there.part", "vision")

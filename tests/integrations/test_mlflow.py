@@ -14,11 +14,12 @@ from zeronorm.integrations import log_to_mlflow
 
 @pytest.fixture
 def mlflow(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    pytest.importorskip("sqlalchemy")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow = pytest.importorskip("mlflow")
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri((tmp_path / "store").as_uri())
+    monkeypatch.chdir(tmp_path)  # where artifacts are kept beside a file
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     yield mlflow
     mlflow.set_tracking_uri(before)
 
@@ -68,6 +69,15 @@ def test_on_the_command_line(mlflow, tmp_path):
     assert run(["evaluate", *words, "--track", "mlflow"]) == 0
     (logged,) = mlflow.MlflowClient().search_runs(["0"])
     assert logged.data.params["data.n"] == "4"
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:1", "odd://store"])
+def test_nowhere_to_log_to(mlflow, capsys, tmp_path, monkeypatch, where):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_tracking_uri(where)
+    words = ["evaluate", "--limit", "2", "--out", str(tmp_path / "run"), "--track", "mlflow"]
+    assert run(words) == 2 and f"track: mlflow cannot log to {where}: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_not_installed(evaluation, monkeypatch, capsys):

@@ -67,9 +67,10 @@ def evaluate(
 
     if track is not None:
         from zeronorm.checks import choice
-        from zeronorm.integrations.extras import require
+        from zeronorm.integrations.mlflow import check_tracking
 
-        require(choice("track", track, ("mlflow",)), "mlflow")  # before the long work
+        choice("track", track, ("mlflow",))
+        check_tracking()
     searches = list(options.searches(said).values())
     network = resolve_model(model, resolve_device(device))
     dataset = options.dataset(data, split, limit)

@@ -15,6 +15,7 @@ def require(module: str, extra: str) -> Any:
         return import_module(module)
     except (ImportError, RuntimeError) as error:  # the latter where it was built for another torch
         wanted = "work" if find_spec(module.partition(".")[0]) else "be installed"
-        raise ArgumentError(
-            f"{module}: expected it to {wanted} (pip install 'zeronorm[{extra}]'), got: {error}"
-        ) from None
+        help_ = f"pip install 'zeronorm[{extra}]'"
+        if "torchvision" in str(error):
+            help_ = "torchvision has to be of the same build as torch: install both from one index"
+        raise ArgumentError(f"{module}: expected it to {wanted} ({help_}), got: {error}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import RunFolder
 from zeronorm.evaluation.result import Evaluation
 from zeronorm.integrations.extras import require
@@ -29,6 +30,16 @@ def log_to_mlflow(run: Evaluation | str | os.PathLike[str]) -> str:
     name = f"{plan['model']['name']} on {plan['data']['name']}"
     with mlflow.start_run(run_name=name) as active:
         return _log(mlflow, active, evaluation, record)
+
+
+def check_tracking() -> None:
+    """`ArgumentError` unless MLflow can keep runs where its own settings say, before work that is to be logged."""
+    mlflow = require("mlflow", "mlflow")
+    try:
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except Exception as error:  # of its stores and servers, of many kinds
+        said = " ".join(str(error).split())[:300]
+        raise ArgumentError(f"track: mlflow cannot log to {mlflow.get_tracking_uri()}: {said}") from None
 
 
 def _log(mlflow: Any, active: Any, evaluation: Evaluation, record: dict[str, Any]) -> str:
