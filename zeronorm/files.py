@@ -77,10 +77,13 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
 def parse_json(text: str | bytes) -> Any:
     """The content of a JSON file that anyone may have written.
 
-    **Raises:** `ValueError` for whatever is wrong with it: no JSON, NaN, or nested deeper than any file of ours.
+    **Raises:** `ValueError` for whatever is wrong with it: no JSON, NaN, text that cannot be written, or nested deeper
+    than any file of ours.
     """
     try:
         content = json.loads(text, parse_constant=_refused)
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+            json.dumps(content, ensure_ascii=False).encode()  # fails where half a character was escaped
     except RecursionError:
         raise ValueError("nested too deeply") from None
     layer = [content]

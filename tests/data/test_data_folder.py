@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -107,6 +108,19 @@ def refuses(place, message):
     with pytest.raises(ArgumentError, match=message) as caught:
         load(f"folder:{place}")
     assert "\n" not in str(caught.value)
+
+
+def test_images_beside_folders_are_not_passed_over(tmp_path, animals, put):
+    put("cat/more/5.png")
+    with pytest.raises(
+        ArgumentError, match=r"data: expected images, or the folders of classes, in .*cat, got both"
+    ):
+        load(f"folder:{tmp_path}")
+
+
+def test_what_only_looks_like_a_file(tmp_path, animals):
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    assert len(load(f"folder:{tmp_path}")) == 8
 
 
 def test_no_folder(tmp_path):

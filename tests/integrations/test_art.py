@@ -40,6 +40,14 @@ def test_our_attack_is_arts(model, x, y):
     assert "attack=sparse_pgd, budget=4" in repr(attack)
 
 
+def test_doubles_come_back_as_doubles(model, x, y):
+    """What did not change is what was given to the last bit, though the classifier sees floats."""
+    given = x.double().numpy() + 1e-9 * (x.numpy() < 0.5)
+    found = ArtAttack(classifier_of(model), "sparse_pgd", budget=4, steps=20).generate(given, y.numpy())
+    assert found.dtype == np.float64 and (found != given).any()
+    assert ((found != given).any(axis=1).sum(axis=(1, 2)) <= 4).all()
+
+
 def test_without_labels_the_predictions_are_left(model, x):
     found = ArtAttack(classifier_of(model), "sparse_rs", budget=6, queries=40).generate(x.numpy())
     with torch.no_grad():

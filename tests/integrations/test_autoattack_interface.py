@@ -51,16 +51,31 @@ def test_each_attack_alone(model, x, y):
 
 
 def test_attacks_to_run_and_the_plus_version(model, x, y):
-    chosen = AutoAttack(model, eps=2, attacks_to_run=["sparse_rs"], queries=10, verbose=False)
+    chosen = AutoAttack(
+        model, eps=2, attacks_to_run=["sparse_rs"], version="custom", queries=10, verbose=False
+    )
+    asked = x.clone().requires_grad_()
+    x_adv = chosen.run_standard_evaluation(asked, y)
+    assert not x_adv.requires_grad and torch.equal(x_adv, chosen.run_standard_evaluation(x, y, bs=3))
+    with pytest.raises(ArgumentError, match="bs: expected an integer of at least 1, got 0"):
+        chosen.run_standard_evaluation(x, y, bs=0)
     assert list(chosen.run_standard_evaluation_individual(x, y)) == ["sparse_rs"]
     plus = AutoAttack(model, eps=2, version="plus", steps=4, queries=10, verbose=False)
     assert list(plus.run_standard_evaluation_individual(x, y)) == ["guided_exchange", "sparse_rs"]
 
 
-def test_what_it_does_not_do(model):
+def test_what_it_does_not_do(model, tmp_path):
     with pytest.raises(ArgumentError, match=r"norm: expected L0, got 'Linf'.*AutoAttack itself"):
         AutoAttack(model, norm="Linf", eps=8 / 255)
     with pytest.raises(ArgumentError, match="whole number"):
         AutoAttack(model, eps=8 / 255)
-    with pytest.raises(ArgumentError, match="version: expected one of standard, plus, got 'rand'"):
+    with pytest.raises(ArgumentError, match="version: expected one of standard, plus, custom, got 'rand'"):
         AutoAttack(model, version="rand")
+    with pytest.raises(ArgumentError, match="attacks_to_run: expected names of attacks"):
+        AutoAttack(model, version="custom")
+    with pytest.raises(ArgumentError, match=r"eps: expected a number .* got \[1, 2\]"):
+        AutoAttack(model, eps=[1, 2])
+    with pytest.raises(ArgumentError, match=r"attack: .*, got 'apgd_ce'"):
+        AutoAttack(model, attacks_to_run=["apgd-ce"])
+    with pytest.raises(ArgumentError, match=r"log_path: cannot write .*nowhere.*: No such file"):
+        AutoAttack(model, log_path=tmp_path / "nowhere" / "log.txt")

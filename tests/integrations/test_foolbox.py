@@ -82,6 +82,14 @@ def test_what_cannot_be_asked():
         to_foolbox("sparse_rs", steps=3)
 
 
+def test_what_is_no_attack_of_foolbox():
+    for what in (int, foolbox.attacks.L0FMNAttack()):
+        with pytest.raises(ArgumentError, match="attack: expected a class of Foolbox's attacks"):
+            from_foolbox(what)
+    with pytest.raises(ArgumentError, match=r"attack: L0FMNAttack cannot be made so: .*'step'"):
+        from_foolbox(foolbox.attacks.L0FMNAttack, step=3)
+
+
 def test_half_a_pixel(wrapped, x, y):
     with pytest.raises(ArgumentError, match=r"epsilon: expected a whole number of changes, got 1.5"):
         to_foolbox("sparse_rs")(wrapped, x, y, epsilons=1.5)

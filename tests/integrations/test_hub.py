@@ -34,6 +34,11 @@ def test_a_new_model_is_one_of_the_mixin(tmp_path):
     assert digest(HubClassifier.from_pretrained(tmp_path)) == digest(made)
 
 
+def test_what_the_hub_does_not_keep():
+    with pytest.raises(ArgumentError, match=r"model: expected one of zeronorm.models.build, got Linear"):
+        HubClassifier.of(torch.nn.Linear(2, 2))
+
+
 def test_damage_is_noticed(model, tmp_path):
     HubClassifier.of(model).save_pretrained(tmp_path)
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")

@@ -43,6 +43,7 @@ def test_the_two_calls_that_everyone_writes(model, images, tmp_path, monkeypatch
         ({"threat_model": "Linf", "eps": 8 / 255}, "threat_model: expected L0, got 'Linf'"),
         ({}, "eps: expected how many changes"),
         ({"eps": 2, "to_disk": True}, "model_name: expected the name"),
+        ({"eps": 2, "data_dir": "d"}, "data_dir: zeronorm.evaluate takes no such argument, got 'd'"),
     ],
 )
 def test_what_it_does_not_do(model, options, said):

@@ -48,6 +48,25 @@ def test_draws_follow_the_seed_and_leave_no_trace(model, x, y):
     assert np.array_equal(states[2], np.random.get_state()[1])
 
 
+def test_what_is_no_class_and_what_it_does_not_take(model):
+    with pytest.raises(
+        ArgumentError, match="attack: expected a class of attacks, with its arguments beside it"
+    ):
+        from_torch_class(Corner(model))
+    with pytest.raises(ArgumentError, match=r"attack: Corner cannot be made so: .*'pixel'"):
+        from_torch_class(Corner, pixel=3)
+
+
+def test_modes_of_the_model_stay(model, x, y):
+    class Trains(Corner):
+        def perturb(self, x, y):
+            self.model.train()
+            return super().perturb(x, y)
+
+    from_torch_class(Trains)(model, x, y, zn.L0(2))
+    assert not any(module.training for module in model.modules())
+
+
 def test_what_is_no_input():
     class Wrong:
         def __init__(self, model):
@@ -57,7 +76,9 @@ def test_what_is_no_input():
             return x[:1], None
 
     x = torch.rand(3, 1, 4, 4)
-    with pytest.raises(ArgumentError, match=r"expected inputs of shape .* from Wrong, got Tensor, NoneType"):
+    with pytest.raises(
+        ArgumentError, match=r"expected inputs of shape .* from Wrong, got \(1, 1, 4, 4\), NoneType"
+    ):
         from_torch_class(Wrong)(lambda x: x.flatten(1), x, torch.zeros(3, dtype=torch.int64), zn.L0(1))
 
 

@@ -54,8 +54,15 @@ def test_the_best_first_on_a_board_of_its_own_kind(result, tmp_path):
     write(tmp_path, other(result, "best", robust=best), "b.json")
     write(tmp_path, other(result, "one budget", robust={"1": 0}), "c.json")
     write(tmp_path, other(result, "elsewhere", threat=result["threat"] | {"unit": "feature"}), "d.json")
+    write(tmp_path, other(result, "on others", data=result["data"] | {"digest": "sha256:other"}), "e.json")
+    write(tmp_path, other(result, "wider", threat=result["threat"] | {"low": -1.0}), "f.json")
     boards, problems = report.read_boards([tmp_path])
-    assert not problems and len(boards) == 2
+    assert not problems and len(boards) == 4
+    titles = sorted(board.title for board in boards)
+    (n, k_) = result["n"], max(board.ranked_by for board in boards)
+    what = f"each by at most {result['threat']['linf']:g}, ranked at k = {k_}"
+    assert f"digits (test), n = {n}: changed features, {what}" in titles
+    assert f"digits (test), n = {n}: changed pixels, {what}, within [-1, 1]" in titles
     ours = next(board for board in boards if len(board.entries) == 3)
     assert [entry.name for entry in ours.entries] == ["best", "worst", "one budget"]
     assert ours.ranked_by in ours.budgets and not any(entry.checked for entry in ours.entries)
@@ -108,12 +115,23 @@ def test_rows_that_were_changed_make_no_result(runs, tmp_path):
         ({"model": {}}, "expected model.name in .* to be str, got None"),
         ({"about": {"name": ["a"]}}, "about and warnings in .* to be text"),
         ({"command": "x" * 1_000_001}, "at most 1,000,000 bytes"),
+        ({"about": {"name": "half \ud800"}}, "entry.json cannot be read: .*surrogates"),
+        ({"seed": float("nan")}, "entry.json cannot be read: NaN is not a number"),
     ],
 )
 def test_files_that_are_not_results(result, tmp_path, changes, said):
     write(tmp_path, result, **changes)
     with pytest.raises(ArgumentError, match=said):
         report.read_boards([tmp_path])
+
+
+def test_the_title_of_a_ball(result, tmp_path):
+    """All features, each a little: the cap is the adversary, not the number of features."""
+    entries = {str(8 * 8): 3}
+    threat = result["threat"] | {"unit": "feature", "linf": 0.1}
+    write(tmp_path, other(result, "one", threat=threat, robust=entries))
+    ((board,), _) = report.read_boards([tmp_path])
+    assert board.title.endswith(": every value by at most 0.1")
 
 
 def test_nothing_to_read(tmp_path):

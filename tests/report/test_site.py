@@ -85,6 +85,8 @@ def test_names_that_collide_or_are_no_names(runs, tmp_path):
     for name in ("a/same", "b/same", "index", ".hidden ü<b>"):
         folders.append(shutil.copytree(runs["list"].path, tmp_path / name))
     index = write_site(folders, tmp_path / "site")
+    told = index.read_text().replace("<wbr>", "")
+    assert all(f"({tmp_path.as_posix()}/{name}/same)" in told for name in "ab") and "(index)" in told
     assert sorted(path.name for path in index.parent.iterdir()) == [
         "hidden---b-.html", "index-2.html", "index.html", "same-2.html", "same.html",
     ]  # fmt: skip

@@ -135,6 +135,29 @@ def test_a_killed_process_ends_the_others_with_a_word(tmp_path):
     assert not any(_parent(Path("/proc") / str(pid)) for pid in ranks.values()), "one is left over"
 
 
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_launched_them(tmp_path):
+    """Killed, it cannot end them; they notice, and keep what they learnt."""
+    words = [*CLI, *WORDS, "--epochs", "4000", "--devices", "2", "--out", str(tmp_path / "out")]
+    training = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ranks = [
+        path
+        for path in Path("/proc").iterdir()
+        if path.name.isdigit() and str(training.pid).encode() == _parent(path)
+    ]
+    assert ranks
+    training.kill()
+    training.wait()
+    deadline = time.monotonic() + 60
+    while any(map(_parent, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(_parent, ranks)), "they go on"
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
 def _environment(process):
     try:
         return b"\0" + (process / "environ").read_bytes()
@@ -150,6 +173,12 @@ def _parent(process):
 
 
 class TestRefusals:
+    def test_what_does_not_learn_by_gradients(self, cli, tmp_path):
+        with pytest.raises(
+            ArgumentError, match="model: expected one that learns by gradients, got l0_lipschitz"
+        ):
+            cli("--model", "l0_lipschitz", "--out", str(tmp_path / "out"))
+
     @pytest.mark.parametrize("method", ["l0-lipschitz", "feature_partition"])
     def test_methods_with_loops_of_their_own(self, cli, tmp_path, method):
         with pytest.raises(ArgumentError, match=r"devices: the method \w+ trains on one, got 2"):

@@ -115,7 +115,9 @@ def _misused(error: Any) -> str:
 
 
 def _fail(status: int, message: str) -> int:
-    print(f"zeronorm: {' '.join(message.split())}", file=sys.stderr)
+    # names in it may come from anyone's files: no control characters into a terminal
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(message.split()))
+    print(f"zeronorm: {shown}", file=sys.stderr)
     return status
 
 

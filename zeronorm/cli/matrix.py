@@ -189,7 +189,7 @@ def _train(folder: Path, known: dict[str, list[str]], trainings: Mapping[str, An
     remember(folder / "trainings.json", trainings, "models of these trainings")
     limit = trainings["train_limit"]
     for number, (name, words) in enumerate(known.items(), start=1):
-        if (folder / name / SIDECAR).exists() and not (folder / name / "checkpoint").exists():
+        if (folder / name / SIDECAR).exists():  # which a training writes at its end
             continue
         own_loop = any(word in ("l0_lipschitz", "feature_partition") for word in words)
         command = [

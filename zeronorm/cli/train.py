@@ -221,7 +221,7 @@ def train(
     With --devices 4, or by torchrun --nproc-per-node 4 -m zeronorm train ..., it is shared; what is learnt is the same.
     """
     from zeronorm import checks
-    from zeronorm.cli.train_devices import is_first, launched, processes
+    from zeronorm.cli.train_devices import end_with_launcher, is_first, launched, processes
     from zeronorm.training.methods import METHODS
     from zeronorm.training.processes import ToldByTheFirst
 
@@ -269,6 +269,7 @@ def train(
     plan = TrainingPlan(out=out, **options)
     if devices is not None and devices > here:
         raise typer.Exit(launched(devices, plan.device))
+    end_with_launcher()
     first = is_first()
     if resume and first and not out.exists():
         typer.echo(f"nothing to resume in {out}: a new training begins", err=True)

@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import uuid
 
 import torch
@@ -14,6 +16,7 @@ from zeronorm import checks
 from zeronorm.errors import ArgumentError
 from zeronorm.training.processes import started
 
+_LAUNCHER = "ZERONORM_LAUNCHER"  # the process that started this one
 _PATIENCE = 300  # seconds for a step to end and the checkpoint to be written, when all are stopped
 
 
@@ -28,6 +31,19 @@ def processes(devices: int | None) -> int:
 def is_first() -> bool:
     """Whether this is the process that speaks."""
     return started() == 1 or os.environ["RANK"] == "0"
+
+
+def end_with_launcher() -> None:
+    """Stop, as by SIGTERM, once the process that launched this one is gone: killed, it cannot stop the others."""
+    launcher = os.environ.get(_LAUNCHER)
+
+    def watch() -> None:
+        while os.getppid() == int(launcher or 0):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if launcher is not None and started() > 1:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def launched(devices: int, device: str) -> int:
@@ -54,6 +70,7 @@ def launched(devices: int, device: str) -> int:
         1, 1, devices, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
         local_addr="localhost", max_restarts=0, shutdown_timeout=_PATIENCE,
     )  # fmt: skip
+    os.environ[_LAUNCHER] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", "zeronorm", *sys.argv[1:])
     except SignalException as stopped:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,12 +27,11 @@ def stream(
     try:
         base, classes = _layout(root, split)
         paths = [
-            (path.relative_to(root).as_posix(), label)
+            ((base / folder / name).relative_to(root).as_posix(), label)
             for label, folder in enumerate(classes)
             # a class may be absent from this split and present in another
             if (base / folder).is_dir()
-            for path in (base / folder).iterdir()
-            if path.suffix.lower() in images.SUFFIXES and not path.name.startswith(".")
+            for name in _images(base / folder)
         ]
     except OSError as error:
         raise ArgumentError(f"data: expected a readable folder at {root}, got: {one_line(error)}") from None
@@ -64,6 +65,11 @@ def _layout(root: Path, split: str) -> tuple[Path, list[str]]:
     splits = {folder: inside for folder in _folders(root) if (inside := _folders(root / folder))}
     if not splits:
         return root, _folders(root)
+    if mixed := next((folder for folder in splits if any(_images(root / folder))), None):
+        raise ArgumentError(
+            f"data: expected images, or the folders of classes, in {root / mixed}, got both ({splits[mixed][0]} is a "
+            "folder)"
+        )
     if split not in splits:
         raise ArgumentError(f"split: expected one of {', '.join(splits)} (in {root}), got {split!r}")
     # of all splits, so that a class means the same index in each
@@ -72,6 +78,17 @@ def _layout(root: Path, split: str) -> tuple[Path, list[str]]:
 
 def _folders(path: Path) -> list[str]:
     return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """Names of the image files in a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix not in images.SUFFIXES or entry.name.startswith("."):
+                continue
+            if entry.is_file() or not os.path.exists(entry.path):  # a link to nothing is complained of
+                yield entry.name
 
 
 def _identifier(path: str) -> int:

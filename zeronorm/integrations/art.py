@@ -95,7 +95,8 @@ class ArtAttack(_attack.EvasionAttack):  # type: ignore[name-defined]
         chosen, model = entry(self.attack, self.options), _model_of(self.estimator)
         low, high = (_bound(bound) for bound in self.estimator.clip_values)
         threat = threat_of(chosen, self.budget, self.unit, low, high)
-        found = []
+        given, found = np.asarray(x), []
+        x = given.astype(art.config.ART_NUMPY_DTYPE)  # as the classifier sees it
         for start in range(0, len(x), self.batch_size):
             part = slice(start, start + self.batch_size)
             inputs = torch.from_numpy(np.ascontiguousarray(x[part])).to(_device_of(self.estimator))
@@ -107,7 +108,10 @@ class ArtAttack(_attack.EvasionAttack):  # type: ignore[name-defined]
                     goal = model(inputs).argmax(1)
             ids = torch.arange(start, start + len(inputs), device=inputs.device)
             found.append(chosen.function(model, inputs, goal, threat, seed=self.seed, ids=ids, **options))
-        return torch.cat(found).cpu().numpy() if found else np.array(x)
+        if not found:
+            return np.array(given)
+        x_adv = torch.cat(found).cpu().numpy()
+        return np.where(x_adv == x, given, x_adv).astype(given.dtype)  # what did not change, to the last bit
 
 
 def from_art(attack: type, *, labels: bool = True, **options: Any) -> ForeignAttack:
@@ -123,7 +127,7 @@ def from_art(attack: type, *, labels: bool = True, **options: Any) -> ForeignAtt
 
 
 class _Theirs(ForeignAttack):
-    library = "art"
+    library, before = "art", 1
 
     def __init__(self, attack: type, labels: bool, options: dict[str, Any]) -> None:
         self.labels = labels

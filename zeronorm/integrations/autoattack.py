@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.catalogue import get
 from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.errors import ArgumentError
@@ -25,7 +26,7 @@ from zeronorm.evaluation.runner import evaluate
 from zeronorm.integrations.ours import whole
 from zeronorm.threat_model import L0
 
-_VERSIONS = {"standard": "published", "plus": "plus"}
+_VERSIONS = {"standard": "published", "plus": "plus", "custom": "published"}
 
 
 class AutoAttack:
@@ -33,8 +34,8 @@ class AutoAttack:
 
     **Arguments** beyond those of AutoAttack: `unit` of the budget `eps`, `low` and `high` of inputs, `steps` of
     white-box stages and `queries` of black-box ones.  `norm` is "L0"; `version` "standard" is the published
-    ensemble, "plus" this library's; `attacks_to_run` names attacks of the catalogue instead.  The model is
-    attacked where its parameters are, whatever `device` says; without a seed it is 0.
+    ensemble, "plus" this library's; `attacks_to_run` names attacks of the catalogue instead, as "custom" asks
+    for.  The model is attacked where its parameters are, whatever `device` says; without a seed it is 0.
     """
 
     def __init__(
@@ -60,12 +61,21 @@ class AutoAttack:
                 f"norm: expected L0, got {norm!r}: for ℓ∞ and ℓ2 there is AutoAttack itself "
                 "(zeronorm.integrations.from_torch_class runs it in zeronorm.evaluate)"
             )
-        self.model, self.norm, self.epsilon, self.device = model, norm, whole(eps), device
+        self.model, self.norm, self.epsilon, self.device = model, norm, whole(eps, "eps"), device
         self.threat = L0(self.epsilon, unit, low, high)  # type: ignore[arg-type]
         self.seed = 0 if seed is None else checks.integer("seed", seed, 0)
         self.verbose, self.log_path = verbose, log_path
         self.version = checks.choice("version", version, _VERSIONS)
         self.attacks_to_run = list(attacks_to_run)
+        if version == "custom" and not self.attacks_to_run:
+            raise ArgumentError("attacks_to_run: expected names of attacks with version custom, got none")
+        for name in self.attacks_to_run:
+            get(name)
+        if log_path is not None:  # before the search
+            try:
+                open(log_path, "a").close()
+            except OSError as error:
+                raise ArgumentError(f"log_path: cannot write {log_path}: {error.strerror}") from None
         self.steps, self.queries = steps, queries
 
     def run_standard_evaluation(
@@ -102,8 +112,6 @@ class AutoAttack:
         return float(sum(right)) / len(x_orig)
 
     def _stage(self, name: str) -> Stage:
-        from zeronorm.attacks.catalogue import get
-
         entry = get(name)
         options: dict[str, Any] = {
             option: value
@@ -123,6 +131,7 @@ class AutoAttack:
         return_labels: bool,
         out: str | os.PathLike[str] | None,
     ) -> Any:
+        x, bs = checks.examples(x, "x_orig").detach(), checks.integer("bs", bs, 1)
         result = evaluate(
             self.model,
             (x, y),

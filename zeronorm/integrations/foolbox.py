@@ -53,6 +53,10 @@ class _Theirs(ForeignAttack):
     library = "foolbox"
 
     def __init__(self, attack: type, epsilon: float | None, options: dict[str, Any]) -> None:
+        if not (isinstance(attack, type) and issubclass(attack, foolbox.attacks.base.Attack)):
+            raise ArgumentError(
+                f"attack: expected a class of Foolbox's attacks, with its arguments beside it, got {attack!r:.80}"
+            )
         self.epsilon = epsilon
         super().__init__(attack, **options)
 

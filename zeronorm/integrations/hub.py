@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 
+from zeronorm.errors import ArgumentError
 from zeronorm.models import Classifier, build, load, save
 from zeronorm.models.checkpoint import OWN_FACTS, SIDECAR, WEIGHTS
 
@@ -32,6 +33,11 @@ class HubClassifier(
     @classmethod
     def of(cls, model: Classifier) -> HubClassifier:
         """The same network, with the mixin's methods."""
+        if not isinstance(model, Classifier):
+            raise ArgumentError(
+                f"model: expected one of zeronorm.models.build, got {type(model).__name__}; a network of your own "
+                "takes its architecture's code with it, which the Hub does not keep"
+            )
         made = cls(architecture=model.architecture, arguments=model.arguments)
         made.normalize, made.network, made.facts = model.normalize, model.network, model.facts
         return made.train(model.training)

@@ -30,8 +30,9 @@ def threat_of(attack: Attack, budget: float | None, unit: Unit, low: Bound, high
     return Linf(budget, low, high)
 
 
-def whole(budget: float) -> int:
+def whole(budget: float, name: str = "epsilon") -> int:
     """A budget as libraries of dense norms have it, a float, as a number of positions."""
-    if float(budget) != int(budget):
-        raise ArgumentError(f"epsilon: expected a whole number of changes, got {budget}")
-    return checks.integer("epsilon", int(budget), 0)
+    number = checks.real(name, budget, 0.0)
+    if not number.is_integer():
+        raise ArgumentError(f"{name}: expected a whole number of changes, got {budget}")
+    return int(number)

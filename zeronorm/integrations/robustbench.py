@@ -7,9 +7,12 @@ clean, robust = benchmark(model, n_examples=200, dataset="digits", threat_model=
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from zeronorm import models
 from zeronorm.attacks.search import Model
@@ -43,24 +46,32 @@ def benchmark(
     batch_size: int = 32,
     eps: float | None = None,
     *,
+    device: Any = None,
     unit: Unit = "pixel",
     out: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> tuple[float, float]:
     """Clean and robust accuracy on the first test examples, attacked by sparse-AutoAttack within `eps` changes.
 
+    The model is moved to `device`, or attacked where it is.  Data come from where `zeronorm.data.load` finds them.
     `to_disk` writes the entry for a leaderboard to `model_info/dataset/L0/`.  `out` keeps the run, which goes on
     where it was interrupted; `options` are those of `zeronorm.evaluate`, such as `steps`, `queries` and `seed`.
     """
     _check(threat_model)
     if eps is None:
         raise ArgumentError("eps: expected how many changes the adversary may make, got None")
+    if unknown := sorted(options.keys() - inspect.signature(evaluate).parameters):
+        raise ArgumentError(
+            f"{unknown[0]}: zeronorm.evaluate takes no such argument, got {options[unknown[0]]!r:.80}"
+        )
+    if device is not None and isinstance(model, nn.Module):
+        model = model.to(device)
     if to_disk and model_name is None:
         raise ArgumentError("model_name: expected the name of the entry on disk, got None")
     result = evaluate(
         model,
         load_data(dataset, "test", n_examples),
-        L0(whole(eps), unit),
+        L0(whole(eps, "eps"), unit),
         out=None if out is None else Path(out),
         batch_size=batch_size,
         name=model_name,

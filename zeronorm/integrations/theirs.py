@@ -7,6 +7,7 @@ global generators, so that an example's result depends on its batch, and there i
 from __future__ import annotations
 
 import hashlib
+import inspect
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from zeronorm import checks
-from zeronorm.attacks.search import Model
+from zeronorm.attacks.search import Model, evaluation_mode
+from zeronorm.errors import ArgumentError
 from zeronorm.projections import onto_l0_box
 from zeronorm.threat_model import L0, L2, Linf
 
@@ -32,8 +34,19 @@ class ForeignAttack:
     """
 
     library: str
+    before = 0  # arguments that it is made with before those
 
     def __init__(self, made_of: type, **options: Any) -> None:
+        if not isinstance(made_of, type):
+            raise ArgumentError(
+                f"attack: expected a class of attacks, with its arguments beside it, got {made_of!r:.80}"
+            )
+        try:
+            inspect.signature(made_of).bind(*[None] * self.before, **options)
+        except TypeError as error:
+            raise ArgumentError(f"attack: {made_of.__name__} cannot be made so: {error}") from None
+        except ValueError:  # it does not say what it takes
+            pass
         self.made_of, self.options = made_of, options
         said = ", ".join(f"{name}={value!r}" for name, value in self.told().items())
         self.__name__ = f"{self.library} {made_of.__name__}({said})"
@@ -62,7 +75,8 @@ class ForeignAttack:
         if not len(x):
             return x.clone()
         module = model if isinstance(model, nn.Module) else Called(model)
-        with drawing(seed, checks.identifiers(ids, x)), torch.inference_mode(False), torch.enable_grad():
+        drawn = drawing(seed, checks.identifiers(ids, x))
+        with drawn, torch.inference_mode(False), torch.enable_grad(), evaluation_mode(module):
             found = self.attempt(module, x.clone(), y, threat)
         return into(threat, x, found.detach().to(x))
 

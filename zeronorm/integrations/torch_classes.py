@@ -26,6 +26,8 @@ def from_torch_class(attack: type, **options: Any) -> ForeignAttack:
 
 
 class _TorchClass(ForeignAttack):
+    before = 1
+
     @property
     def library(self) -> str:  # type: ignore[override]
         return str(self.made_of.__module__.partition(".")[0])
@@ -40,7 +42,10 @@ class _TorchClass(ForeignAttack):
         for found in several:
             if isinstance(found, Tensor) and found.shape == x.shape:
                 return found
-        kinds = ", ".join(type(found).__name__ for found in several)
+        kinds = ", ".join(
+            str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
+            for found in several
+        )
         raise ArgumentError(
             f"attack: expected inputs of shape {tuple(x.shape)} from {self.made_of.__name__}, got {kinds}"
         )

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -94,6 +94,12 @@ def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
         return matrix_page(MatrixFolder(folders[0]), beside)
     if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
         return comparison_page(ComparisonFolder(folders[0]))
+    for folder in folders if len(folders) > 1 else ():
+        if alone := next((kind for kind, fits in _ALONE.items() if fits(Path(folder))), None):
+            raise ArgumentError(
+                f"runs: expected evaluations, comparisons or certificates side by side, got {alone} in {folder}, "
+                "which has a page of its own; pages of all kinds are joined by --site"
+            )
     paths = [path for folder in folders for path in _runs_in(Path(folder))]
     if any(CertificateFolder(path).holds_certificates() for path in paths):
         return certificates_page(paths)
@@ -108,6 +114,13 @@ def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
             comparison=_comparison(sections) if len(sections) > 1 else None,
         )
     )
+
+
+_ALONE: dict[str, Callable[[Path], bool]] = {
+    "a training": training.is_training,
+    "a sweep over sparsity": sparsity.is_sweep,
+    "a matrix": lambda folder: MatrixFolder(folder).exists(),
+}
 
 
 def training_page(folder: Path) -> str:

@@ -8,6 +8,7 @@ suspicion: every value is checked, none is trusted to be short, and the page esc
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -19,8 +20,8 @@ from typing import Any
 
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.records import RunFolder, digest_rows
-from zeronorm.files import replace_files
-from zeronorm.report.tables import Share, count, model_title, percent, printable, summarise
+from zeronorm.files import parse_json, replace_files
+from zeronorm.report.tables import Share, data_title, model_title, percent, printable, summarise
 
 FORMAT = "zeronorm-result/1"
 ABOUT = ("name", "authors", "link", "venue", "notes")  # as RobustBench calls them
@@ -140,8 +141,8 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"expected at most {_LARGEST:,} bytes, got {path.stat().st_size:,}")
-        result = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        result = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ArgumentError(f"results: {path} cannot be read: {error}") from None
     found = result.get("format") if isinstance(result, dict) else type(result).__name__
     if found != FORMAT:
@@ -252,7 +253,8 @@ def _boards(entries: Iterable[Result]) -> list[Board]:
     groups: dict[str, list[Result]] = {}
     for entry in entries:
         record = entry.record
-        key = [record["data"]["name"], record["data"]["split"], record["threat"]]
+        data = record["data"]
+        key = [data["name"], data["split"], data.get("digest"), record["n"], record["threat"]]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(entry)
     return [_board(groups[key]) for key in sorted(groups)]
 
@@ -266,16 +268,26 @@ def _board(entries: list[Result]) -> Board:
         robust = entry.robust.get(by)
         return -1.0 if robust is None else robust.value, entry.clean.value, entry.name
 
-    return Board(_title(entries[0].record, by), budgets, by, sorted(entries, key=rank, reverse=True))
+    return Board(_title(entries[0].record, budgets, by), budgets, by, sorted(entries, key=rank, reverse=True))
 
 
-def _title(record: Mapping[str, Any], by: int) -> str:
+def _title(record: Mapping[str, Any], budgets: Sequence[int], by: int) -> str:
     data, threat = record["data"], record["threat"]
-    split = f" ({data['split']})" if data["split"] else ""
-    cap = threat.get("linf")
-    each = f", each by at most {cap:g}" if isinstance(cap, int | float) else ""
-    masked = ", within a mask" if threat.get("allowed") is not None else ""
-    return f"{data['name']}{split}: up to {count(by, threat['unit'])} changed{each}{masked}"
+    cap, box = threat.get("linf"), [threat.get("low"), threat.get("high")]
+    shape = data.get("shape")
+    entries = math.prod(shape) if shape and all(isinstance(side, int) for side in shape) else None
+    if isinstance(cap, int | float) and threat["unit"] == "feature" and budgets == [entries]:
+        words = [f"every value by at most {cap:g}"]
+    else:
+        words = [f"changed {threat['unit']}s"]
+        words += [f"each by at most {cap:g}"] if isinstance(cap, int | float) else []
+        words += [f"ranked at k = {by}"] if budgets[1:] else [f"k = {by}"]
+    if not all(isinstance(bound, int | float) for bound in box):
+        words.append("each value within bounds of its own")
+    elif box != [0, 1]:
+        words.append(f"within [{box[0]:g}, {box[1]:g}]")
+    words += ["within a mask"] if threat.get("allowed") is not None else []
+    return f"{data_title(data)}, n = {record['n']}: {', '.join(words)}"
 
 
 def _check_counts(result: Mapping[str, Any], path: Path) -> None:

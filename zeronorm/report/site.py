@@ -55,9 +55,9 @@ def write_site(runs: Sequence[Folder], out: Folder) -> Path:
         name = _free_name(folder.resolve().name, files)
         files[name] = page(folder).replace("<main>", _BACK, 1)
         entries.append((name, _row(folder)))
-    models = Counter(row.model for _, row in entries)
+    models, last = Counter(row.model for _, row in entries), Counter(folder.name for folder in folders)
     entries = [
-        (name, replace(row, model=f"{row.model} ({folder.name})") if models[row.model] > 1 else row)
+        (name, replace(row, model=f"{row.model} ({_told(folder, last)})") if models[row.model] > 1 else row)
         for folder, (name, row) in zip(folders, entries, strict=True)
     ]
     files["index.html"] = environment().get_template("site.html").render(entries=entries)
@@ -66,6 +66,11 @@ def write_site(runs: Sequence[Folder], out: Folder) -> Path:
     except OSError as error:
         raise ArgumentError(f"site: cannot write to {target}: {error.strerror}") from None
     return target / "index.html"
+
+
+def _told(folder: Path, last: Mapping[str, int]) -> str:
+    """A run's folder in words: its name, or the path that was given where others have the same name."""
+    return folder.name if last[folder.name] == 1 else folder.as_posix()
 
 
 def _free_name(name: str, taken: Mapping[str, str]) -> str:

@@ -549,7 +549,7 @@ def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Cl
                 f"initial: expected a model with {shapes} for {plan.data}, got one with {found}"
             )
         return model.float()
-    return build(
+    model = build(
         plan.model,
         **shapes,
         mean=mean,
@@ -557,6 +557,11 @@ def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Cl
         seed=plan.seed,
         **plan.model_arguments,
     )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ArgumentError(
+            f"model: expected one that learns by gradients, got {plan.model}, for which there is a method of its own"
+        )
+    return model
 
 
 def moments(source: Dataset) -> tuple[list[float], list[float]]:
