@@ -47,11 +47,11 @@ def main() -> None:
 
     threats = [zn.L0(k) for k in (1, 2, 4)]
     effort = {"steps": asked.steps, "queries": asked.queries}
-    evaluation = zn.evaluate(model, test_set, threats, out="runs/own-model", **effort)
+    evaluation = zn.evaluate(model, test_set, threats, **effort)
     print(evaluation)
 
     print(f"\nwith 2 pixels changed at most {evaluation.robust_accuracy[2]:.1%} stay right")
-    print(f"report: {evaluation.to_html('runs/own-model/report.html')}")
+    print(f"report: {evaluation.to_html('runs/own-model.html')}")
 
 
 if __name__ == "__main__":

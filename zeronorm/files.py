@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -72,6 +73,16 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
         for temporary in temporaries.values():
             if temporary.parent.is_dir():
                 temporary.unlink(missing_ok=True)
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    **Raises:** `OSError`, also for what is there and is no file: of a pipe or a device the end would never come.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.read_bytes()
 
 
 def parse_json(text: str | bytes) -> Any:

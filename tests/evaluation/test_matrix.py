@@ -154,7 +154,7 @@ def test_a_model_may_join(made, tmp_path):
     assert MatrixFolder(tmp_path / "m").read()["models"][0]["cost"] == cost
 
 
-def test_bad_input(made, tmp_path):
+def test_bad_input(made, tmp_path, unchecked):
     named, data, folder, _ = made
     with pytest.raises(ArgumentError, match=r"model: expected at least two"):
         zn.matrix({"plain": named["plain"]}, data, BUDGETS, ATTACKS, tmp_path / "m")
@@ -169,6 +169,11 @@ def test_bad_input(made, tmp_path):
         zn.matrix(named, data, [zn.L0(3)], ATTACKS, folder, votes=20, n=40, **SHORT)
     with pytest.raises(ArgumentError, match=r"votes"):
         zn.matrix(named, data, BUDGETS, ATTACKS, tmp_path / "m", votes=0)
+    with pytest.raises(ArgumentError, match=r"threat: expected L0, .*compare"):
+        zn.matrix(named, data, zn.Linf(0.1), ["pgd"], tmp_path / "m")  # as without checks of types
+    with pytest.raises(ArgumentError, match=r"^broken: model: expected finite logits, got \[\[nan"):
+        broken = lambda x: torch.full((len(x), CLASSES), torch.nan)  # noqa: E731
+        zn.matrix({"plain": named["plain"], "broken": broken}, data, BUDGETS, "sparse_rs", tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
@@ -214,6 +219,22 @@ def test_more_proved_than_left_is_what_counts(made):
     assert verdict.name == "voter" and verdict.word.startswith("resists") and verdict.holds
     assert f"100.0 % proved at k = {k}, more than of plain" in verdict.text
     assert "proved for" not in verdict.text
+
+
+def test_gradients_withheld_gain_nothing(tmp_path):
+    """The same network, of which only predictions can be had, is no defence."""
+    plain = network()
+    named = {"plain": plain, "box": models.BlackBox(lambda x: plain(torch.from_numpy(x)).numpy())}
+    attacks = ("sparse_pgd", "sparse_rs")
+    found = zn.matrix(named, dataset(plain, 20), BUDGETS, attacks, tmp_path / "m", steps=60, queries=5)
+    left = {name: of["robust_accuracy"] for name, of in found.as_json()["models"].items()}
+    assert left["box"]["2"] > left["plain"]["2"], "or the test shows nothing"
+    (verdict,) = report.matrix.verdicts(found.figures)
+    assert verdict.word == "falls" and not verdict.holds
+    assert (
+        "not told apart from plain under the 1 attack of 2 that can be run on both (+0.0 points"
+        in verdict.text
+    )
 
 
 def test_misleading_gradients_are_told(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import os
 import shutil
 import time
 import zlib
@@ -28,8 +30,17 @@ VALUES = st.sampled_from(
     ["", "clean", "broken", SCRIPT, "os:abort", "/nowhere", "x" * 3000, [], [0], [None], ["a"], [-1], [10**9]]
 )
 VALUES |= st.sampled_from([[1e9, 1e9], {}, {"a": 1}, json.loads("[" * 30 + "]" * 30)])
-KINDS = {"run": "report verify", "curve": "report verify", "compare": "report verify", "train": "report"}
-KINDS |= {"certify": "report verify recount", "model": "load"}
+KINDS = {
+    "run": "report verify site rank",
+    "curve": "report verify site rank",
+    "compare": "report verify site",
+    "matrix": "report verify site",
+    "certify": "report verify site recount",
+    "train": "report site",
+    "prune": "report site",
+    "result": "rank",
+    "model": "load",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +58,35 @@ def originals(tmp_path_factory):
         "run": ["evaluate", *on, *both, "--k", "1,2"],
         "curve": ["evaluate", *rs, "--curve", "3"],
         "compare": ["compare", *on, *both, "--k", "2", "--model", "digits", "--model", "digits-robust"],
+        "matrix": ["matrix", *rs, "--k", "1,2", "--model", "digits", "--model", "digits-robust"],
         "certify": ["certify", *proving],
         "train": ["train", *train],
+        "prune": [
+            "prune",
+            "--model",
+            "linear",
+            "--data",
+            "digits",
+            "--epochs",
+            "1",
+            "--retrain-epochs",
+            "1",
+            "--seeds",
+            "1",
+            "--rounds",
+            "1",
+            "--train-limit",
+            "64",
+            "--limit",
+            "20",
+            "--device",
+            "cpu",
+        ],
     }.items():
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
             assert main.run([*words, "--out", str(root / name)]) == 0, said.getvalue()
     zn.models.save(zn.models.build("linear", in_channels=1, image_size=8, classes=10), root / "model")
+    zn.report.save_result(zn.report.result_of(root / "run"), root / "result")
     return root
 
 
@@ -79,7 +113,7 @@ def spoil_json(file, draw):
         if draw(st.integers(0, 4)) == 0:
             inner.pop(last)
         else:
-            inner[last] = draw(VALUES)
+            inner[last] = copy.deepcopy(draw(VALUES))  # the next spoil may reach into it
     # whoever changes a plan can write its digest
     if "plan_digest" in document and isinstance(document.get("plan"), dict):
         with suppress(zn.ArgumentError):
@@ -128,7 +162,7 @@ def examine(originals, place, data):
     kind = draw(st.sampled_from(sorted(KINDS)))
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(originals / kind, place)
-    kinds = (".json", ".parquet", ".csv", ".safetensors")
+    kinds = (".json", ".jsonl", ".parquet", ".csv", ".safetensors")
     file = draw(st.sampled_from(sorted(f for f in place.rglob("*") if f.suffix in kinds)))
     spoil = {".json": spoil_json, ".parquet": spoil_rows}.get(file.suffix, spoil_bytes)
     (spoil_bytes if draw(st.integers(0, 3)) == 0 else spoil)(file, draw)
@@ -143,14 +177,18 @@ def examine(originals, place, data):
     words = {
         "report": ["report", str(place), "--html", str(page)],
         "verify": ["verify", str(place), "--device", "cpu"],
+        "site": ["report", str(place), "--site", str(place / "site")],
+        "rank": ["leaderboard", str(place), "--html", str(page)],
         "recount": ["certify", "--counts", str(place), "--alpha", "0.01", "--out", str(place / "new")],
     }[what]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
         status = main.run(words)
     lines = said.getvalue().strip().splitlines()
     assert "ZERONORM_TRACEBACK" not in said.getvalue(), lines
-    assert (status, len(lines)) in ((0, 0), (2, 1)) or (what == "verify" and status == 1), (status, lines)
-    assert not page.exists() or "<script" not in page.read_text()
+    found = what in ("verify", "rank") and status == 1  # that does not hold
+    assert (status, len(lines)) in ((0, 0), (2, 1)) or found, (status, lines)
+    for written in (page, *(place / "site").glob("*.html")):
+        assert not written.exists() or "<script" not in written.read_text()
     assert time.process_time() - began < 10
 
 
@@ -184,6 +222,22 @@ LINES = [
 ]
 LINES += [{"example": 99, "k": 1, "stage": 0}, {"example": 0, "k": 1, "stage": 0, "outcome": "broken"}]
 LINES += [{"example": 0, "stage": -1, "positions": {"a": 1}}, json.loads("[" * 30 + "]" * 30)]
+
+
+@pytest.mark.parametrize("name", ["run.json", "rows.parquet", "images.parquet"])
+@pytest.mark.parametrize("verb", ["report", "verify", "leaderboard"])
+def test_what_only_looks_like_a_file(originals, tmp_path, capsys, name, verb):
+    """Of a pipe the end never comes."""
+    shutil.copytree(originals / "run", tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    os.mkfifo(tmp_path / "run" / name)
+    where = ["--html", str(tmp_path / "page.html")] if verb != "verify" else ["--device", "cpu"]
+    status = main.run([verb, str(tmp_path / "run"), *where])
+    said = capsys.readouterr().err
+    if (name, verb) == ("images.parquet", "leaderboard"):
+        assert status == 0  # which does not look at it
+    else:
+        assert status == 2 and str(tmp_path / "run" / name) in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: json.dumps(line)[:30])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +16,6 @@ from zeronorm.errors import ArgumentError
 
 
 def certify(
-    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Option(
@@ -90,12 +90,13 @@ def certify(
 
     A run that was stopped goes on when the same command is given again.
     """
+    given = dict(locals())
     if (model is None) == (counts is None):
         raise ArgumentError(
             "model, counts: expected one of the two: a model to certify, or the votes of a run"
         )
     if counts is not None:
-        _alone(context)
+        _alone(given)
     colour = None if mean is None else _numbers(mean)
     command = shlex.join(["zeronorm", *sys.argv[1:]])
     asked = [str(counts), model, data, split, limit, method, retained, null, mean, n0, n, alpha, bound, seed]
@@ -143,12 +144,11 @@ def certify(
         print(json.dumps(result.as_json()))
 
 
-def _alone(context: typer.Context) -> None:
+def _alone(given: dict[str, Any]) -> None:
     """Complain of options that votes which were cast already leave no use for."""
-    for name in context.params.keys() - {"counts", "alpha", "bound", "out", "json_"}:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise ArgumentError(f"{name}: expected none beside --counts, got {context.params[name]}")
+    for name, parameter in inspect.signature(certify).parameters.items():
+        if name not in ("counts", "alpha", "bound", "out", "json_") and given[name] != parameter.default:
+            raise ArgumentError(f"{name}: expected none beside --counts, got {given[name]}")
 
 
 def _numbers(text: str) -> list[float]:

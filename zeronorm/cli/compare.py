@@ -64,7 +64,9 @@ def compare(
 
     Each pair of model and attack is a run in a folder of its own, as evaluate makes it.
     """
-    said = options.attacks(attack or (_SPARSE if epsilon is None else _LINF))
+    if attack is None:
+        attack = _SPARSE if epsilon is None else _LINF
+    said = options.attacks(attack)
     adversaries = options.threats(epsilon, k, curve, unit, low, high, linf)
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):

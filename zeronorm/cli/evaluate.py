@@ -57,7 +57,8 @@ def evaluate(
 
     A run that was stopped goes on when the same command is given again.
     """
-    attack = attack or ("sparse_autoattack" if epsilon is None else "pgd")
+    if attack is None:
+        attack = "sparse_autoattack" if epsilon is None else "pgd"
     said = options.attacks(attack)
     adversaries = options.threats(epsilon, k, curve, unit, low, high, linf)
 

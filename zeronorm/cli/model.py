@@ -48,6 +48,8 @@ def resolve_model(name: str, device: torch.device) -> Model:
         from zeronorm import integrations
 
         model: Any = getattr(integrations, _LIBRARIES[library])(called)
+    elif name.endswith(".onnx") and os.path.isfile(name):
+        raise ArgumentError(f"model: expected onnx:{name} for a file of ONNX, got {name}")
     else:
         model = _imported(name) if is_code(name) else models.load(name)
     return model.to(device).eval() if isinstance(model, nn.Module) else model

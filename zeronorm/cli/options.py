@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -129,12 +131,23 @@ def asked_for(adversaries: list[L0] | LinfBall) -> float | list[int | None]:
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """Within, Ctrl-C ends the program with a word on how to go on."""
+    """Within, Ctrl-C and SIGTERM end the program with a word on how to go on."""
+    caught = [signal.SIGINT]
+
+    def stop(number: int, frame: Any) -> None:
+        caught[0] = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+    before = signal.signal(signal.SIGTERM, stop) if main else None
     try:
         yield
     except KeyboardInterrupt:
         typer.echo(f"stopped; the same command goes on from what is kept in {out}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + caught[0]) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def at_work(workers: int | None, ray: str | None) -> AbstractContextManager[Any]:

@@ -268,6 +268,10 @@ def train(
     options |= {name: value for name, value in varying.items() if value is not None}
     plan = TrainingPlan(out=out, **options)
     if devices is not None and devices > here:
+        if devices > plan.batch_size:
+            raise ArgumentError(
+                f"batch_size: expected {devices} examples at least, one for each process, got {plan.batch_size}"
+            )
         raise typer.Exit(launched(devices, plan.device))
     end_with_launcher()
     first = is_first()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
 from zeronorm.evaluation.workers import Workers, begun
 from zeronorm.files import unless_refused
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Linf
 
 _TIMED = 128  # examples answered to time an answer, at most
 _ROUNDS = 5
@@ -120,7 +121,10 @@ def matrix(
     networks = {name: defended(one, votes) for name, one in named.items()}
     asked = named_attacks(attacks)
     given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
-    unfit = {name: unfit_attacks(one, dataset, threats, asked, given) for name, one in networks.items()}
+    unfit = {}
+    for name, one in networks.items():
+        with _named(name):
+            unfit[name] = unfit_attacks(one, dataset, threats, asked, given)
     for attack in asked:
         if all(attack in why for why in unfit.values()):
             raise ArgumentError(
@@ -198,6 +202,10 @@ def check_matrix(
     seed: int,
 ) -> tuple[L0, ...]:
     """The threat models asked for, if all that can be judged without the models can be used; else `ArgumentError`."""
+    if isinstance(threat, Linf):
+        raise ArgumentError(
+            f"threat: expected L0, of which there are certificates, got {threat}; see compare"
+        )
     threats = resolve_threats(threat, False, dataset.x[:1])
     examples = Source.of(dataset, torch.device("cpu"))
     for one in threats:
@@ -353,6 +361,15 @@ def _method(network: Model, dataset: Dataset | Stream) -> tuple[str | None, str 
     except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
         return None, str(error)
     return method, None
+
+
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """Within, what cannot be used is said to be that model's."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(f"{model}: {error}") from error
 
 
 def _under(on_progress: OnProgress, title: str) -> OnProgress:

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import awaited, locked, parse_json, replace_files
+from zeronorm.files import awaited, locked, parse_json, read_file, replace_files
 
 Row = dict[str, Any]  # one row, by the names of ROWS
 
@@ -122,7 +122,7 @@ class RunFolder:
     def read_run(self) -> dict[str, Any]:
         """The content of run.json; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            run = parse_json(self.run_json.read_bytes())
+            run = parse_json(read_file(self.run_json))
         except FileNotFoundError:
             raise ArgumentError(
                 f"run: expected the folder of a run, found no run.json in {self.path}"
@@ -166,7 +166,7 @@ class RunFolder:
         """The rows of an interrupted run.  A line cut off by the interruption is removed from the journal."""
         if not self.journal.exists():
             return []
-        content = self.journal.read_bytes()
+        content = read_file(self.journal)
         complete = content.rfind(b"\n") + 1
         if complete < len(content):
             with open(self.journal, "r+b") as file:
@@ -183,7 +183,7 @@ class RunFolder:
             )
         if not self.journal.exists():
             return self.schema.empty_table()
-        content = self.journal.read_bytes()
+        content = read_file(self.journal)
         return pa.Table.from_pylist(self._parse(content[: content.rfind(b"\n") + 1]), schema=self.schema)
 
     def fold(self, rows: list[Row], images: list[dict[str, Any]]) -> str:
@@ -242,7 +242,7 @@ class CertificateFolder(RunFolder):
     def holds_certificates(self) -> bool:
         """Whether that is what the folder holds, rather than a search."""
         try:
-            return bool(parse_json(self.run_json.read_bytes()).get("format") == self.format)
+            return bool(parse_json(read_file(self.run_json)).get("format") == self.format)
         except (OSError, ValueError, AttributeError):
             return False
 
@@ -266,7 +266,7 @@ class ComparisonFolder:
     def read(self) -> dict[str, Any]:
         """The content of comparison.json; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            comparison = parse_json(self.comparison_json.read_bytes())
+            comparison = parse_json(read_file(self.comparison_json))
         except (ValueError, OSError) as error:
             raise ArgumentError(f"comparison: {self.comparison_json} cannot be read: {error}") from None
         found = comparison.get("format") if isinstance(comparison, dict) else type(comparison).__name__
@@ -321,7 +321,7 @@ class MatrixFolder:
     def read(self) -> dict[str, Any]:
         """The content of matrix.json; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            found = parse_json(self.matrix_json.read_bytes())
+            found = parse_json(read_file(self.matrix_json))
         except (ValueError, OSError) as error:
             raise ArgumentError(f"matrix: {self.matrix_json} cannot be read: {error}") from None
         if not isinstance(found, dict) or found.get("format") != MATRIX_FORMAT:
@@ -346,6 +346,8 @@ class MatrixFolder:
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")
         return pq.read_table(path, schema=schema, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArgumentError(f"run: {path} is damaged or not a table of rows: {_first_line(error)}") from None

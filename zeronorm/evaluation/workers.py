@@ -11,9 +11,11 @@ import logging
 import os
 import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -246,9 +248,12 @@ class Workers:
         else:
             cores = max(os.cpu_count() or 1, self.count)
             options |= {"num_cpus": cores, "include_dashboard": False}
+        heeds = signal.getsignal(signal.SIGTERM)
         try:
             # "local": never one that somebody else has started here
             self._ray.init(self.address or "local", **options)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, heeds)  # Ray's own handler speaks at length
         except Exception as error:  # of many kinds
             where = self.address or "this machine"
             raise ArgumentError(f"ray: cannot start at {where}: {_said(error)}") from None

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import zeronorm
 from zeronorm.errors import ArgumentError
-from zeronorm.files import parse_json, replace_files
+from zeronorm.files import parse_json, read_file, replace_files
 from zeronorm.models.black_box import BlackBox
 from zeronorm.models.classifier import ARCHITECTURES, Classifier, build, sides
 
@@ -167,7 +167,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's model.json; `ArgumentError` if missing, damaged or of another format."""
     path = folder / SIDECAR
     try:
-        sidecar = parse_json(path.read_bytes())
+        sidecar = parse_json(read_file(path))
     except FileNotFoundError:
         raise ArgumentError(
             f"model: expected the folder of a checkpoint, found no {SIDECAR} in {folder}"
@@ -268,7 +268,7 @@ def _fetch(hub_id: str) -> Path:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load(path.read_bytes())
+        return safetensors.torch.load(read_file(path))
     except FileNotFoundError:
         raise ArgumentError(f"model: expected the weights {path}, found no such file") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:

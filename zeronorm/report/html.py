@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
-from zeronorm.errors import ArgumentError, reads_records
+from zeronorm.errors import ArgumentError, reading, reads_records
 from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.files import replace_files
 from zeronorm.report import gallery, matrix, plots, sparsity, training
@@ -130,9 +130,11 @@ def training_page(folder: Path) -> str:
 
 def render_leaderboard(boards: Sequence[Board], problems: Sequence[str], out: Folder) -> Path:
     """Write the page of leaderboards, and of what contradicts its run, to the file `out`; returns its path."""
-    about = {entry.record["plan_digest"]: _about(entry) for board in boards for entry in board.entries}
-    template = environment().get_template("leaderboard.html")
-    return _write(template.render(boards=boards, problems=problems, about=about), Path(out))
+    with reading("the results"):
+        about = {entry.record["plan_digest"]: _about(entry) for board in boards for entry in board.entries}
+        template = environment().get_template("leaderboard.html")
+        text = template.render(boards=boards, problems=problems, about=about)
+    return _write(text, Path(out))
 
 
 def _about(entry: Result) -> list[tuple[str, list[str]]]:

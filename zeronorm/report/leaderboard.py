@@ -18,9 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.records import RunFolder, digest_rows
-from zeronorm.files import parse_json, replace_files
+from zeronorm.files import parse_json, read_file, replace_files
 from zeronorm.report.tables import Share, data_title, model_title, percent, printable, summarise
 
 FORMAT = "zeronorm-result/1"
@@ -34,10 +34,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "data": dict,
     "data.name": str,
     "data.split": (str, type(None)),
+    "data.shape": (list, type(None)),
     "threat": dict,
     "threat.unit": str,
     "attack": dict,
     "attack.name": str,
+    "attack.stages": list,
     "n": int,
     "clean": int,
     "robust": dict,
@@ -88,6 +90,7 @@ class Board:
     entries: list[Result]
 
 
+@reads_records
 def result_of(run: str | os.PathLike[str], about: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The result file of a complete run, its figures counted in its rows."""
     folder = RunFolder(run)
@@ -141,7 +144,7 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"expected at most {_LARGEST:,} bytes, got {path.stat().st_size:,}")
-        result = parse_json(path.read_bytes())
+        result = parse_json(read_file(path))
     except (OSError, ValueError) as error:
         raise ArgumentError(f"results: {path} cannot be read: {error}") from None
     found = result.get("format") if isinstance(result, dict) else type(result).__name__
@@ -164,6 +167,7 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
+@reads_records
 def read_boards(sources: Sequence[str | os.PathLike[str]]) -> tuple[list[Board], list[str]]:
     """The leaderboards of run folders, result files and folders of result files; and what contradicts its run.
 

@@ -132,10 +132,10 @@ def _verdict(one: Defence, matrix: Matrix) -> Verdict:
     k, baseline, knowledge = matrix.judged_k, matrix.defences[0], matrix.record.get("knowledge", {})
     budgets = matrix.first.budgets
     gains = {b: _gain(one, baseline, b) for b in budgets}
-    more, fewer = [b for b in budgets if gains[b].low > 0], [b for b in budgets if gains[b].high < 0]
+    more, fewer = [b for b in budgets if gains[b][0].low > 0], [b for b in budgets if gains[b][0].high < 0]
     words = [_at("resists", more, budgets), _at("is weaker", fewer, budgets)]
     word = ", ".join(filter(None, words)) or "falls"
-    left, proved, gain = one.attacked.robust_accuracy[k], one.proved_at(k), gains[k]
+    left, proved, (gain, by_proof) = one.attacked.robust_accuracy[k], one.proved_at(k), gains[k]
     than = (
         f"more than of {baseline.name}"
         if k in more
@@ -143,9 +143,11 @@ def _verdict(one: Defence, matrix: Matrix) -> Verdict:
         if k in fewer
         else f"not told apart from {baseline.name}"
     )
-    more_proved = _more_proved(one, k)
+    both = _both(one, baseline)
+    if not by_proof and len(both) < len(matrix.attacks):
+        than += f" under the {count(len(both), 'attack')} of {len(matrix.attacks)} that can be run on both"
     points = f"{100 * gain.value:+.1f} points, {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-    what = f"{percent(proved.value)} % proved" if proved and more_proved else f"{percent(left.value)} % left"
+    what = f"{percent(proved.value)} % proved" if proved and by_proof else f"{percent(left.value)} % left"
     said = [f"{what} at k = {k}, {than} ({points})"]
     clean = one.attacked.clean_accuracy.value - baseline.attacked.clean_accuracy.value
     said.append(f"unchanged {percent(one.attacked.clean_accuracy.value)} % ({100 * clean:+.1f})")
@@ -160,8 +162,12 @@ def _verdict(one: Defence, matrix: Matrix) -> Verdict:
             f"its gradients mislead: with them {percent(min(white) / left.n)} % are left, without them "
             f"{percent(min(black) / left.n)} %"
         )
-    if proved is not None and not more_proved:
-        said.append(f"proved for {percent(proved.value)} %")
+    if proved is not None:
+        said.append(
+            f"{percent(left.value)} % left under attack"
+            if by_proof
+            else f"proved for {percent(proved.value)} %"
+        )
     return Verdict(one.name, word, "; ".join(said), bool(more) and not fewer)
 
 
@@ -171,18 +177,36 @@ def _at(word: str, some: Sequence[int], all_: Sequence[int]) -> str:
     return f"{word} at k = {', '.join(map(str, some))}"
 
 
-def _more_proved(one: Defence, k: int) -> bool:
-    """Of votes more can be proved than is left of the few that are attacked."""
-    proved = one.proved_at(k)
-    return proved is not None and proved.count > one.attacked.robust_accuracy[k].count
+def _both(one: Defence, baseline: Defence) -> list[str]:
+    """The attacks that both could be searched by."""
+    theirs = {entry.attack for entry in baseline.attacked.entries}
+    return [entry.attack for entry in one.attacked.entries if entry.attack in theirs]
 
 
-def _gain(one: Defence, baseline: Defence, k: int) -> Difference:
-    """How many more of the same examples are left, or proved, than are left of the baseline."""
-    ours, theirs = _proved(one, k) if _more_proved(one, k) else _left(one, k), _left(baseline, k)
-    only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-    only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
-    return paired_difference(only_ours, only_theirs, len(ours))
+def _gain(one: Defence, baseline: Defence, k: int) -> tuple[Difference, bool]:
+    """How many more of the same examples withstand than of the baseline, and whether that goes by what is proved.
+
+    Under attack both are seen by the same attacks: a vote would gain by those alone that cannot be run on it.  What is
+    proved holds against all, so it is set beside what all of them left of the baseline.
+    """
+    both = _both(one, baseline)
+    found = [(_left(one, k, both), _left(baseline, k, both), False)] if both else []
+    if one.proved is not None:
+        found.append((_proved(one, k), _left(baseline, k), True))
+    gains = [
+        (
+            paired_difference(
+                sum(a and not b for a, b in zip(ours, theirs, strict=True)),
+                sum(b and not a for a, b in zip(ours, theirs, strict=True)),
+                len(ours),
+            ),
+            by_proof,
+        )
+        for ours, theirs, by_proof in found
+    ]
+    if not gains:
+        return Difference(0.0, -1.0, 1.0), False
+    return max(gains, key=lambda gain: gain[0].low)
 
 
 def _proved(one: Defence, k: int) -> list[bool]:
@@ -194,9 +218,13 @@ def _proved(one: Defence, k: int) -> list[bool]:
     ]
 
 
-def _left(one: Defence, k: int) -> list[bool]:
-    """Of every example, whether no attack broke it within k."""
-    runs = [entry.summary.smallest > k for entry in one.attacked.entries]
+def _left(one: Defence, k: int, attacks: Sequence[str] | None = None) -> list[bool]:
+    """Of every example, whether none of the attacks broke it within k."""
+    runs = [
+        entry.summary.smallest > k
+        for entry in one.attacked.entries
+        if attacks is None or entry.attack in attacks
+    ]
     return [bool(all(of)) for of in zip(*runs, strict=True)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.files import replace_files
 from zeronorm.report import plots, sparsity, training
@@ -53,8 +53,9 @@ def write_site(runs: Sequence[Folder], out: Folder) -> Path:
     files: dict[str, str] = {}
     for folder in folders:
         name = _free_name(folder.resolve().name, files)
-        files[name] = page(folder).replace("<main>", _BACK, 1)
-        entries.append((name, _row(folder)))
+        with reading(folder):
+            files[name] = page(folder).replace("<main>", _BACK, 1)
+            entries.append((name, _row(folder)))
     models, last = Counter(row.model for _, row in entries), Counter(folder.name for folder in folders)
     entries = [
         (name, replace(row, model=f"{row.model} ({_told(folder, last)})") if models[row.model] > 1 else row)

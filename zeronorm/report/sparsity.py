@@ -5,7 +5,6 @@ Reads sweep.jsonl alone: one row for each model, which names its reference and i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import json_lines
+from zeronorm.files import json_lines, parse_json, read_file
 from zeronorm.report import plots
 from zeronorm.report.tables import percent
 
@@ -72,8 +71,8 @@ def is_sweep(folder: Path) -> bool:
 def read_rows(folder: Path) -> list[Row]:
     """The rows of a sweep; a line that was cut off by a crash is left out."""
     try:
-        text = (folder / ROWS).read_text()
-    except OSError as error:
+        text = read_file(folder / ROWS).decode()
+    except (OSError, ValueError) as error:
         raise ArgumentError(f"runs: {folder / ROWS} cannot be read: {error}") from None
     rows = json_lines(text, lambda number, _: f"runs: {folder / ROWS} is damaged in line {number}")
     if not rows:
@@ -140,7 +139,7 @@ def page_of(folder: Path) -> dict[str, Any]:
     rows = read_rows(folder)
     sparsities, found = measures(rows)
     until, falls, doubtful = verdict(rows, found)
-    asked = json.loads((folder / ASKED).read_text()) if (folder / ASKED).exists() else {}
+    asked = parse_json(read_file(folder / ASKED)) if (folder / ASKED).exists() else {}
     charts = [
         _chart("Right answers", sparsities, [m for m in found if m.share], until, bool(falls)),
         *(_chart(m.name, sparsities, [m], until, bool(falls)) for m in found if not m.share),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zeronorm.errors import ArgumentError
+from zeronorm.files import parse_json, read_file
 from zeronorm.report import plots
 from zeronorm.report.tables import facts, percent
 
@@ -68,8 +68,8 @@ def _sidecar(folder: Path) -> dict[str, Any]:
     """The finished model's; empty before."""
     path = folder / SIDECAR
     try:
-        found = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
+        found = parse_json(read_file(path)) if path.exists() else {}
+    except (ValueError, OSError) as error:
         raise ArgumentError(f"runs: {path} is damaged: {error}") from None
     return found if isinstance(found, dict) else {}
 

@@ -24,7 +24,7 @@ import safetensors.torch
 from torch import Tensor
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import locked, replace_files
+from zeronorm.files import locked, read_file, replace_files
 from zeronorm.models.checkpoint import SIDECAR, digest_tensors
 
 FORMAT = "zeronorm-training/2"
@@ -147,7 +147,7 @@ class TrainingFolder:
 
     def _read(self) -> State:
         try:
-            tensors = safetensors.torch.load(self.checkpoint.read_bytes())
+            tensors = safetensors.torch.load(read_file(self.checkpoint))
             with safetensors.safe_open(self.checkpoint, "pt") as file:
                 header = json.loads((file.metadata() or {})["training"])
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
@@ -177,8 +177,9 @@ class TrainingFolder:
 
 def check_holds_no_model(out: Path) -> None:
     """`ArgumentError` for a folder where training would replace a model."""
-    if (out / SIDECAR).exists():
-        raise ArgumentError(f"out: expected a folder without a model, found {SIDECAR} in {out}")
+    for name, what in ((SIDECAR, "a model"), ("run.json", "a run")):
+        if (out / name).exists():
+            raise ArgumentError(f"out: expected a folder without {what}, found {name} in {out}")
 
 
 def _csv(history: list[dict[str, Any]]) -> bytes:
