@@ -146,12 +146,13 @@ def test_a_second_process_is_refused_at_once(tmp_path):
     assert first.kill_after(0), "at once: the first one still runs"
 
 
-def test_stopped_by_hand(uninterrupted, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_hand(uninterrupted, tmp_path, number):
     words = (*MODES["curve"], "--out", tmp_path / "run")
     command = Command(tmp_path, *words)
     command.wait_for(tmp_path / "run/rows.jsonl")
-    os.kill(command._process.pid, signal.SIGINT)
-    assert command.wait() == 130, "as a shell says of SIGINT"
+    os.kill(command._process.pid, number)
+    assert command.wait() == 128 + number, "as a shell says of signals"
     assert command.stderr.splitlines()[-1] == (
         f"stopped; the same command goes on from what is kept in {tmp_path / 'run'}"
     )
