@@ -208,7 +208,9 @@ def matrix(run: Path) -> tuple[str, str]:
     assert found.figures.complete, f"{run} is unfinished"
     command = re.sub(r" --out \S+", "", found.figures.record["command"])
     data = found.figures.record["plan"]["data"]["name"]
-    console = " \\\n    ".join(textwrap.wrap(f"$ {command} --out runs/matrix-{data}", 118, break_on_hyphens=False))
+    console = " \\\n    ".join(
+        textwrap.wrap(f"$ {command} --out runs/matrix-{data}", 118, break_on_hyphens=False)
+    )
     return f"matrix-{data}", f"```console\n{console}\n```\n\n```text\n{found.table()}\n```"
 
 

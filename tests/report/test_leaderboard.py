@@ -73,6 +73,38 @@ def test_the_best_first_on_a_board_of_its_own_kind(result, tmp_path):
     assert text.index("best") < text.index("worst") and "as reported" in text
 
 
+def test_what_is_proved_has_a_board_of_its_own(runs, tmp_path, capsys):
+    """Counted by hand in the radii; ranked where the best proves half of what it reads."""
+    import zeronorm as zn
+
+    data = zn.data.load("digits", "test", 30)
+    found = {}
+    for name, seed in (("one", 0), ("other", 1)):
+        model = zn.models.build(
+            "l0_lipschitz", in_channels=1, image_size=8, classes=10, patches=2, seed=seed
+        ).eval()
+        found[name] = zn.certify(model, data, out=tmp_path / name, name=name)
+    words = [str(tmp_path / name) for name in found] + [str(runs["list"].path)]
+    assert run(["leaderboard", *words, "--html", str(tmp_path / "page.html"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["boards"]
+    attacked, proved = told
+    assert "robust_accuracy" in attacked["entries"][0]
+    assert proved["title"].startswith(
+        "digits (test), n = 30: proved, whatever k pixels become, ranked at k = "
+    )
+    for entry in proved["entries"]:
+        summary = found[entry["name"]].summary
+        for k, value in entry["certified_accuracy"].items():
+            assert value == sum(radius >= int(k) for radius in summary.radii) / 30
+    page = (tmp_path / "page.html").read_text()
+    assert "Proved by" in page and "Searched by" in page and "Every figure is a lower bound" in page
+    saved = report.save_result(report.result_of(tmp_path / "one"), tmp_path / "results")
+    boards, problems = report.read_boards([tmp_path / "results", tmp_path / "one"])
+    assert not problems and boards[0].proved and boards[0].entries[0].checked
+    write(tmp_path / "results", read_result(saved) | {"claim": "attacked"}, saved.name)
+    assert report.read_boards([tmp_path / "results", tmp_path / "one"])[1]
+
+
 def test_a_run_speaks_for_its_file(runs, result, tmp_path):
     write(tmp_path, result | {"about": {"name": "Mine", "link": "https://example.org/paper"}})
     boards, problems = report.read_boards([tmp_path, runs["list"].path])
@@ -104,6 +136,7 @@ def test_rows_that_were_changed_make_no_result(runs, tmp_path):
     ("changes", "said"),
     [
         ({"format": "other"}, "expected format zeronorm-result/1"),
+        ({"claim": "sure"}, "expected claim in .* to be one of attacked, proved, got 'sure'"),
         ({"n": "60"}, "expected n in .* to be int, got '60'"),
         ({"n": True}, "expected n in .* to be int"),
         ({"n": 1}, "that fall from n"),

@@ -148,7 +148,7 @@ def _about(entry: Result) -> list[tuple[str, list[str]]]:
             ("Notes", [said.get("notes") or None]),
             ("Model", [record["model"]["name"], record["model"].get("digest")]),
             (
-                "Searches",
+                "Searches" if record["claim"] == "attacked" else "Method",
                 [f"{stage.get('name')}: {_options(stage)}" for stage in stages if isinstance(stage, Mapping)],
             ),
             ("Command", [record["command"]]),

@@ -18,16 +18,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from zeronorm.errors import ArgumentError, reads_records
-from zeronorm.evaluation.records import RunFolder, digest_rows
+from zeronorm.evaluation.records import CertificateFolder, RunFolder, digest_rows
 from zeronorm.files import parse_json, read_file, replace_files
+from zeronorm.report.certificates import summarise_certificates
 from zeronorm.report.tables import Share, data_title, model_title, percent, printable, summarise
 
 FORMAT = "zeronorm-result/1"
 ABOUT = ("name", "authors", "link", "venue", "notes")  # as RobustBench calls them
 _LARGEST = 1_000_000  # bytes of a file
+_CLAIMS = ("attacked", "proved")
+_RADII = [2**i for i in range(11)]  # at which certificates are counted
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
+    "claim": str,
     "about": dict,
     "model": dict,
     "model.name": str,
@@ -85,6 +91,7 @@ class Board:
     """Entries on the same data within the same threat model, the best first, and the budget they are ranked by."""
 
     title: str
+    proved: bool  # rather than left by a search
     budgets: list[int]
     ranked_by: int
     entries: list[Result]
@@ -93,7 +100,7 @@ class Board:
 @reads_records
 def result_of(run: str | os.PathLike[str], about: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The result file of a complete run, its figures counted in its rows."""
-    folder = RunFolder(run)
+    folder = CertificateFolder(run) if CertificateFolder(run).holds_certificates() else RunFolder(run)
     record, rows = folder.read_complete(), folder.read_rows()
     if digest_rows(rows) != record.get("rows_digest"):
         raise ArgumentError(
@@ -102,25 +109,52 @@ def result_of(run: str | os.PathLike[str], about: Mapping[str, str] | None = Non
     for name in about or {}:
         if name not in ABOUT:
             raise ArgumentError(f"about: expected one of {', '.join(ABOUT)}, got {name!r}")
-    summary, plan = summarise(record, rows), record["plan"]
+    plan = record["plan"]
     model = {name: plan["model"].get(name) for name in ("name", "architecture", "parameters", "digest")}
     return {
         "format": FORMAT,
         "about": {name: "" for name in ABOUT} | dict(about or {}),
         "model": model,
         "data": {name: plan["data"].get(name) for name in ("name", "split", "digest", "shape")},
-        "threat": {name: value for name, value in plan["threat"].items() if name not in ("budgets", "curve")},
-        "attack": plan["attack"],
+        **(_proved if isinstance(folder, CertificateFolder) else _attacked)(record, rows),
         "seed": plan.get("seed"),
         "precision": plan.get("precision"),
-        "n": summary.n,
-        "clean": summary.clean_accuracy.count,
-        "robust": {str(k): summary.robust_accuracy[k].count for k in summary.budgets},
-        "warnings": list(dict.fromkeys(f["code"] for f in record["diagnosis"] if f["level"] == "warning")),
         "command": record.get("command"),
         "versions": record.get("versions", {}),
         "plan_digest": record["plan_digest"],
         "rows_digest": record["rows_digest"],
+    }
+
+
+def _attacked(record: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    """What a search claims: no more are right than it left."""
+    summary, plan = summarise(record, rows), record["plan"]
+    return {
+        "claim": "attacked",
+        "threat": {name: value for name, value in plan["threat"].items() if name not in ("budgets", "curve")},
+        "attack": plan["attack"],
+        "n": summary.n,
+        "clean": summary.clean_accuracy.count,
+        "robust": {str(k): summary.robust_accuracy[k].count for k in summary.budgets},
+        "warnings": list(dict.fromkeys(f["code"] for f in record["diagnosis"] if f["level"] == "warning")),
+    }
+
+
+def _proved(record: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    """What certificates claim: no fewer are right, whatever the changed positions become."""
+    summary, shape = summarise_certificates(record, rows), record["plan"]["data"]["shape"]
+    positions = math.prod(shape[1:] or shape)
+    return {
+        "claim": "proved",
+        "threat": {"norm": "L0", "unit": "pixel" if shape[1:] else "feature"},
+        "attack": {
+            "name": summary.method.replace("_", " "),
+            "stages": [record["plan"]["method"]],
+        },
+        "n": summary.n,
+        "clean": summary.clean_accuracy.count,
+        "robust": {str(k): summary.at(k).count for k in _RADII if k <= positions},
+        "warnings": [],
     }
 
 
@@ -158,6 +192,10 @@ def read_result(path: Path) -> dict[str, Any]:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             names = " or ".join(one.__name__ for one in kinds)
             raise ArgumentError(f"results: expected {name} in {path} to be {names}, got {value!r:.60}")
+    if result["claim"] not in _CLAIMS:
+        raise ArgumentError(
+            f"results: expected claim in {path} to be one of {', '.join(_CLAIMS)}, got {result['claim']!r:.60}"
+        )
     _check_counts(result, path)
     for said in (*result["about"].values(), *result["warnings"]):
         if not isinstance(said, str):
@@ -195,6 +233,7 @@ def read_boards(sources: Sequence[str | os.PathLike[str]]) -> tuple[list[Board],
                 f"{claimed.name}: {name} is {_short(claimed.record.get(name))} in its file, "
                 f"{_short(own[name])} in {path}"
                 for name in (
+                    "claim",
                     "model",
                     "data",
                     "threat",
@@ -241,7 +280,9 @@ def leaderboard_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
                     "name": entry.name,
                     "n": entry.record["n"],
                     "clean_accuracy": entry.clean.value,
-                    "robust_accuracy": {str(k): share.value for k, share in entry.robust.items()},
+                    "certified_accuracy" if board.proved else "robust_accuracy": {
+                        str(k): share.value for k, share in entry.robust.items()
+                    },
                     "checked": entry.checked,
                     "warnings": entry.record["warnings"],
                     "rows_digest": entry.record["rows_digest"],
@@ -258,7 +299,14 @@ def _boards(entries: Iterable[Result]) -> list[Board]:
     for entry in entries:
         record = entry.record
         data = record["data"]
-        key = [data["name"], data["split"], data.get("digest"), record["n"], record["threat"]]
+        key = [
+            record["claim"],
+            data["name"],
+            data["split"],
+            data.get("digest"),
+            record["n"],
+            record["threat"],
+        ]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(entry)
     return [_board(groups[key]) for key in sorted(groups)]
 
@@ -266,13 +314,25 @@ def _boards(entries: Iterable[Result]) -> list[Board]:
 def _board(entries: list[Result]) -> Board:
     budgets = sorted({k for entry in entries for k in entry.robust})
     given = Counter(k for entry in entries for k in entry.robust)
-    by = max(budgets, key=lambda k: (given[k], k))
+    proved = entries[0].record["claim"] == "proved"
+    if (
+        proved
+    ):  # at all radii, of which the largest tell nothing: where the best still proves half of what it reads
+        best = {k: max(e.robust[k].value for e in entries if k in e.robust) for k in budgets}
+        while budgets[1:] and best[budgets[-2]] == 0:
+            budgets.pop()
+        half = max(entry.clean.value for entry in entries) / 2
+        by = min(budgets, key=lambda k: (-given[k], abs(best[k] - half)))
+    else:
+        by = max(budgets, key=lambda k: (given[k], k))
 
     def rank(entry: Result) -> tuple[float, float, str]:
         robust = entry.robust.get(by)
         return -1.0 if robust is None else robust.value, entry.clean.value, entry.name
 
-    return Board(_title(entries[0].record, budgets, by), budgets, by, sorted(entries, key=rank, reverse=True))
+    return Board(
+        _title(entries[0].record, budgets, by), proved, budgets, by, sorted(entries, key=rank, reverse=True)
+    )
 
 
 def _title(record: Mapping[str, Any], budgets: Sequence[int], by: int) -> str:
@@ -280,6 +340,8 @@ def _title(record: Mapping[str, Any], budgets: Sequence[int], by: int) -> str:
     cap, box = threat.get("linf"), [threat.get("low"), threat.get("high")]
     shape = data.get("shape")
     entries = math.prod(shape) if shape and all(isinstance(side, int) for side in shape) else None
+    if record["claim"] == "proved":
+        return f"{data_title(data)}, n = {record['n']}: proved, whatever k {threat['unit']}s become, ranked at k = {by}"
     if isinstance(cap, int | float) and threat["unit"] == "feature" and budgets == [entries]:
         words = [f"every value by at most {cap:g}"]
     else:
