@@ -107,6 +107,10 @@ def test_bad_input(zeronorm, tmp_path):
         (("--train-k", 65), "train_k: expected an integer between 1 and 64, got 65"),
         (("--train-limit", 0), "train_limit"),
         (("--seed", -1), "seed"),
+        (("--attack", "fgsm"), "got 'fgsm'"),
+        (("--attack", "sparse_pgd:gradient=foo"), "on any model: gradient: expected one of unprojected"),
+        (("--workers", 0), "workers: expected an integer of at least 1"),
+        (("--ray", "auto"), "workers: expected how many"),
         (("--batch-size", 0), "batch_size"),
     ):
         said = zeronorm(

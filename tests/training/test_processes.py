@@ -209,7 +209,7 @@ class TestRefusals:
     @pytest.mark.slow
     def test_what_all_refuse_is_said_once(self, tmp_path):
         done = subprocess.run(
-            [*CLI, "--batch-size", "1", "--devices", "2", "--out", str(tmp_path / "out")],
+            [*CLI, "--limit", "6", "--batch-size", "2", "--devices", "2", "--out", str(tmp_path / "out")],
             capture_output=True,
             text=True,
         )
@@ -217,6 +217,11 @@ class TestRefusals:
         assert done.stderr == (
             "zeronorm: batch_size: expected steps of 2 examples at least, one for each process, got 1\n"
         )
+
+    def test_fewer_examples_in_a_step_than_processes(self, cli, tmp_path):
+        with pytest.raises(ArgumentError, match="batch_size: expected 2 examples at least, one for each"):
+            cli("--batch-size", "1", "--devices", "2", "--out", str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -94,6 +94,7 @@ def matrix(
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
     from zeronorm.cli.progress import Display
+    from zeronorm.evaluation.comparison_plan import check_comparison
     from zeronorm.evaluation.matrix import check_matrix
 
     assert isinstance(threats, list)
@@ -114,12 +115,20 @@ def matrix(
         [*known, *sources], dataset, threats,
         steps=steps, queries=queries, votes=votes, n=n, alpha=alpha, batch_size=batch_size, seed=seed,
     )  # fmt: skip
+    at_work = options.at_work(workers, ray)
     if known:
+        _, channels, *sides = dataset.x.shape
+        some = zn.models.build(
+            "linear", in_channels=channels, image_size=sides, classes=len(dataset.class_names)
+        )
+        given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
+        # what no model could be asked
+        check_comparison({"any model": some.eval()}, dataset, threats, searches, given)
         with options.resumable(out):
             _train(out / _MODELS, known, trainings, device)
         networks = {name: resolve_model(str(out / _MODELS / name), where) for name in known} | networks
         sources |= {name: f"{_MODELS}/{name}" for name in known}  # in the folder, wherever that goes
-    with options.resumable(out), options.at_work(workers, ray) as pool, Display() as display:
+    with options.resumable(out), at_work as pool, Display() as display:
         found = zn.matrix(
             networks,
             dataset,
@@ -183,11 +192,12 @@ def _recipes(
 def _train(folder: Path, known: dict[str, list[str]], trainings: Mapping[str, Any], device: str) -> None:
     """Train each defence by its command, unless it is there already."""
     from zeronorm.cli.main import app
-    from zeronorm.files import remember
+    from zeronorm.files import locked, remember
     from zeronorm.models.checkpoint import SIDECAR
 
-    remember(folder / "trainings.json", trainings, "models of these trainings")
     limit = trainings["train_limit"]
+    with locked(folder, "training in"):
+        remember(folder / "trainings.json", trainings, "models of these trainings")
     for number, (name, words) in enumerate(known.items(), start=1):
         if (folder / name / SIDECAR).exists():  # which a training writes at its end
             continue
@@ -202,4 +212,6 @@ def _train(folder: Path, known: dict[str, list[str]], trainings: Mapping[str, An
         with redirect_stdout(sys.stderr):  # what stands on it is the matrix
             status = app(command, standalone_mode=False)
         if isinstance(status, int) and status:
+            if status > 128:  # by a signal; of this command there is no --resume
+                typer.echo("of the matrix, the same command goes on", err=True)
             raise typer.Exit(status)

@@ -268,11 +268,7 @@ def train(
     options |= {name: value for name, value in varying.items() if value is not None}
     plan = TrainingPlan(out=out, **options)
     if devices is not None and devices > here:
-        if devices > plan.batch_size:
-            raise ArgumentError(
-                f"batch_size: expected {devices} examples at least, one for each process, got {plan.batch_size}"
-            )
-        raise typer.Exit(launched(devices, plan.device))
+        raise typer.Exit(launched(devices, plan.device, plan.batch_size))
     end_with_launcher()
     first = is_first()
     if resume and first and not out.exists():

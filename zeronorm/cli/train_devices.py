@@ -46,7 +46,7 @@ def end_with_launcher() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def launched(devices: int, device: str) -> int:
+def launched(devices: int, device: str, batch_size: int) -> int:
     """Run this process's command line in so many processes on this machine; returns the exit status.
 
     **Raises:** `ArgumentError` for more GPUs than there are, and where a process was killed, after the others ended.
@@ -65,6 +65,10 @@ def launched(devices: int, device: str) -> int:
                 f"devices: expected at most {cores}, the cores of this machine, got {devices}"
             )
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
+    if devices > batch_size:
+        raise ArgumentError(
+            f"batch_size: expected {devices} examples at least, one for each process, got {batch_size}"
+        )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it says all again, at length
     config = LaunchConfig(
         1, 1, devices, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",

@@ -215,9 +215,10 @@ def check_matrix(
             f"model: expected at least two models to compare, got {', '.join(names) or 'none'}"
         )
     for what, value, low in (("steps", steps, 0), ("queries", queries, 1), ("votes", votes, 1), ("n", n, 10),
-                             ("batch_size", batch_size, 1), ("seed", seed, 0)):  # fmt: skip
+                             ("batch_size", batch_size, 1)):  # fmt: skip
         if value is not None:
             checks.integer(what, value, low)
+    checks.integer("seed", seed, 0, 2**63 - 1)
     check_probability(alpha, "alpha")
     return threats
 

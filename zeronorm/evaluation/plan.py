@@ -183,7 +183,7 @@ def digest(plan: dict[str, Any]) -> str:
 def differences(asked: Any, found: Any, path: str = "") -> list[str]:
     """Where two plans differ, as `path: found there, asked for`."""
     if isinstance(asked, dict) and isinstance(found, dict):
-        keys = sorted(asked.keys() | found.keys())
+        keys = sorted(asked.keys() | found.keys(), key=lambda key: (key == "digest", key))  # the cause first
         parts = (differences(asked.get(k), found.get(k), f"{path}.{k}" if path else k) for k in keys)
         return [line for part in parts for line in part]
     if isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):

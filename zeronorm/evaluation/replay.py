@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zeronorm import losses
+from zeronorm import checks, losses
 from zeronorm.attacks.search import Model, evaluation_mode, filled_up
 from zeronorm.errors import ArgumentError, blaming_model
 from zeronorm.threat_model import L0
@@ -43,6 +43,8 @@ def predict(model: Model, x: Tensor) -> Tensor:
             f"model: expected logits, got another model ({type(z).__name__}): a function with an argument is "
             "taken for the model itself; one that makes the model takes none"
         )
+    if not isinstance(z, Tensor):
+        checks.logits(z, len(x))  # which says so
     return z[: len(x)]
 
 
