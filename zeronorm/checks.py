@@ -54,6 +54,8 @@ def examples(x: Any, name: str = "x") -> Tensor:
     """A batch of inputs: floating point, finite, `(batch, ...)` with at least one feature each."""
     if not isinstance(x, Tensor):
         raise ArgumentError(f"{name}: expected a torch tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise ArgumentError(f"{name}: expected a dense tensor, got one of layout {x.layout}")
     if not x.is_floating_point():
         raise ArgumentError(
             f"{name}: expected a floating point tensor, got {x.dtype}; scale 8-bit images by 1/255 first"

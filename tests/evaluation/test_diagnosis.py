@@ -88,6 +88,39 @@ def test_gradients_that_are_zero(model):
     assert "100% of 20 inputs" in finding["seen"]
 
 
+def test_gradients_that_are_undefined(model):
+    """What `where` leaves out counts in the gradient."""
+    hidden = Through(model, after=lambda z: torch.where(z > 1e9, z * float("nan"), z))
+    evaluation = evaluate(hidden, k=2, steps=20, queries=30)
+    finding = next(f for f in evaluation.diagnosis if f["code"] == "undefined-gradient")
+    assert "100% of 20 inputs" in finding["seen"] and finding["level"] == "warning"
+    assert diagnosis.CHECKS["undefined-gradient"] not in evaluation.summary.run["checks"]
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf")])
+@pytest.mark.parametrize("attack", ["sparse_pgd", "sparse_rs", "sigma_zero"])
+def test_answers_that_are_no_numbers(model, answer, attack):
+    """Finite on every clean input, and not where pixels are white, of which the search tries some."""
+    data = dataset(model)
+    assert (data.x < 1).all()
+    length = {"queries": 60} if attack == "sparse_rs" else {"steps": 30}
+
+    class Breaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+            self.eval()
+
+        def forward(self, x):
+            far = (x >= 1).flatten(1).sum(1, keepdim=True) > 1
+            return self.inner(x).masked_fill(far, answer)
+
+    assert "undefined-logits" in codes(evaluate(Breaks(), data=data, attack=attack, k=6, **length))
+    ruled_out = Through(model, after=lambda z: z.masked_fill(torch.arange(z.shape[1]) == 3, -float("inf")))
+    fine = evaluate(ruled_out, data=dataset(ruled_out), attack=attack, k=6, **length)
+    assert "undefined-logits" not in codes(fine)
+
+
 def test_gradients_that_are_cut_off(model):
     """A comparison leaves no gradient at all, though the weights would have one."""
     cut = Through(model, lambda x: (x > 0.5).float())

@@ -231,10 +231,34 @@ def test_gradients_withheld_gain_nothing(tmp_path):
     assert left["box"]["2"] > left["plain"]["2"], "or the test shows nothing"
     (verdict,) = report.matrix.verdicts(found.figures)
     assert verdict.word == "falls" and not verdict.holds
-    assert (
-        "not told apart from plain under the 1 attack of 2 that can be run on both (+0.0 points"
-        in verdict.text
-    )
+    assert "not told apart from plain under the 1 attack of 2 that see both (+0.0 points" in verdict.text
+
+
+class Undefined(torch.nn.Module):
+    """Another's logits, with a gradient that is NaN: what `where` leaves out counts there."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.eval()
+
+    def forward(self, x):
+        z = self.inner(x)
+        return torch.where(z.sum(1, keepdim=True) > 1e9, z * float("nan"), z)
+
+
+def test_undefined_gradients_gain_nothing(tmp_path):
+    plain = network()
+    named = {"plain": plain, "undefined": Undefined(plain)}
+    found = zn.matrix(named, dataset(plain, 20), BUDGETS, ATTACKS, tmp_path / "m", steps=60, queries=5)
+    (verdict,) = report.matrix.verdicts(found.figures)
+    assert verdict.word == "falls" and "under the 1 attack of 2 that see both" in verdict.text
+    assert "undefined gradient (2 of 4 runs)" in found.table()
+    page = report.render(tmp_path / "m", tmp_path / "page.html").read_text()
+    assert "look for a division, a root or a logarithm at 0" in page
+    found = zn.matrix(named, dataset(plain, 20), BUDGETS, ["sparse_pgd"], tmp_path / "white", steps=60)
+    (verdict,) = report.matrix.verdicts(found.figures)
+    assert verdict.word == "cannot be judged" and not verdict.holds
 
 
 def test_misleading_gradients_are_told(tmp_path):

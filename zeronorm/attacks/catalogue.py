@@ -125,4 +125,10 @@ catalogue: dict[str, Attack] = {
 
 def get(name: str) -> Attack:
     """The catalogue's entry of that name; hyphens may stand for underscores."""
+    word, colon, _ = str(name).partition(":")
+    if colon and word.replace("-", "_") in catalogue:
+        raise ArgumentError(
+            f"attack: expected a name, got {name!r}; options go into zeronorm.attacks.Stage({word!r}, "
+            "{name: value})"
+        )
     return catalogue[choice("attack", str(name).replace("-", "_"), tuple(catalogue))]

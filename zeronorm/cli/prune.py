@@ -77,6 +77,7 @@ def prune(
     from zeronorm.report.sparsity import ASKED, DEAD, measures, read_rows, verdict
 
     share_below_one("share", share)
+    checks.real("share", share, 0.0, open_low=True)
     checks.real("epsilon", epsilon, 0.0, open_low=True)
     for name, low in (("seeds", 1), ("rounds", 0), ("epochs", 1), ("retrain_epochs", 1)):
         checks.integer(name, asked[name], low)

@@ -86,7 +86,8 @@ class Search:
             search.run()
         finally:
             told([])
-        return {"unconfirmed": search.unconfirmed, "outside": search.outside}
+        undefined = int(search.counter.undefined)
+        return {"unconfirmed": search.unconfirmed, "outside": search.outside, "undefined": undefined}
 
 
 class BatchSearch:

@@ -29,7 +29,9 @@ def named_models(model: Model | Mapping[str, Model]) -> dict[str, Model]:
     if not isinstance(model, Mapping):
         return {models.describe(checks.model(model))["architecture"]: model}
     if not model or not all(isinstance(name, str) and name for name in model):
-        raise ArgumentError(f"model: expected at least one model, each by its name, got {list(model)}")
+        raise ArgumentError(
+            f"model: expected at least one model, each by its name, a word, got {list(model)!r:.100}"
+        )
     return dict(model)
 
 

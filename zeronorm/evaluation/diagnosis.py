@@ -25,6 +25,7 @@ CHECKS = {
     "batch-dependent-model": "the model answers the same alone and in a batch",
     "no-gradients": "the model gives gradients",
     "zero-gradient": "input gradients are not zero",
+    "undefined-gradient": "input gradients are finite",
     "saturated-logits": "logits are not saturated",
     "clean-accuracy-near-chance": "clean accuracy is above chance",
     "black-box-beats-white-box": "black-box stages alone broke at most one example, or under 1 % of all, or under a "
@@ -32,6 +33,7 @@ CHECKS = {
     "search-not-converged": "the search had converged",
     "unconfirmed-adversarials": "every adversarial held on a fresh pass",
     "outside-threat-model": "every result was within the threat model",
+    "undefined-logits": "the model answered every input of the search with numbers",
 }
 
 
@@ -42,7 +44,7 @@ def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
     if not all(_length(stage) for stage in stages):  # rows cannot show it
         codes.add("search-not-converged")
     if not run["plan"]["model"]["differentiable"]:
-        codes |= {"no-gradients", "zero-gradient"}
+        codes |= {"no-gradients", "zero-gradient", "undefined-gradient"}
     if not {"white", "black"} <= {_knowledge(stage["attack"]) for stage in stages}:
         codes.add("black-box-beats-white-box")
     return [words for code, words in CHECKS.items() if code not in codes]
@@ -116,7 +118,19 @@ def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> l
                 "nothing to do here; distrust gradient attacks of other tools on this model",
             )
         )
-    if differentiable and (zero := _zero_gradients(model, x, y)) > 0.05:
+    zero, undefined = _useless_gradients(model, x, y) if differentiable else (0.0, 0.0)
+    if undefined > 0.05:
+        findings.append(
+            _finding(
+                "undefined-gradient",
+                "warning",
+                f"{undefined:.0%} of {len(x)} inputs have an input gradient with NaN or infinity in it",
+                "attacks by gradients see nothing there: white-box figures are not to be trusted on their own",
+                "look for a division, a root or a logarithm at 0 behind torch.where, whose gradient counts though its "
+                "value does not",
+            )
+        )
+    if zero > 0.05:
         findings.append(
             _finding(
                 "zero-gradient",
@@ -138,12 +152,14 @@ def _refuse_probabilities(z: Tensor) -> None:
         )
 
 
-def _zero_gradients(model: Model, x: Tensor, y: Tensor) -> float:
+def _useless_gradients(model: Model, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Shares of the inputs whose gradient is 0 everywhere, and is not finite somewhere."""
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
         leaf = x.detach().clone().requires_grad_()
         z = model(leaf.clone())
         (gradient,) = torch.autograd.grad(z.gather(1, y[:, None]).sum() - z.sum() / z.shape[1], leaf)
-    return float((gradient.flatten(1) == 0).all(1).float().mean())
+    flat = gradient.flatten(1)
+    return float((flat == 0).all(1).float().mean()), float((~flat.isfinite()).any(1).float().mean())
 
 
 def gives_gradients(model: Model, x: Tensor) -> bool:
@@ -226,9 +242,21 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
                     "double --steps or --queries until the figure stops moving",
                 )
             )
-    unconfirmed, outside = (
-        sum(session.get(what, 0) for session in run["sessions"]) for what in ("unconfirmed", "outside")
+    unconfirmed, outside, undefined = (
+        sum(session.get(what, 0) for session in run["sessions"])
+        for what in ("unconfirmed", "outside", "undefined")
     )
+    if undefined:
+        findings.append(
+            _finding(
+                "undefined-logits",
+                "warning",
+                "in the search the model answered inputs with NaN or infinity",
+                "they are not counted as broken, and searches go around them: robust accuracy may be too high, and "
+                "such an answer is a failure of its own",
+                "find out which inputs do this, and make the model answer with finite numbers",
+            )
+        )
     if unconfirmed:
         findings.append(
             _finding(

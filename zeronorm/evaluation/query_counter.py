@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,10 +41,16 @@ class QueryCounter(nn.Module):
         self.exact = model if precision != "float32" else None
         self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
         self.backwards = torch.zeros(n, dtype=torch.int64, device=device)
+        self._total = torch.zeros((), dtype=torch.float64, device=device)  # of all logits
         self._all = torch.arange(n, device=device)
         self._scope = self._all  # the batch of a nested attack, as examples of this one
         self._rows: Tensor | None = None
         self._on_broken, self._on_pass = on_broken, on_pass
+
+    @property
+    def undefined(self) -> bool:
+        """Whether the model answered NaN or infinity in any pass; minus infinity rules a class out."""
+        return not bool(self._total < math.inf)
 
     def passes_for(self, rows: Tensor) -> None:
         """The next pass is for these rows of the batch (whatever fills it up is for nobody)."""
@@ -74,6 +81,8 @@ class QueryCounter(nn.Module):
                 with torch.autocast(inputs.device.type, torch.bfloat16):
                     z = self.model(inputs)
                 z = z.float()
+        if isinstance(z, Tensor):
+            self._total += z.detach().sum()  # which no pass waits for
         if rows is not None:
             each = torch.ones_like(rows)
             self.forwards.index_add_(0, rows, each)  # an example may have several inputs in one pass

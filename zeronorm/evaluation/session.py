@@ -37,13 +37,13 @@ class Session:
         rows: how many were written.
         passes: of the model over one example.
         doubts: results an attack called adversarial that did not hold ("unconfirmed"), or that were "outside"
-            the threat model.
+            the threat model; shards in whose search the model answered NaN or infinity ("undefined").
         faults: work that had to be done again, and why.
     """
 
     def __init__(self, n: int, on_progress: Callable[[Progress], None] | None, workers: int = 1) -> None:
         self.rows, self.passes = 0, 0
-        self.doubts = {"unconfirmed": 0, "outside": 0}
+        self.doubts = {"unconfirmed": 0, "outside": 0, "undefined": 0}
         self.faults: list[str] = []
         self._n, self._on_progress, self._workers = n, on_progress, workers
         self._started, self._stamp = time.perf_counter(), datetime.now(UTC)

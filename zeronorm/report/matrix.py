@@ -131,10 +131,11 @@ def verdicts(matrix: Matrix) -> list[Verdict]:
 def _verdict(one: Defence, matrix: Matrix) -> Verdict:
     k, baseline, knowledge = matrix.judged_k, matrix.defences[0], matrix.record.get("knowledge", {})
     budgets = matrix.first.budgets
-    gains = {b: _gain(one, baseline, b) for b in budgets}
+    both = _both(one, baseline, knowledge)
+    gains = {b: _gain(one, baseline, b, both) for b in budgets}
     more, fewer = [b for b in budgets if gains[b][0].low > 0], [b for b in budgets if gains[b][0].high < 0]
     words = [_at("resists", more, budgets), _at("is weaker", fewer, budgets)]
-    word = ", ".join(filter(None, words)) or "falls"
+    word = ", ".join(filter(None, words)) or ("falls" if both else "cannot be judged")
     left, proved, (gain, by_proof) = one.attacked.robust_accuracy[k], one.proved_at(k), gains[k]
     than = (
         f"more than of {baseline.name}"
@@ -143,9 +144,8 @@ def _verdict(one: Defence, matrix: Matrix) -> Verdict:
         if k in fewer
         else f"not told apart from {baseline.name}"
     )
-    both = _both(one, baseline)
     if not by_proof and len(both) < len(matrix.attacks):
-        than += f" under the {count(len(both), 'attack')} of {len(matrix.attacks)} that can be run on both"
+        than += f" under the {count(len(both), 'attack')} of {len(matrix.attacks)} that see both"
     points = f"{100 * gain.value:+.1f} points, {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
     what = f"{percent(proved.value)} % proved" if proved and by_proof else f"{percent(left.value)} % left"
     said = [f"{what} at k = {k}, {than} ({points})"]
@@ -177,19 +177,27 @@ def _at(word: str, some: Sequence[int], all_: Sequence[int]) -> str:
     return f"{word} at k = {', '.join(map(str, some))}"
 
 
-def _both(one: Defence, baseline: Defence) -> list[str]:
-    """The attacks that both could be searched by."""
+def _both(one: Defence, baseline: Defence, knowledge: Mapping[str, str]) -> list[str]:
+    """The attacks that could be run on both, without those by gradients where these are of no use."""
     theirs = {entry.attack for entry in baseline.attacked.entries}
-    return [entry.attack for entry in one.attacked.entries if entry.attack in theirs]
+    blind = any(
+        found.get("code") in ("zero-gradient", "undefined-gradient")
+        for entry in one.attacked.entries
+        for found in entry.summary.run.get("diagnosis") or []
+    )
+    return [
+        entry.attack
+        for entry in one.attacked.entries
+        if entry.attack in theirs and not (blind and knowledge.get(entry.attack) == "white")
+    ]
 
 
-def _gain(one: Defence, baseline: Defence, k: int) -> tuple[Difference, bool]:
+def _gain(one: Defence, baseline: Defence, k: int, both: Sequence[str]) -> tuple[Difference, bool]:
     """How many more of the same examples withstand than of the baseline, and whether that goes by what is proved.
 
-    Under attack both are seen by the same attacks: a vote would gain by those alone that cannot be run on it.  What is
-    proved holds against all, so it is set beside what all of them left of the baseline.
+    Under attack they are compared by attacks that see both: a vote would gain by those alone that cannot be run on it.
+    What is proved holds against all, so it is set beside what all of them left of the baseline.
     """
-    both = _both(one, baseline)
     found = [(_left(one, k, both), _left(baseline, k, both), False)] if both else []
     if one.proved is not None:
         found.append((_proved(one, k), _left(baseline, k), True))

@@ -559,7 +559,7 @@ def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Cl
     )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ArgumentError(
-            f"model: expected one that learns by gradients, got {plan.model}, for which there is a method of its own"
+            f"model: expected one that learns by gradients, got {plan.model}; --method {plan.model} trains it"
         )
     return model
 
