@@ -287,7 +287,7 @@ def test_a_checkpoint_folder(zeronorm, tmp_path):
 BAD = {
     "--bogus 3": "No such option: --bogus",
     "--k": "Option '--k' requires an argument",
-    "--limit many": "Invalid value for '--limit'",
+    "--limit many": "limit: expected an integer, got 'many'",
     "--limit 0": "limit: expected an integer of at least 1, got 0",
     "--k -1": "k: expected an integer of at least 0, got -1",
     "--k 1,x": "k: expected integers with commas between them, such as 1,2,4, got '1,x'",

@@ -25,7 +25,7 @@ PLOTTED += [f"zeronorm {words}" for words in make.RUNS.values()]
 SMALL = {
     "matrix": [
         *("--limit", "4", "--steps", "2", "--queries", "4", "--epochs", "1", "--train-limit", "60"),
-        *("--defense", "plain,l0_lipschitz", "--attack", "sparse_rs"),
+        *("--defense", "plain,l0_lipschitz", "--attack", "sparse_pgd,sparse_rs"),
     ],
     "evaluate": ["--limit", "8", "--steps", "8", "--queries", "16"],
     "compare": ["--limit", "8", "--steps", "8", "--queries", "16"],
