@@ -92,6 +92,12 @@ def test_a_value_of_the_wrong_kind(zeronorm, words, says):
     assert said.status == 2 and said.err == f"zeronorm: {says}\n" and not said.out
 
 
+@pytest.mark.parametrize("verb", ["leaderboard", "report", "verify"])
+def test_a_path_that_is_none(zeronorm, verb):
+    said = zeronorm(verb, "9" * 400)
+    assert said.status == 2 and said.err.count("\n") == 1 and len(said.err) < 600, said.err
+
+
 def test_version(zeronorm):
     from zeronorm import __version__
 

@@ -6,6 +6,7 @@ error.  1: anything else.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -99,6 +100,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         model = "model: " if BY_MODEL in getattr(error, "__notes__", ()) else ""
         if isinstance(error, OSError) and error.strerror:
+            if error.errno == errno.ENAMETOOLONG:  # no path at all, so nothing was begun
+                return _fail(2, f"expected a path, got one too long to be one: {str(error.filename)[:80]}...")
             kept = "what was finished is kept, the same command goes on from there"
             return _fail(1, f"{model}{error.strerror}: {error.filename or 'while writing'}; {kept}")
         said = " ".join(str(error).split())[:500]
