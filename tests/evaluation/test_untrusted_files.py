@@ -210,6 +210,18 @@ def test_many_spoilt_files_are_one_line(originals, unchecked, tmp_path_factory, 
     examine(originals, tmp_path_factory.getbasetemp() / "spoilt", data)
 
 
+@pytest.mark.parametrize("allowed", ["clean", [0.5], [[0]], {"a": 1}, [10**9], [10**30]])
+def test_a_mask_that_is_none(originals, tmp_path, unchecked, capfd, allowed):
+    shutil.copytree(originals / "run", tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    run = json.loads(file.read_text())
+    run["plan"]["threat"]["allowed"] = allowed
+    run["plan_digest"] = digest(run["plan"])
+    file.write_text(json.dumps(run))
+    assert main.run(["verify", str(tmp_path / "run"), "--device", "cpu"]) in (1, 2)
+    assert capfd.readouterr().err.count("\n") <= 1
+
+
 LINES = [
     [],
     None,

@@ -317,7 +317,7 @@ def _threat(plan: Mapping[str, Any], x: Tensor) -> L0:
     if plan["allowed"] is None:
         return threat
     allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
-    allowed[plan["allowed"]] = True
+    allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
     return L0(None, plan["unit"], low, high, plan["linf"], allowed)
 
 
