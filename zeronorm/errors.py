@@ -1,4 +1,4 @@
-"""The error of input that cannot be used, and whose fault another is.
+"""The error of input that cannot be used, whose fault another is, and how strangers' text is shown.
 
 Apart from `checks`, so that reading records needs no torch.
 """
@@ -6,7 +6,7 @@ Apart from `checks`, so that reading records needs no torch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
@@ -61,3 +61,10 @@ def reads_records(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return guarded
+
+
+def printable(lines: Sequence[str]) -> str:
+    """Lines as one text; names come from files, so no control characters into a terminal."""
+    return "\n".join(
+        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines
+    )

@@ -75,13 +75,15 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a file.
-
-    **Raises:** `OSError`, also for what is there and is no file: of a pipe or a device the end would never come.
-    """
+def check_regular(path: Path) -> None:
+    """`OSError` for what is there and is no file: of a pipe or a device the end would never come."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file; `OSError` if there is none."""
+    check_regular(path)
     return path.read_bytes()
 
 

@@ -26,7 +26,7 @@ from zeronorm.cli.report import report
 from zeronorm.cli.reproduce import reproduce
 from zeronorm.cli.train import train
 from zeronorm.cli.verify import verify
-from zeronorm.errors import BY_MODEL, ArgumentError
+from zeronorm.errors import BY_MODEL, ArgumentError, printable
 
 # A Hub that cannot be reached is one line of ours, not a page of retries.
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -118,9 +118,7 @@ def _misused(error: Any) -> str:
 
 
 def _fail(status: int, message: str) -> int:
-    # names in it may come from anyone's files: no control characters into a terminal
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(message.split()))
-    print(f"zeronorm: {shown}", file=sys.stderr)
+    print(printable([f"zeronorm: {' '.join(message.split())}"]), file=sys.stderr)
     return status
 
 

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import awaited, locked, parse_json, read_file, replace_files
+from zeronorm.files import awaited, check_regular, locked, parse_json, read_file, replace_files
 
 Row = dict[str, Any]  # one row, by the names of ROWS
 
@@ -346,8 +346,7 @@ class MatrixFolder:
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("not a regular file")
+        check_regular(path)
         return pq.read_table(path, schema=schema, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArgumentError(f"run: {path} is damaged or not a table of rows: {_first_line(error)}") from None

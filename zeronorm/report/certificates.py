@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, printable
 from zeronorm.metrics import median_certified
-from zeronorm.report.tables import Ints, Share, Summary, class_name, count, percent, printable
+from zeronorm.report.tables import Ints, Share, Summary, class_name, count, percent
 
 Floats = npt.NDArray[np.float64]
 

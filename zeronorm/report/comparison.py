@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, printable
 from zeronorm.evaluation.records import ComparisonFolder
 from zeronorm.metrics import (
     Difference,
@@ -32,7 +32,7 @@ from zeronorm.metrics import (
     transferred,
     worst_case,
 )
-from zeronorm.report.tables import Ints, Share, Summary, data_title, norm_title, percent, printable, summarise
+from zeronorm.report.tables import Ints, Share, Summary, data_title, norm_title, percent, summarise
 
 Floats = npt.NDArray[np.float64]
 

@@ -86,20 +86,17 @@ def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     if not folders:
         raise ArgumentError("runs: expected at least one run folder, got none")
-    if len(folders) == 1 and training.is_training(Path(folders[0])):
-        return training_page(Path(folders[0]))
-    if len(folders) == 1 and sparsity.is_sweep(Path(folders[0])):
-        return environment().get_template("sparsity.html").render(**sparsity.page_of(Path(folders[0])))
-    if len(folders) == 1 and MatrixFolder(folders[0]).exists():
-        return matrix_page(MatrixFolder(folders[0]), beside)
+    for folder in map(Path, folders):
+        for kind, fits, made in _ALONE:
+            if fits(folder) and len(folders) == 1:
+                return made(folder, beside)
+            if fits(folder):
+                raise ArgumentError(
+                    f"runs: expected evaluations, comparisons or certificates side by side, got {kind} in {folder}, "
+                    "which has a page of its own; pages of all kinds are joined by --site"
+                )
     if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
         return comparison_page(ComparisonFolder(folders[0]))
-    for folder in folders if len(folders) > 1 else ():
-        if alone := next((kind for kind, fits in _ALONE.items() if fits(Path(folder))), None):
-            raise ArgumentError(
-                f"runs: expected evaluations, comparisons or certificates side by side, got {alone} in {folder}, "
-                "which has a page of its own; pages of all kinds are joined by --site"
-            )
     paths = [path for folder in folders for path in _runs_in(Path(folder))]
     if any(CertificateFolder(path).holds_certificates() for path in paths):
         return certificates_page(paths)
@@ -116,11 +113,9 @@ def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
     )
 
 
-_ALONE: dict[str, Callable[[Path], bool]] = {
-    "a training": training.is_training,
-    "a sweep over sparsity": sparsity.is_sweep,
-    "a matrix": lambda folder: MatrixFolder(folder).exists(),
-}
+def sparsity_page(folder: Path) -> str:
+    """The page of a sweep over sparsity."""
+    return environment().get_template("sparsity.html").render(**sparsity.page_of(folder))
 
 
 def training_page(folder: Path) -> str:
@@ -580,6 +575,18 @@ def matrix_page(folder: MatrixFolder, beside: Path | None) -> str:
             provenance=matrix.matrix_provenance(found, folder.path),
         )
     )
+
+
+_ALONE: list[tuple[str, Callable[[Path], bool], Callable[[Path, Path | None], str]]] = [
+    ("a training", training.is_training, lambda folder, _: training_page(folder)),
+    ("a sweep over sparsity", sparsity.is_sweep, lambda folder, _: sparsity_page(folder)),
+    (
+        "a matrix",
+        lambda folder: MatrixFolder(folder).exists(),
+        lambda f, beside: matrix_page(MatrixFolder(f), beside),
+    ),
+]
+"""What has a page of its own that no other run shares: in words, how it is told, and its page."""
 
 
 # -- certificates ---------------------------------------------------------------------------------------

@@ -20,11 +20,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from zeronorm.errors import ArgumentError, reads_records
+from zeronorm.errors import ArgumentError, printable, reads_records
 from zeronorm.evaluation.records import CertificateFolder, RunFolder, digest_rows
 from zeronorm.files import parse_json, read_file, replace_files
 from zeronorm.report.certificates import summarise_certificates
-from zeronorm.report.tables import Share, data_title, model_title, percent, printable, summarise
+from zeronorm.report.tables import Share, data_title, model_title, percent, summarise
 
 FORMAT = "zeronorm-result/1"
 ABOUT = ("name", "authors", "link", "venue", "notes")  # as RobustBench calls them
@@ -315,9 +315,8 @@ def _board(entries: list[Result]) -> Board:
     budgets = sorted({k for entry in entries for k in entry.robust})
     given = Counter(k for entry in entries for k in entry.robust)
     proved = entries[0].record["claim"] == "proved"
-    if (
-        proved
-    ):  # at all radii, of which the largest tell nothing: where the best still proves half of what it reads
+    if proved:
+        # counted at all radii, of which the largest tell nothing: where the best still proves half of what it reads
         best = {k: max(e.robust[k].value for e in entries if k in e.robust) for k in budgets}
         while budgets[1:] and best[budgets[-2]] == 0:
             budgets.pop()

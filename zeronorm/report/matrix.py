@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, printable
 from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder
 from zeronorm.metrics import Difference, paired_difference
 from zeronorm.report.certificates import CertificateSummary, contradictions, summarise_certificates
 from zeronorm.report.comparison import Model, read_comparison, warning_lines
-from zeronorm.report.tables import Share, Summary, count, data_title, facts, percent, printable
+from zeronorm.report.tables import Share, Summary, count, data_title, facts, percent
 
 MASKED = 0.1  # white-box attacks that leave so much more than others mislead
 

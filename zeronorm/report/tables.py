@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, printable
 from zeronorm.metrics import Magnitude, interval, median_magnitude
 
 Ints = npt.NDArray[np.int64]
@@ -246,13 +246,6 @@ def _epsilon(plan: Mapping[str, Any]) -> float | None:
     threat = plan["threat"]
     whole = threat["budgets"] == [math.prod(plan["data"]["shape"])] and threat.get("allowed") is None
     return threat.get("linf") if whole else None
-
-
-def printable(lines: Sequence[str]) -> str:
-    """Lines as one text; names come from files, so no control characters into a terminal."""
-    return "\n".join(
-        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines
-    )
 
 
 def describe_median(summary: Summary) -> str:
