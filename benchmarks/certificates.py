@@ -36,7 +36,7 @@ import zeronorm as zn
 from zeronorm.certification import ABSTAIN, Certificate, certify_nearest_neighbour
 from zeronorm.certification.nearest_neighbour import class_distances
 from zeronorm.defenses.randomized_ablation import ablate, random_subsets
-from zeronorm.evaluation.certificates import DETERMINISTIC
+from zeronorm.evaluation.certify import DETERMINISTIC
 from zeronorm.seeding import Streams
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "reference"))

@@ -33,9 +33,9 @@ import torch
 import zeronorm as zn
 from benchmarks.faulty_models import Faulty
 from zeronorm import ArgumentError, files
-from zeronorm.evaluation import workers as engine
-from zeronorm.evaluation.records import Row, RunFolder
-from zeronorm.evaluation.workers import Workers
+from zeronorm.evaluation import ray_workers as engine
+from zeronorm.evaluation.ray_workers import Workers
+from zeronorm.records.folders import Row, RunFolder
 
 SEARCH: dict[str, Any] = {"attack": ["sparse_pgd", "sparse_rs"], "steps": 20, "queries": 40, "batch_size": 32}
 BUDGETS = [1, 2]

@@ -17,7 +17,7 @@ from rich.table import Table
 import zeronorm as zn
 from benchmarks.truncation import seconds
 from zeronorm.defenses import SparsifyingFrontEnd
-from zeronorm.defenses.sparsifying_front_end import Gradient
+from zeronorm.layers.sparsifying_front_end import Gradient
 
 GRADIENTS: tuple[Gradient, ...] = ("bpda", "projection", "true", "iterated")
 CASES = (

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from zeronorm.defenses import TruncatedConv2d
-from zeronorm.defenses import truncated_products as products
+from zeronorm.kernels import truncated_products as products
 
 SHAPES = ((128, 784, 256), (512, 3072, 512))
 CONVOLUTIONS = (  # images, channels, side, kernel, padding, filters

@@ -35,9 +35,9 @@ import torch
 
 import zeronorm as zn
 from benchmarks.faults import command_of, descendants
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.evaluation.ray_workers import Effort, Listener, Workers
 from zeronorm.evaluation.runner import cut
-from zeronorm.evaluation.workers import Effort, Listener, Workers
+from zeronorm.records.folders import RunFolder
 
 SILENT = Listener(lambda *_: None, lambda *_: None, lambda _: None)
 FULL = 10_000  # steps and queries of the attacks by default

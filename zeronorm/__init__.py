@@ -27,21 +27,23 @@ if TYPE_CHECKING:
     from zeronorm import defenses as defenses
     from zeronorm import distances as distances
     from zeronorm import integrations as integrations
+    from zeronorm import layers as layers
     from zeronorm import losses as losses
     from zeronorm import metrics as metrics
     from zeronorm import models as models
     from zeronorm import projections as projections
+    from zeronorm import records as records
     from zeronorm import report as report
     from zeronorm import theory as theory
     from zeronorm import training as training
     from zeronorm.errors import ArgumentError as ArgumentError
-    from zeronorm.evaluation.certificates import certify as certify
-    from zeronorm.evaluation.certificates import recertify as recertify
-    from zeronorm.evaluation.certificates import verify_certificates as verify_certificates
     from zeronorm.evaluation.certification import Certification as Certification
-    from zeronorm.evaluation.comparison import Comparison as Comparison
-    from zeronorm.evaluation.comparison import compare as compare
-    from zeronorm.evaluation.comparison import verify_comparison as verify_comparison
+    from zeronorm.evaluation.certify import certify as certify
+    from zeronorm.evaluation.certify import recertify as recertify
+    from zeronorm.evaluation.certify import verify_certificates as verify_certificates
+    from zeronorm.evaluation.compare import Comparison as Comparison
+    from zeronorm.evaluation.compare import compare as compare
+    from zeronorm.evaluation.compare import verify_comparison as verify_comparison
     from zeronorm.evaluation.matrix import Matrix as Matrix
     from zeronorm.evaluation.matrix import matrix as matrix
     from zeronorm.evaluation.matrix import verify_matrix as verify_matrix
@@ -59,10 +61,12 @@ _ROOMS = (
     "defenses",
     "distances",
     "integrations",
+    "layers",
     "losses",
     "metrics",
     "models",
     "projections",
+    "records",
     "report",
     "theory",
     "training",
@@ -70,20 +74,20 @@ _ROOMS = (
 _HOMES = {
     "ArgumentError": "zeronorm.errors",
     "Certification": "zeronorm.evaluation.certification",
-    "Comparison": "zeronorm.evaluation.comparison",
+    "Comparison": "zeronorm.evaluation.compare",
     "Evaluation": "zeronorm.evaluation.result",
     "L0": "zeronorm.threat_model",
     "L2": "zeronorm.threat_model",
     "Linf": "zeronorm.threat_model",
     "Matrix": "zeronorm.evaluation.matrix",
-    "certify": "zeronorm.evaluation.certificates",
-    "compare": "zeronorm.evaluation.comparison",
+    "certify": "zeronorm.evaluation.certify",
+    "compare": "zeronorm.evaluation.compare",
     "evaluate": "zeronorm.evaluation.runner",
     "matrix": "zeronorm.evaluation.matrix",
-    "recertify": "zeronorm.evaluation.certificates",
+    "recertify": "zeronorm.evaluation.certify",
     "verify": "zeronorm.evaluation.verify",
-    "verify_certificates": "zeronorm.evaluation.certificates",
-    "verify_comparison": "zeronorm.evaluation.comparison",
+    "verify_certificates": "zeronorm.evaluation.certify",
+    "verify_comparison": "zeronorm.evaluation.compare",
     "verify_matrix": "zeronorm.evaluation.matrix",
 }
 

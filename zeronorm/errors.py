@@ -48,8 +48,8 @@ def reading(place: object) -> Iterator[None]:
     except Exception as error:
         if BY_MODEL in getattr(error, "__notes__", ()):
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ArgumentError(f"run: the records in {place} do not fit together ({said})") from error
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise ArgumentError(f"run: the records in {place} contradict each other ({said})") from error
 
 
 def reads_records(function: Callable[P, T]) -> Callable[P, T]:
@@ -61,6 +61,11 @@ def reads_records(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return guarded
+
+
+def one_line(error: BaseException) -> str:
+    """What another library complained about, short enough to end an error message of ours."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def printable(lines: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zeronorm.compiled import compiled, serves
+from zeronorm.kernels.numba import compiled, serves
 
 
 def margin(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:

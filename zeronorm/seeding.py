@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zeronorm.compiled import compiled, serves
+from zeronorm.kernels.numba import compiled, serves
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _LEAST = 2.0**-32

@@ -10,7 +10,7 @@ import torch
 from zeronorm import L0
 from zeronorm.attacks import saif
 from zeronorm.attacks import saif as module_function
-from zeronorm.attacks.search import searching
+from zeronorm.attacks.batch_under_attack import searching
 from zeronorm.projections import top_k
 
 MODULE = __import__("sys").modules[module_function.__module__]

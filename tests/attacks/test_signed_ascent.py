@@ -9,7 +9,7 @@ from torch import nn
 import zeronorm as zn
 from zeronorm import Linf
 from zeronorm.attacks import fgsm, iterative_fgsm, momentum_fgsm, pgd, randomized_fgsm
-from zeronorm.attacks.search import searching
+from zeronorm.attacks.batch_under_attack import searching
 from zeronorm.attacks.signed_ascent import ascend
 
 W = torch.tensor([[1, 0, 0.5], [0.2, 1, -1], [-1, 0.3, 0.1]], dtype=torch.float64)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeronorm.attacks import sparse_pgd_step as MODULE
-from zeronorm.attacks.search import Search
+from zeronorm.attacks.batch_under_attack import Search
 from zeronorm.projections import top_k
 
 
@@ -72,7 +72,7 @@ def test_chooses_the_k_largest(data):
 
 
 def test_rows_split_over_threads_come_out_the_same(monkeypatch):
-    from zeronorm import compiled
+    from zeronorm.kernels import numba as compiled
 
     masks = torch.randn(37, 50)
     before = top_k(torch.randn(37, 50), 4).sort(1).values

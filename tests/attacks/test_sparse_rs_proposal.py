@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 
 from zeronorm import L0
 from zeronorm.attacks import sparse_rs_proposal as MODULE
-from zeronorm.attacks.search import searching
+from zeronorm.attacks.batch_under_attack import searching
 
 
 @pytest.fixture(params=["compiled", "torch"])

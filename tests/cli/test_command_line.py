@@ -20,7 +20,7 @@ from PIL import Image
 from zeronorm import data, models
 from zeronorm.attacks import catalogue
 from zeronorm.cli.main import app
-from zeronorm.evaluation.records import ROWS, RunFolder
+from zeronorm.records.folders import ROWS, RunFolder
 
 COMMANDS = typer.main.get_command(app).commands
 SHORT = ("--limit", 12, "--k", "1,2", "--steps", 8, "--queries", 10)

@@ -10,7 +10,7 @@ import pytest
 from cli_process import Command
 
 from zeronorm import models
-from zeronorm.evaluation.records import ComparisonFolder, RunFolder
+from zeronorm.records.folders import ComparisonFolder, RunFolder
 
 SEARCH = ("--limit", 10, "--k", "1,2", "--steps", 6, "--queries", 8)
 ATTACKS = "sparse_pgd:gradient=projected,sparse_rs"

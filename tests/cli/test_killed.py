@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cli_process import Command
 
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.records.folders import RunFolder
 
 SEARCH = ("--limit", 24, "--steps", 20, "--queries", 40, "--batch-size", 5, "--json")
 MODES = {

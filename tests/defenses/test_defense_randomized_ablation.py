@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import zeronorm as zn
-from zeronorm import compiled
 from zeronorm.certification import ABSTAIN, ablation_radius_in_top, leading_class
 from zeronorm.defenses import RandomizedAblation, ablate, random_subsets
 from zeronorm.defenses import randomized_ablation as module
 from zeronorm.errors import ArgumentError
+from zeronorm.kernels import numba as compiled
 from zeronorm.seeding import Streams
 
 

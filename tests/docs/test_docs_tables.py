@@ -17,8 +17,8 @@ from PIL import Image
 
 import zeronorm as zn
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.records import CERTIFICATES, ROWS, TRANSFERS
-from zeronorm.evaluation.replay import predict
+from zeronorm.evaluation.fresh_pass import predict
+from zeronorm.records.folders import CERTIFICATES, ROWS, TRANSFERS
 from zeronorm.report import render
 
 DOCS = ROOT / "docs"

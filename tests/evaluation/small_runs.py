@@ -13,7 +13,7 @@ import zeronorm as zn
 from zeronorm.attacks.catalogue import Attack, catalogue
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.data import Dataset
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.records.folders import RunFolder
 
 CLASSES = 4
 # enough to break some and not all within one or two pixels, some of them late

@@ -17,10 +17,10 @@ from zeronorm import attacks
 from zeronorm.attacks.shrink import shrink
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.data import Dataset
-from zeronorm.evaluation import batch_search
+from zeronorm.evaluation import attack_batch as batch_search
+from zeronorm.evaluation.fresh_pass import rebuild
 from zeronorm.evaluation.query_counter import QueryCounter
-from zeronorm.evaluation.records import ROWS
-from zeronorm.evaluation.replay import rebuild
+from zeronorm.records.folders import ROWS
 
 
 def answers(model, x):

@@ -14,7 +14,7 @@ from PIL import Image
 
 import zeronorm as zn
 from zeronorm.cli import main, options
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.records.folders import RunFolder
 
 
 @pytest.fixture(scope="module")

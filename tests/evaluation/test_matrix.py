@@ -11,11 +11,11 @@ import torch
 from small_runs import CLASSES, SHORT, dataset, network
 
 import zeronorm as zn
-from zeronorm import ArgumentError, models, report
+from zeronorm import ArgumentError, models, records, report
 from zeronorm.attacks import Stage
 from zeronorm.data import Dataset
 from zeronorm.defenses import RandomizedAblation
-from zeronorm.evaluation.records import MatrixFolder
+from zeronorm.records.folders import MatrixFolder
 
 ATTACKS = ("sparse_pgd", "sparse_rs")
 BUDGETS = [zn.L0(1), zn.L0(2)]
@@ -117,7 +117,7 @@ def test_stopped_and_resumed_it_is_the_same(made, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         zn.matrix(named, data, BUDGETS, ATTACKS, tmp_path / "m", **options, on_progress=stop)
     assert calls
-    unfinished = report.read_matrix(MatrixFolder(tmp_path / "m"))
+    unfinished = records.read_matrix(MatrixFolder(tmp_path / "m"))
     assert not unfinished.complete and len(unfinished.defences) < 4
     assert "unfinished" in report.render(tmp_path / "m", tmp_path / "page.html").read_text()
     with pytest.raises(ArgumentError, match="stopped early"):

@@ -10,7 +10,7 @@ from small_runs import CLASSES, codes, greedy, registered, rows
 
 import zeronorm as zn
 from zeronorm.attacks.catalogue import catalogue
-from zeronorm.evaluation import batch_search
+from zeronorm.evaluation import attack_batch as batch_search
 
 pytestmark = pytest.mark.usefixtures("minimal_attack")
 

@@ -15,8 +15,9 @@ from small_runs import SHORT, Fragile, dataset, network, rows
 import zeronorm as zn
 from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.cli.main import run as command_line
-from zeronorm.evaluation import batch_search, records
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.evaluation import attack_batch
+from zeronorm.records import folders
+from zeronorm.records.folders import RunFolder
 
 # the shape checks of the tests double the time, and have seen all this elsewhere
 pytestmark = pytest.mark.usefixtures("unchecked", "minimal_attack")
@@ -85,7 +86,7 @@ def test_raised_inside_the_model(
     model, data, uninterrupted, tmp_path, monkeypatch, mode, error, flush, sizes
 ):
     """At random passes, many times, with successes written as they come or batch by batch."""
-    monkeypatch.setattr(batch_search, "_FLUSH_SECONDS", flush)
+    monkeypatch.setattr(attack_batch, "_FLUSH_SECONDS", flush)
     draw = random.Random(f"{mode} {error!r} {flush}")
     stopped = 0
     model.error = error
@@ -113,7 +114,7 @@ def test_batch_size_does_not_matter(model, data, uninterrupted, tmp_path, mode):
 
 
 def test_successes_are_written_while_the_search_goes_on(model, data, uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_search, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(attack_batch, "_FLUSH_SECONDS", 0.0)
     model.error, model.left = KeyboardInterrupt(), 20
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, data, "list", tmp_path / "run")
@@ -133,7 +134,7 @@ def test_claimed_twice_written_once(model, data, monkeypatch):
         some = torch.arange(len(x))
         for _ in range(2):
             model.broken(some, x_adv)
-        monkeypatch.setattr(batch_search, "_FLUSH_SECONDS", 0.0)
+        monkeypatch.setattr(attack_batch, "_FLUSH_SECONDS", 0.0)
         model.broken(some, x_adv)
         return x_adv
 
@@ -218,7 +219,7 @@ class Disk:
     def __init__(self, monkeypatch, error):
         self.left, self.error = float("inf"), error
         for name in ("fsync", "replace"):
-            monkeypatch.setattr(records.os, name, self._limited(getattr(os, name)))
+            monkeypatch.setattr(folders.os, name, self._limited(getattr(os, name)))
         monkeypatch.setattr(RunFolder, "drop_journal", self._limited(RunFolder.drop_journal))
 
     def _limited(self, operation):
@@ -366,7 +367,7 @@ def test_a_folder_that_cannot_be_written(model, data, tmp_path, monkeypatch):
         def refuse(*_, error=error, **__):
             raise OSError(error, os.strerror(error))
 
-        monkeypatch.setattr(records.Path, "mkdir", refuse)
+        monkeypatch.setattr(folders.Path, "mkdir", refuse)
         with pytest.raises(zn.ArgumentError, match=f"out: cannot write to .*: {os.strerror(error)}"):
             evaluate(model, data, "list", tmp_path / "run")
 

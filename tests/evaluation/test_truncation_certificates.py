@@ -8,7 +8,7 @@ import torch
 import zeronorm as zn
 from zeronorm.certification import certify_truncated, worst_case_logits
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.records import CertificateFolder
+from zeronorm.records.folders import CertificateFolder
 
 
 @pytest.fixture(scope="module")

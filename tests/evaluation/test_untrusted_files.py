@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import zeronorm as zn
 from zeronorm.cli import main
 from zeronorm.evaluation.plan import digest
-from zeronorm.evaluation.records import RunFolder, digest_rows
 from zeronorm.files import parse_json
+from zeronorm.records.folders import RunFolder, digest_rows
 
 SCRIPT = "<script>alert(1)</script>"
 VALUES = st.sampled_from(
@@ -86,7 +86,7 @@ def originals(tmp_path_factory):
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
             assert main.run([*words, "--out", str(root / name)]) == 0, said.getvalue()
     zn.models.save(zn.models.build("linear", in_channels=1, image_size=8, classes=10), root / "model")
-    zn.report.save_result(zn.report.result_of(root / "run"), root / "result")
+    zn.records.save_result(zn.records.result_of(root / "run"), root / "result")
     return root
 
 

@@ -18,8 +18,8 @@ from small_runs import CLASSES, SHORT, dataset, images, network, rows
 
 import zeronorm as zn
 from zeronorm.data import Dataset
-from zeronorm.evaluation.records import ROWS, RunFolder, digest_rows
 from zeronorm.evaluation.result import summary_of
+from zeronorm.records.folders import ROWS, RunFolder, digest_rows
 
 pytestmark = pytest.mark.usefixtures("minimal_attack")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import zeronorm as zn
-from zeronorm import ArgumentError, report
+from zeronorm import ArgumentError, records
 from zeronorm.integrations import benchmark, load_model
 from zeronorm.models import digest
 
@@ -31,7 +31,7 @@ def test_the_two_calls_that_everyone_writes(model, images, tmp_path, monkeypatch
     )
     evaluation = zn.evaluate(model, images, zn.L0(2), **short)
     assert (clean, robust) == (float(evaluation.clean_accuracy), float(evaluation.robust_accuracy))
-    boards, problems = report.read_boards(["model_info/digits/L0", "run"])
+    boards, problems = records.read_boards(["model_info/digits/L0", "run"])
     (entry,) = boards[0].entries
     assert entry.name == "Mine2026" and entry.checked and not problems
     assert entry.robust[2].value == robust

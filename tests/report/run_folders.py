@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 
-from zeronorm.evaluation.records import ComparisonFolder, RunFolder
+from zeronorm.records.folders import ComparisonFolder, RunFolder
 
 STAGES = (
     {"name": "sparse_pgd (unprojected)", "attack": "sparse_pgd", "options": {"steps": 200, "gradient": "unprojected"}},

@@ -11,10 +11,11 @@ from run_folders import COMPARISONS, digits, write_comparison
 from test_page import EVIL, Page
 
 from zeronorm import ArgumentError
-from zeronorm.report import comparison_json, comparison_table, plots, read_comparison, render
-from zeronorm.report.comparison import short_median
+from zeronorm.records import comparison_json, comparison_table, read_comparison
+from zeronorm.records.comparison_figures import short_median
+from zeronorm.records.figures import percent
+from zeronorm.report import plots, render
 from zeronorm.report.html import breakable, signed
-from zeronorm.report.tables import percent
 
 
 def read(path):

@@ -15,9 +15,9 @@ from PIL import Image
 from run_folders import digits, write_run
 
 from zeronorm import ArgumentError
-from zeronorm.evaluation.records import RunFolder
+from zeronorm.records.figures import percent
+from zeronorm.records.folders import RunFolder
 from zeronorm.report import html, render, summarise
-from zeronorm.report.tables import percent
 
 VOID = {"meta", "img", "br", "wbr", "link", "input"}
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;{{ 7*7 }}'

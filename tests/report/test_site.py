@@ -75,7 +75,7 @@ def test_a_row_and_a_page_for_each_kind_of_run(every_kind, tmp_path):
 
 
 def _read(folder):
-    from zeronorm.evaluation.records import RunFolder
+    from zeronorm.records.folders import RunFolder
 
     return RunFolder(folder).read_run(), RunFolder(folder).read_rows()
 

@@ -17,10 +17,11 @@ from run_folders import STAGES
 from slow_summary import SlowSummary
 
 from zeronorm import ArgumentError
-from zeronorm.evaluation.records import ROWS
 from zeronorm.metrics import interval, median_magnitude
-from zeronorm.report import summarise, text_table
-from zeronorm.report.tables import percent
+from zeronorm.records import text_table
+from zeronorm.records.figures import percent
+from zeronorm.records.folders import ROWS
+from zeronorm.report import summarise
 
 
 def check_against_the_twin(run, rows: pa.Table) -> None:

@@ -9,7 +9,7 @@ from l0_lipschitz_attack import greedy
 import zeronorm as zn
 from zeronorm.errors import ArgumentError
 from zeronorm.models.l0_lipschitz import STEP
-from zeronorm.training.certified import CertifiedTraining, _Smooth, train_l0_lipschitz
+from zeronorm.training.l0_lipschitz import CertifiedTraining, _Smooth, train_l0_lipschitz
 
 QUICK = CertifiedTraining(budget=4.0, epochs=8, batch_size=60, temperature=2.0)
 
@@ -69,7 +69,7 @@ def test_a_certified_run_and_a_search_agree(trained, tmp_path):
     assert "A certificate is wrong" not in page and "l0 lipschitz, deterministic" in page
     assert zn.verify_certificates(proved.run, trained, test)
     # a radius that a search refutes is said aloud
-    from zeronorm.report.certificates import contradictions
+    from zeronorm.records.certificate_figures import contradictions
 
     broken = int(searched.summary.examples[searched.summary.smallest.argmin()])
     proved.summary.radii[list(proved.summary.examples).index(broken)] = 60.0

@@ -9,7 +9,7 @@ from feature_partition_attack import by_groups
 import zeronorm as zn
 from zeronorm.certification import certify_feature_partition
 from zeronorm.errors import ArgumentError
-from zeronorm.training.partition import PartitionTraining, _one_cycle, train_feature_partition
+from zeronorm.training.feature_partition import PartitionTraining, _one_cycle, train_feature_partition
 
 QUICK = PartitionTraining(
     budget=3.0,

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.minimal_search import searching_minimal
-from zeronorm.attacks.search import Model
 from zeronorm.threat_model import L0
 
 _INSIDE = 0.9  # the search begins at 90 % of the way from the middle of the box: at its ends tanh is flat

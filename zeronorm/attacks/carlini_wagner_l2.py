@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.minimal_search import searching_shortest
-from zeronorm.attacks.search import Model
 from zeronorm.threat_model import L2
 
 _INSIDE = 0.99  # the search begins so close to the ends of the box: there tanh is flat

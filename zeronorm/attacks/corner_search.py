@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks, losses
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.minimal_search import MinimalSearch, searching_minimal
-from zeronorm.attacks.search import Model
 from zeronorm.errors import ArgumentError
 from zeronorm.seeding import below
 from zeronorm.threat_model import L0
@@ -54,7 +54,7 @@ def corner_search(
         x: clean inputs, inside the threat model's box; at most 8 channels, as a pixel has 2^channels corners.
         y: true labels.
         threat: unit and box; its budget bounds the search, and so does `candidates`.
-        queries: forward passes per example at most, apart from one on the clean input; None for as many as the
+        queries: forward passes per example at most, apart from one on the clean input; None for as the
             search needs.  If there are fewer than corners, three in four try some corners, at random; what is
             left after the corners is shared among the numbers of pixels.
         samples: N_iter, candidates for each number of pixels and ordering.

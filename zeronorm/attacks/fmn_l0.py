@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.minimal_search import searching_minimal
-from zeronorm.attacks.search import Model
 from zeronorm.projections import clipped_gains, top_each, unit
 from zeronorm.threat_model import L0
 

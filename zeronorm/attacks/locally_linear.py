@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import Model, Search, searching
 from zeronorm.attacks.signed_ascent import ascend
 from zeronorm.threat_model import Linf
 

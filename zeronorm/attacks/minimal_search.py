@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks, distances
-from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import Model, Search, searching
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0, L2
 

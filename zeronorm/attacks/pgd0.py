@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import Model, Search, searching
 from zeronorm.projections import onto_l0_box, unit
 from zeronorm.threat_model import L0
 

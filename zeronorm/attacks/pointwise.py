@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.minimal_search import MinimalSearch, searching_minimal
-from zeronorm.attacks.search import Model
 from zeronorm.seeding import below
 from zeronorm.threat_model import L0
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zeronorm.attacks.search import Model, searching
+from zeronorm.attacks.batch_under_attack import Model, searching
 from zeronorm.threat_model import L0
 
 

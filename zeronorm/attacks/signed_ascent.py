@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zeronorm.attacks.search import Search
+from zeronorm.attacks.batch_under_attack import Search
 
 
 def record(

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model, searching
 from zeronorm.attacks.guided_exchange import guided_exchange
-from zeronorm.attacks.search import Model, searching
 from zeronorm.attacks.sparse_pgd import sparse_pgd
 from zeronorm.attacks.sparse_rs import sparse_rs
 from zeronorm.projections import top_k

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model, Search
 from zeronorm.attacks.minimal_search import searching_minimal
-from zeronorm.attacks.search import Model, Search
 from zeronorm.threat_model import L0
 
 _LEAST = 1e-4  # DeepFool moves at least that far, as a share of the box's width

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.search import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import Model, Search, searching
 from zeronorm.attacks.sparse_pgd_step import choose, move
 from zeronorm.projections import top_k
 from zeronorm.seeding import Streams

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zeronorm.attacks.search import Search
-from zeronorm.compiled import compiled, serves
+from zeronorm.attacks.batch_under_attack import Search
+from zeronorm.kernels.numba import compiled, serves
 from zeronorm.projections import top_k
 
 _GAMMA = (

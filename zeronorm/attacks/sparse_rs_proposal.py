@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zeronorm.attacks.search import Search
-from zeronorm.compiled import compiled, helper, serves
+from zeronorm.attacks.batch_under_attack import Search
+from zeronorm.kernels.numba import compiled, helper, serves
 from zeronorm.seeding import below
 
 

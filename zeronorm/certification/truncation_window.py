@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.certification.certificate import Certificate
-from zeronorm.defenses.truncated_patches import truncated_patches
-from zeronorm.defenses.truncated_products import truncated_products
-from zeronorm.defenses.truncation import TruncatedConv2d, TruncatedLinear
 from zeronorm.errors import ArgumentError
+from zeronorm.kernels.truncated_patches import truncated_patches
+from zeronorm.kernels.truncated_products import truncated_products
+from zeronorm.layers.truncation import TruncatedConv2d, TruncatedLinear
 from zeronorm.models.classifier import Classifier
 from zeronorm.models.normalize import Normalize
 

@@ -39,15 +39,9 @@ def leaderboard(
 
     Figures of runs are counted in their rows; a file that contradicts its run ends with exit status 1.
     """
-    from zeronorm.evaluation.records import RunFolder
-    from zeronorm.report import (
-        leaderboard_json,
-        leaderboard_table,
-        read_boards,
-        render_leaderboard,
-        result_of,
-        save_result,
-    )
+    from zeronorm.records import leaderboard_json, leaderboard_table, read_boards, result_of, save_result
+    from zeronorm.records.folders import RunFolder
+    from zeronorm.report import render_leaderboard
 
     runs = [path for path in results if RunFolder(path).exists()]
     said = dict(_about(word) for word in about or [])

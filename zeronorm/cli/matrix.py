@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ _ATTACKS = "sparse_pgd,sparse_pgd:gradient=projected,sigma_zero,guided_exchange,
 
 
 def matrix(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the matrix. The same command resumes it.")],
     model: Annotated[
         list[str] | None,
@@ -125,7 +127,8 @@ def matrix(
         # what no model could be asked
         check_comparison({"any model": some.eval()}, dataset, threats, searches, given)
         with options.resumable(out):
-            _train(out / _MODELS, known, trainings, device)
+            verbs = partial(context.find_root().command.main, standalone_mode=False)
+            _train(verbs, out / _MODELS, known, trainings, device)
         networks = {name: resolve_model(str(out / _MODELS / name), where) for name in known} | networks
         sources |= {name: f"{_MODELS}/{name}" for name in known}  # in the folder, wherever that goes
     with options.resumable(out), at_work as pool, Display() as display:
@@ -189,9 +192,14 @@ def _recipes(
     return {name: known[name] for name in names}
 
 
-def _train(folder: Path, known: dict[str, list[str]], trainings: Mapping[str, Any], device: str) -> None:
+def _train(
+    zeronorm: Callable[[list[str]], Any],
+    folder: Path,
+    known: dict[str, list[str]],
+    trainings: Mapping[str, Any],
+    device: str,
+) -> None:
     """Train each defence by its command, unless it is there already."""
-    from zeronorm.cli.main import app
     from zeronorm.files import locked, remember
     from zeronorm.models.checkpoint import SIDECAR
 
@@ -210,7 +218,7 @@ def _train(folder: Path, known: dict[str, list[str]], trainings: Mapping[str, An
         ]  # fmt: skip
         typer.echo(f"{number}/{len(known)} zeronorm {shlex.join(command)}", err=True)
         with redirect_stdout(sys.stderr):  # what stands on it is the matrix
-            status = app(command, standalone_mode=False)
+            status = zeronorm(command)
         if isinstance(status, int) and status:
             if status > 128:  # by a signal; of this command there is no --resume
                 typer.echo("of the matrix, the same command goes on", err=True)

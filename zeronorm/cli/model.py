@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from zeronorm import models
-from zeronorm.attacks.search import Model
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import ArgumentError
 
 _LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "from_onnx"}

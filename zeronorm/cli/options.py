@@ -156,7 +156,7 @@ def at_work(workers: int | None, ray: str | None) -> AbstractContextManager[Any]
         return nullcontext()
     if workers is None:
         raise ArgumentError(f"workers: expected how many processes of the cluster {ray} to use, got none")
-    from zeronorm.evaluation.workers import Workers
+    from zeronorm.evaluation.ray_workers import Workers
 
     return Workers(workers, ray)
 

@@ -250,7 +250,7 @@ def train(
     own = {"budget": budget, "temperature": temperature, "groups": groups, "sharpness": sharpness}
     here = processes(devices)
     if method in certified:
-        from zeronorm.cli.train_certified import train_certified
+        from zeronorm.training.certified import train_certified
 
         if max(here, devices or 1) > 1:
             raise ArgumentError(f"devices: the method {method} trains on one, got {max(here, devices or 1)}")

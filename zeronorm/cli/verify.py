@@ -35,8 +35,8 @@ def verify(
 
     Example: zeronorm verify runs/quickstart
     """
-    from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
-    from zeronorm.report.tables import check_run
+    from zeronorm.records.figures import check_run
+    from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 
     # before anything heavy: is this a run at all?
     matrix = MatrixFolder(run).read() if MatrixFolder(run).exists() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from zeronorm.data.catalogue import available, load
-from zeronorm.data.dataset import Dataset
-from zeronorm.data.stream import Stream
+from zeronorm.data.dataset import Dataset, Stream
 
 __all__ = ["Dataset", "Stream", "available", "load"]

@@ -11,9 +11,8 @@ import torch
 
 from zeronorm.checks import choice, integer
 from zeronorm.data import folder, hub, images, parquet
-from zeronorm.data.dataset import Dataset
+from zeronorm.data.dataset import Dataset, Stream
 from zeronorm.data.preparation import Preparation, split_off
-from zeronorm.data.stream import Stream
 from zeronorm.errors import ArgumentError
 
 _SPLITS = ("train", "test")

@@ -1,26 +1,27 @@
-"""What every source of examples gives."""
+"""What every source of examples gives: labelled images in memory, or in their files until they are asked for."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from zeronorm.data.stream import Stream
+from zeronorm.data.images import Images
+
+X = TypeVar("X", Tensor, Images)
 
 
 # compared and hashed by identity: equality of tensors has no single truth value, `digest` does
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
-    """Labelled images in memory.
+class Labelled(Generic[X]):
+    """Examples with their labels.
 
     Attributes:
         x: images in [0, 1].
@@ -31,7 +32,7 @@ class Dataset:
         names: relative path of each image of a folder, else None.
     """
 
-    x: Float[Tensor, "n ..."]
+    x: X
     y: Int64[Tensor, "n"]
     ids: Int64[Tensor, "n"]
     name: str
@@ -43,29 +44,30 @@ class Dataset:
         return len(self.x)
 
     def __repr__(self) -> str:
-        return summary(self)
+        shape = "x".join(map(str, self.x.shape[1:]))
+        kind, classes = type(self).__name__, len(self.class_names)
+        return f"{kind}({self.name}, {self.split}: {len(self)} of {shape}, {classes} classes)"
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples, their labels and their ids: it changes when any of them does."""
-        return digest(self.x.shape, [self.x], self.y, self.ids)
+        """SHA-256 of the examples, their labels and their ids: it changes when any of them does.
+
+        The same for images in memory and in files, each of which is decoded once.
+        """
+        parts: Iterable[Tensor] = [self.x] if isinstance(self.x, Tensor) else self.x.parts()
+        sha = hashlib.sha256(repr(tuple(self.x.shape)).encode())
+        for tensor in chain(parts, (self.y, self.ids)):
+            sha.update(tensor.cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
+        return f"sha256:{sha.hexdigest()}"
 
 
-def digest(shape: Sequence[int], parts: Iterable[Tensor], y: Tensor, ids: Tensor) -> str:
-    """SHA-256 of examples that come in parts, their labels and their ids."""
-    sha = hashlib.sha256(repr(tuple(shape)).encode())
-    for tensor in chain(parts, (y, ids)):
-        sha.update(tensor.cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
-    return f"sha256:{sha.hexdigest()}"
+class Dataset(Labelled[Tensor]):
+    """Labelled images in memory: `x` is a floating-point tensor (n, ...)."""
 
 
-def summary(data: Dataset | Stream) -> str:
-    """A data set in a line."""
-    shape = "x".join(map(str, data.x.shape[1:]))
-    classes = len(data.class_names)
-    return f"{type(data).__name__}({data.name}, {data.split}: {len(data)} of {shape}, {classes} classes)"
+class Stream(Labelled[Images]):
+    """Labelled images that are decoded whenever they are asked for: `stream.x[places]` is a tensor."""
 
-
-def one_line(error: Exception) -> str:
-    """What another library complained about, short enough to end an error message of ours."""
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    def load(self) -> Dataset:
+        """The data set in memory."""
+        return Dataset(self.x[:], self.y, self.ids, self.name, self.split, self.class_names, self.names)

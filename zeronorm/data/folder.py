@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 
 from zeronorm.data import images
-from zeronorm.data.dataset import one_line
+from zeronorm.data.dataset import Stream
 from zeronorm.data.preparation import Preparation
-from zeronorm.data.stream import Stream
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, one_line
 
 
 def stream(

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zeronorm.data import parquet
-from zeronorm.data.dataset import one_line
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, one_line
 
 _PATIENCE = 10  # seconds until the Hub has answered
 

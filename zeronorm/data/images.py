@@ -17,9 +17,8 @@ from jaxtyping import Float32
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from zeronorm.data.dataset import one_line
 from zeronorm.data.preparation import Preparation
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, one_line
 
 Source = bytes | Path | None
 T = TypeVar("T")

@@ -18,10 +18,9 @@ import torch
 from jaxtyping import Int64
 
 from zeronorm.data import images
-from zeronorm.data.dataset import one_line
+from zeronorm.data.dataset import Stream
 from zeronorm.data.preparation import Preparation
-from zeronorm.data.stream import Stream
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, one_line
 from zeronorm.files import parse_json
 
 _IMAGE = ("image", "img")

@@ -13,13 +13,13 @@ from zeronorm.defenses.pruning import sparsity as sparsity
 from zeronorm.defenses.randomized_ablation import RandomizedAblation as RandomizedAblation
 from zeronorm.defenses.randomized_ablation import ablate as ablate
 from zeronorm.defenses.randomized_ablation import random_subsets as random_subsets
-from zeronorm.defenses.sparsifying_front_end import SparsifyingFrontEnd as SparsifyingFrontEnd
-from zeronorm.defenses.truncation import TruncatedConv2d as TruncatedConv2d
-from zeronorm.defenses.truncation import TruncatedInput as TruncatedInput
-from zeronorm.defenses.truncation import TruncatedLinear as TruncatedLinear
-from zeronorm.defenses.truncation import truncate as truncate
-from zeronorm.defenses.truncation import truncated_inner_product as truncated_inner_product
-from zeronorm.defenses.wavelet_basis import WaveletBasis as WaveletBasis
+from zeronorm.defenses.truncate import truncate as truncate
+from zeronorm.layers.sparsifying_front_end import SparsifyingFrontEnd as SparsifyingFrontEnd
+from zeronorm.layers.truncation import TruncatedConv2d as TruncatedConv2d
+from zeronorm.layers.truncation import TruncatedInput as TruncatedInput
+from zeronorm.layers.truncation import TruncatedLinear as TruncatedLinear
+from zeronorm.layers.truncation import truncated_inner_product as truncated_inner_product
+from zeronorm.layers.wavelet_basis import WaveletBasis as WaveletBasis
 
 __all__ = [
     "RandomizedAblation",

@@ -24,8 +24,8 @@ from zeronorm import checks
 from zeronorm.certification.certificate import ABSTAIN, Certificate
 from zeronorm.certification.confidence import check_probability, leading_class
 from zeronorm.certification.randomized_ablation import certify_votes, settled, votes_at_looks
-from zeronorm.compiled import compiled, serves
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, one_line
+from zeronorm.kernels.numba import compiled, serves
 from zeronorm.seeding import Streams
 
 NULLS = ("multichannel", "mean")
@@ -320,11 +320,10 @@ class RandomizedAblation(nn.Module):
         try:
             z = self.base_classifier(ablated)
         except Exception as error:  # whatever a stranger's model raises
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             e = ablated.shape[1]
             raise ArgumentError(
                 f"base_classifier: expected a model of {e} channels, which the {self.null} encoding of "
-                f"{e // 2 if self.null == 'multichannel' else e} needs, but it failed on them: {first}"
+                f"{e // 2 if self.null == 'multichannel' else e} needs, but it failed on them: {one_line(error)}"
             ) from error
         checks.logits(z, len(ablated))
         if not bool((z.amax(1) < float("inf")).all()):

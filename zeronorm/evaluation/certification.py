@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from zeronorm import report
-from zeronorm.evaluation.records import CertificateFolder
+from zeronorm import records
 from zeronorm.evaluation.result import Accuracy, RobustAccuracy, RunResult
+from zeronorm.records.folders import CertificateFolder
 
 
 class Certification(RunResult):
@@ -17,7 +17,7 @@ class Certification(RunResult):
 
     def __init__(self, run: str | Path | CertificateFolder, keep: ExitStack | None = None) -> None:
         super().__init__(run if isinstance(run, CertificateFolder) else CertificateFolder(run), keep)
-        self.summary = report.summarise_certificates(self._folder.read_run(), self._folder.read_rows())
+        self.summary = records.summarise_certificates(self._folder.read_run(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -36,11 +36,11 @@ class Certification(RunResult):
 
     def table(self) -> str:
         """The figures as a small table of text."""
-        return report.certificates_table(self.summary)
+        return records.certificates_table(self.summary)
 
     def as_json(self) -> dict[str, Any]:
         """The figures for a machine; `robust_accuracy` is the certified one, a lower bound."""
-        figures = report.certified_json(self.summary)
+        figures = records.certified_json(self.summary)
         return {
             **figures,
             "robust_accuracy": figures["certified_accuracy"],

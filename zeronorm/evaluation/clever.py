@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.search import Model, evaluation_mode
+from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
 from zeronorm.errors import ArgumentError
 from zeronorm.metrics.clever import clever_score
 from zeronorm.seeding import Streams

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from zeronorm import checks, models
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
-from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.examples import Source
+from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import AttackLike, resolve_stages
-from zeronorm.evaluation.replay import device_of
 from zeronorm.threat_model import L0
 
 NamedAttacks = Mapping[str, AttackLike | Sequence[AttackLike]]

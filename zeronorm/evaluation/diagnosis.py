@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
 from zeronorm.attacks.catalogue import catalogue, get
-from zeronorm.attacks.search import Model, evaluation_mode
-from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.replay import predict
+from zeronorm.errors import ArgumentError, one_line
+from zeronorm.evaluation.fresh_pass import predict
 
 Finding = dict[str, str]
 
@@ -57,10 +57,9 @@ def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequen
     except ArgumentError:
         raise
     except Exception as error:  # whatever a stranger's model raises
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArgumentError(
             f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype}, but it failed on "
-            f"them: {first}"
+            f"them: {one_line(error)}"
         ) from error
     checks.logits(z, min(len(x), 2), int(y.max()))  # of all labels, though x be a few
     if not bool((z < float("inf")).all()):  # minus infinity is a class ruled out

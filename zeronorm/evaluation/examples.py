@@ -13,7 +13,7 @@ from zeronorm.data import Dataset, Stream
 from zeronorm.data import load as load_data
 from zeronorm.data.images import Images
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.records import Row
+from zeronorm.records.folders import Row
 from zeronorm.threat_model import L0
 
 DataLike = Dataset | Stream | Sequence[Tensor] | str  # a sequence is the pair (x, y)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from zeronorm.evaluation.examples import Source
-from zeronorm.evaluation.records import Row, RunFolder
-from zeronorm.evaluation.replay import rebuild
+from zeronorm.evaluation.fresh_pass import rebuild
+from zeronorm.records.folders import Row, RunFolder
 from zeronorm.threat_model import L0
 
 _CHANGES = {"positions": np.int32, "values": np.float64}

@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from zeronorm import checks, models, report
+from zeronorm import checks, models, records, report
+from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
 from zeronorm.attacks.catalogue import catalogue
-from zeronorm.attacks.search import Model, evaluation_mode
 from zeronorm.certification.confidence import check_probability
 from zeronorm.data import Dataset, Stream
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError, reads_records
-from zeronorm.evaluation.certificates import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
-from zeronorm.evaluation.comparison import compare, folder_name, verify_comparison
+from zeronorm.evaluation.certify import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
+from zeronorm.evaluation.compare import compare, folder_name, verify_comparison
 from zeronorm.evaluation.comparison_plan import (
     Attacks,
     catalogued,
@@ -35,14 +35,14 @@ from zeronorm.evaluation.comparison_plan import (
     unfit_attacks,
 )
 from zeronorm.evaluation.examples import DataLike, Source, as_dataset
+from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import differences, digest, resolve_threats
-from zeronorm.evaluation.records import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
-from zeronorm.evaluation.replay import device_of
+from zeronorm.evaluation.ray_workers import Workers, begun
 from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
-from zeronorm.evaluation.workers import Workers, begun
 from zeronorm.files import unless_refused
+from zeronorm.records.folders import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
 from zeronorm.threat_model import L0, Linf
 
 _TIMED = 128  # examples answered to time an answer, at most
@@ -56,7 +56,7 @@ class Matrix:
 
     def __init__(self, path: str | Path) -> None:
         self._folder = MatrixFolder(path)
-        self.figures = report.read_matrix(self._folder)
+        self.figures = records.read_matrix(self._folder)
 
     @property
     def path(self) -> Path:
@@ -65,11 +65,11 @@ class Matrix:
 
     def table(self) -> str:
         """The figures as tables of text."""
-        return report.matrix_table(self.figures)
+        return records.matrix_table(self.figures)
 
     def as_json(self) -> dict[str, Any]:
         """The figures for a machine."""
-        return report.matrix_json(self.figures) | {"run": str(self.path)}
+        return records.matrix_json(self.figures) | {"run": str(self.path)}
 
     def __repr__(self) -> str:
         return self.table()

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue, get
-from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0, Linf

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from zeronorm import report
+from zeronorm import records, report
 from zeronorm.errors import ArgumentError, reading
-from zeronorm.evaluation.records import RunFolder
-from zeronorm.report.tables import Share
+from zeronorm.records.figures import Share
+from zeronorm.records.folders import RunFolder
 
 
 class Accuracy(float):
@@ -57,7 +57,7 @@ class RobustAccuracy(Accuracy):
 
 def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
     """The headline of a run as plain values: what `verify` computes again."""
-    figures = report.summarise(run, rows)
+    figures = records.summarise(run, rows)
     return {
         "n": figures.n,
         "clean_accuracy": figures.clean_accuracy.value,
@@ -80,7 +80,7 @@ class RunResult:
 
     @property
     def records(self) -> pa.Table:
-        """The rows, as `zeronorm.evaluation.records` describes: ROWS of a search, CERTIFICATES of proofs."""
+        """The rows, as `zeronorm.records.folders` describes: ROWS of a search, CERTIFICATES of proofs."""
         return self._folder.read_rows()
 
     def to_html(self, path: str | Path) -> Path:
@@ -94,7 +94,7 @@ class Evaluation(RunResult):
     def __init__(self, run: str | Path | RunFolder, keep: ExitStack | None = None) -> None:
         super().__init__(run if isinstance(run, RunFolder) else RunFolder(run), keep)
         with reading(self._folder.path):
-            self.summary = report.summarise(self._folder.read_run(), self._folder.read_rows())
+            self.summary = records.summarise(self._folder.read_run(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -113,7 +113,7 @@ class Evaluation(RunResult):
 
     def table(self) -> str:
         """The figures as a small table of text."""
-        return report.text_table(self.summary)
+        return records.text_table(self.summary)
 
     def as_json(self) -> dict[str, Any]:
         """The figures for a machine."""

@@ -25,12 +25,13 @@ import torch
 
 import zeronorm
 from zeronorm import checks, models, report
-from zeronorm.attacks.search import Model
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.batch_search import Batch, Search
+from zeronorm.evaluation.attack_batch import Batch, Search
 from zeronorm.evaluation.examples import DataLike, Source, as_dataset
+from zeronorm.evaluation.fresh_pass import device_of, predict, verdict
 from zeronorm.evaluation.ledger import CLEAN, Ledger
 from zeronorm.evaluation.plan import (
     AttackLike,
@@ -40,11 +41,10 @@ from zeronorm.evaluation.plan import (
     resolve_stages,
     resolve_threats,
 )
-from zeronorm.evaluation.records import Row, RunFolder, finite
-from zeronorm.evaluation.replay import device_of, predict, verdict
+from zeronorm.evaluation.ray_workers import Effort, Here, Listener, Share, Workers, at_work
 from zeronorm.evaluation.result import Evaluation, summary_of
 from zeronorm.evaluation.session import Progress, Session, noted
-from zeronorm.evaluation.workers import Effort, Here, Listener, Share, Workers, at_work
+from zeronorm.records.folders import Row, RunFolder, finite
 from zeronorm.threat_model import L0, Linf
 
 _BATCH = 256  # examples, unless said

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from zeronorm.evaluation.records import RunFolder
-from zeronorm.evaluation.workers import Effort
+from zeronorm.evaluation.ray_workers import Effort
+from zeronorm.records.folders import RunFolder
 
 _SHOW_SECONDS = 0.2
 

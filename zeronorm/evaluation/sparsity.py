@@ -19,7 +19,7 @@ from zeronorm.data import Dataset
 from zeronorm.defenses.pruning import activation_sparsity, check_alive, sparsity
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.examples import Examples, Source
-from zeronorm.evaluation.replay import predict
+from zeronorm.evaluation.fresh_pass import predict
 from zeronorm.evaluation.runner import evaluate
 from zeronorm.metrics.average_robustness import r_2, r_inf
 from zeronorm.models.classifier import Classifier

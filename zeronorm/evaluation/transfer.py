@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from zeronorm.attacks.search import Model
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.data import Dataset, Stream
-from zeronorm.evaluation.records import ComparisonFolder, Row, finite
-from zeronorm.evaluation.replay import device_of, predict, rebuild, verdict
+from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
+from zeronorm.records.folders import ComparisonFolder, Row, finite
 from zeronorm.threat_model import L0
 
 _BATCH = 256

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from zeronorm import distances, models
-from zeronorm.attacks.search import Model
-from zeronorm.errors import reads_records
+from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.errors import one_line, reads_records
 from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
+from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.plan import digest
-from zeronorm.evaluation.records import RunFolder, digest_rows
-from zeronorm.evaluation.replay import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.result import summary_of
 from zeronorm.evaluation.runner import pictured
+from zeronorm.records.folders import RunFolder, digest_rows
 from zeronorm.threat_model import L0
 
 Row = Mapping[str, Any]
@@ -281,8 +281,7 @@ def _check_adversarials(
             rebuilt.append(rebuild(x[j : j + 1], row, threat))
             sound.append(j)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            result.problems.append(f"{_who(row)}: its adversarial cannot be rebuilt: {first}")
+            result.problems.append(f"{_who(row)}: its adversarial cannot be rebuilt: {one_line(error)}")
     if not sound:
         return
     x, y, x_adv = x[sound], y[sound], torch.cat(rebuilt)

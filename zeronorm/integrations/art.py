@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from zeronorm import checks
-from zeronorm.attacks.search import Model
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import ArgumentError
+from zeronorm.integrations.catalogue_attack import Unit, entry, threat_of
 from zeronorm.integrations.extras import require
-from zeronorm.integrations.ours import Unit, entry, threat_of
-from zeronorm.integrations.theirs import ForeignAttack, Threat, box
+from zeronorm.integrations.foreign_attack import ForeignAttack, Threat, box
 from zeronorm.models.black_box import BlackBox
 
 art = require("art", "integrations")

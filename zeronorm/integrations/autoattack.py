@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from zeronorm import checks
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import get
-from zeronorm.attacks.search import Model
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.replay import predict, rebuild
+from zeronorm.evaluation.fresh_pass import predict, rebuild
 from zeronorm.evaluation.result import Evaluation
 from zeronorm.evaluation.runner import evaluate
-from zeronorm.integrations.ours import whole
+from zeronorm.integrations.catalogue_attack import whole
 from zeronorm.threat_model import L0
 
 _VERSIONS = {"standard": "published", "plus": "plus", "custom": "published"}

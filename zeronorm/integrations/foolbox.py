@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from zeronorm.attacks.catalogue import Attack
 from zeronorm.errors import ArgumentError
+from zeronorm.integrations.catalogue_attack import Unit, entry, threat_of, whole
 from zeronorm.integrations.extras import require
-from zeronorm.integrations.ours import Unit, entry, threat_of, whole
-from zeronorm.integrations.theirs import ForeignAttack, Threat, box, into
+from zeronorm.integrations.foreign_attack import ForeignAttack, Threat, box, into
 from zeronorm.threat_model import L0
 
 eagerpy, foolbox = (require(module, "integrations") for module in ("eagerpy", "foolbox"))

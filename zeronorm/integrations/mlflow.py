@@ -9,9 +9,9 @@ import os
 from typing import Any
 
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.records import RunFolder
 from zeronorm.evaluation.result import Evaluation
 from zeronorm.integrations.extras import require
+from zeronorm.records.folders import RunFolder
 
 
 def log_to_mlflow(run: Evaluation | str | os.PathLike[str]) -> str:

@@ -15,12 +15,12 @@ from typing import Any
 from torch import nn
 
 from zeronorm import models
-from zeronorm.attacks.search import Model
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.data import load as load_data
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.runner import evaluate
-from zeronorm.integrations.ours import Unit, whole
-from zeronorm.report.leaderboard import result_of, save_result
+from zeronorm.integrations.catalogue_attack import Unit, whole
+from zeronorm.records.results import result_of, save_result
 from zeronorm.threat_model import L0
 
 

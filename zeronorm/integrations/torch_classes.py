@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zeronorm.errors import ArgumentError
-from zeronorm.integrations.theirs import ForeignAttack, Threat
+from zeronorm.integrations.foreign_attack import ForeignAttack, Threat
 
 
 def from_torch_class(attack: type, **options: Any) -> ForeignAttack:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import zeronorm
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, one_line
 from zeronorm.files import parse_json, read_file, replace_files
 from zeronorm.models.black_box import BlackBox
 from zeronorm.models.classifier import ARCHITECTURES, Classifier, build, sides
@@ -194,7 +194,7 @@ def _load_folder(folder: Path) -> Classifier:
         _check_size(architecture, arguments, sum(tensor.numel() for tensor in weights.values()))
         model = build(architecture, **arguments)
     except Exception as error:  # whatever arguments of a stranger lead a constructor to
-        raise ArgumentError(f"model: {folder / SIDECAR} is damaged: {_first_line(error)}") from None
+        raise ArgumentError(f"model: {folder / SIDECAR} is damaged: {one_line(error)}") from None
     _fit(model, weights, folder / WEIGHTS)
     if digest(model) != sidecar.get("digest"):
         raise ArgumentError(
@@ -261,7 +261,7 @@ def _fetch(hub_id: str) -> Path:
         folder = huggingface_hub.snapshot_download(hub_id, allow_patterns=[WEIGHTS, SIDECAR])
     except (OSError, ValueError) as error:  # no network, no such repository, a name the Hub forbids
         raise ArgumentError(
-            f"model: found neither a folder {hub_id} nor a Hugging Face Hub model of that name: {_first_line(error)}"
+            f"model: found neither a folder {hub_id} nor a Hugging Face Hub model of that name: {one_line(error)}"
         ) from None
     return Path(folder)
 
@@ -272,7 +272,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ArgumentError(f"model: expected the weights {path}, found no such file") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ArgumentError(f"model: {path} is damaged or not safetensors: {_first_line(error)}") from None
+        raise ArgumentError(f"model: {path} is damaged or not safetensors: {one_line(error)}") from None
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -286,7 +286,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             "run any code; save model.state_dict() instead"
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ArgumentError(f"model: {path} is damaged or not a torch file: {_first_line(error)}") from None
+        raise ArgumentError(f"model: {path} is damaged or not a torch file: {one_line(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]  # as many training scripts nest it
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -318,7 +318,3 @@ def _fit(model: Classifier, weights: dict[str, Tensor], path: Path) -> None:
     if floating:  # there are networks of whole numbers
         model.to(floating[0])
     model.network.load_state_dict(weights)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
+from zeronorm.layers.sparsifying_front_end import SparsifyingFrontEnd
+from zeronorm.layers.truncation import truncate_first_layer
 from zeronorm.models.feature_partition import feature_partition
 from zeronorm.models.l0_lipschitz import l0_lipschitz
 from zeronorm.models.lenet import lenet5, lenet5_caffe, lenet_300_100
@@ -23,9 +25,6 @@ from zeronorm.models.resnet import resnet20, resnet32, resnet34, resnet50
 from zeronorm.models.small_cnn import small_cnn
 from zeronorm.models.sparsity_based import four_layer_cnn, two_layer
 from zeronorm.models.vgg import vgg19, vgg_like
-
-if TYPE_CHECKING:
-    from zeronorm.defenses.sparsifying_front_end import SparsifyingFrontEnd
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": lenet_300_100,
@@ -77,6 +76,13 @@ class Classifier(nn.Module):
                 f"got {tuple(x.shape)}"
             )
         return self.network(self.normalize(x))
+
+    def rebuilt(self, **changes: Any) -> Classifier:
+        """A copy made by `build` with some other arguments, and the same weights of the network."""
+        built = build(self.architecture, **(self.arguments | changes))
+        built.network.load_state_dict(self.network.state_dict())
+        weight = next(self.parameters(), None)
+        return (built if weight is None else built.to(weight)).train(self.training)
 
 
 def build(
@@ -134,9 +140,7 @@ def build(
         torch.default_generator.manual_seed(checks.integer("seed", seed, 0, 2**63 - 1))
         network = constructor(**made)
     if truncation is not None:
-        from zeronorm.defenses.truncation import truncate  # here, since defences import models
-
-        network, made["truncation"] = truncate(network, truncation), truncation
+        network, made["truncation"] = truncate_first_layer(network, truncation), truncation
     height, width = made["image_size"]
     made["image_size"] = height if height == width else [height, width]
     if mean is not None and std is not None:
@@ -156,9 +160,6 @@ def sides(image_size: Any) -> tuple[int, int]:
 
 
 def _front_end(given: Any, architecture: str, made: Mapping[str, Any]) -> SparsifyingFrontEnd:
-    # here, since defences import models
-    from zeronorm.defenses.sparsifying_front_end import SparsifyingFrontEnd
-
     if not isinstance(given, Mapping):
         raise ArgumentError(f"front_end: expected the arguments of a front end by name, got {given!r}")
     if architecture in ("l0_lipschitz", "feature_partition"):

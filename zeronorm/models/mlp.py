@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import nn
 
 from zeronorm import checks
+from zeronorm.layers.truncation import TruncatedLinear
 
 
 def mlp(
@@ -25,9 +26,6 @@ def mlp(
     largest and k smallest products.  `widths` are the hidden layers, at least one.  Biases throughout, the
     first outside the truncated sum.
     """
-    # here, since defences import models
-    from zeronorm.defenses.truncation import TruncatedLinear
-
     height, width = image_size
     checks.integer("widths", len(widths), 1)
     features = in_channels * height * width

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from zeronorm import checks
+from zeronorm.layers.truncation import TruncatedInput
 
 _LIKE = (64, 64, 0, 128, 128, 0, *[256] * 3, 0, *[512] * 3, 0, *[512] * 2, 0)  # 0: pool
 _MAPS = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4, 0)
@@ -35,9 +36,6 @@ def vgg19(
     truncation k the k largest and k smallest values of each channel of the input are set to 0 first.  Takes
     images of at least 32 by 32.
     """
-    # here, since defences import models
-    from zeronorm.defenses.truncation import TruncatedInput
-
     height, width = (checks.integer("image_size", side, 32) for side in image_size)
     checks.integer("truncation", truncation, 0, height * width // 2)
     first: list[nn.Module] = [TruncatedInput(truncation)] if truncation else []

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from zeronorm.errors import ArgumentError
-from zeronorm.report.certificates import CertificateSummary
-from zeronorm.report.tables import Summary, class_name, count
+from zeronorm.records.certificate_figures import CertificateSummary
+from zeronorm.records.figures import Summary, class_name, count
 
 Floats = npt.NDArray[np.float64]
 

@@ -18,20 +18,18 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from zeronorm.errors import ArgumentError, reading, reads_records
-from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.files import replace_files
-from zeronorm.report import gallery, matrix, plots, sparsity, training
-from zeronorm.report.certificates import (
+from zeronorm.records import matrix_figures as matrix
+from zeronorm.records.certificate_figures import (
     CertificateSummary,
     contradictions,
     describe_method,
     short_radius,
     summarise_certificates,
 )
-from zeronorm.report.comparison import Comparison as Compared
-from zeronorm.report.comparison import Entry, Model, read_comparison, short_median
-from zeronorm.report.leaderboard import Board, Result
-from zeronorm.report.tables import (
+from zeronorm.records.comparison_figures import Comparison as Compared
+from zeronorm.records.comparison_figures import Entry, Model, read_comparison, short_median
+from zeronorm.records.figures import (
     Share,
     Summary,
     count,
@@ -42,6 +40,9 @@ from zeronorm.report.tables import (
     percent,
     summarise,
 )
+from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
+from zeronorm.records.results import Board, Result
+from zeronorm.report import gallery, plots, sparsity, training
 
 Folder = str | os.PathLike[str]
 

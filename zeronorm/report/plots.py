@@ -14,10 +14,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from zeronorm.metrics import interval
-from zeronorm.report.certificates import CertificateSummary
-from zeronorm.report.comparison import Entry, Model
-from zeronorm.report.tables import Effort, Ints, Summary, percent
+from zeronorm.records.certificate_figures import CertificateSummary
+from zeronorm.records.comparison_figures import Entry, Model
+from zeronorm.records.figures import Effort, Ints, Share, Summary, percent
 
 Scale = Callable[[float], float]  # from a value to 0..1 along the axis
 Points = Sequence[tuple[float, float]]
@@ -66,7 +65,7 @@ def against_k(summary: Summary) -> Chart | None:
     last = len(summary.curve) - 1
     scale, ticks = _budget_axis(last, summary.budgets)
     steps, end = _steps(summary.curve, summary.n), float(last)
-    bounds = [(k, *interval(round(y * summary.n), summary.n)) for k, y in steps]
+    bounds = [(k, *Share(round(y * summary.n), summary.n).interval) for k, y in steps]
     lower = _stairs([(k, low) for k, low, _ in bounds], end)
     upper = _stairs([(k, high) for k, _, high in bounds], end)
     searched = [] if summary.is_curve else [(float(k), summary.curve[k] / summary.n) for k in summary.budgets]

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from zeronorm.errors import ArgumentError, reading
-from zeronorm.evaluation.records import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.files import replace_files
+from zeronorm.records.certificate_figures import summarise_certificates
+from zeronorm.records.comparison_figures import read_comparison
+from zeronorm.records.figures import Share, count, data_title, model_title, percent, summarise
+from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
+from zeronorm.records.matrix_figures import read_matrix
 from zeronorm.report import plots, sparsity, training
-from zeronorm.report.certificates import summarise_certificates
-from zeronorm.report.comparison import read_comparison
 from zeronorm.report.html import Folder, environment, page
-from zeronorm.report.matrix import read_matrix
-from zeronorm.report.tables import Share, count, data_title, model_title, percent, summarise
 
 _SHOWN = 3  # budgets in a row of the index
 _BACK = '<main>\n<p class="kicker"><a href="index.html">All runs</a></p>'

@@ -14,8 +14,8 @@ import numpy as np
 
 from zeronorm.errors import ArgumentError
 from zeronorm.files import json_lines, parse_json, read_file
+from zeronorm.records.figures import percent
 from zeronorm.report import plots
-from zeronorm.report.tables import percent
 
 ROWS, ASKED = "sweep.jsonl", "sweep.json"  # the models measured, and what was asked
 DEAD = "the network itself"  # what falls where a network is dead

@@ -10,8 +10,8 @@ from typing import Any
 
 from zeronorm.errors import ArgumentError
 from zeronorm.files import parse_json, read_file
+from zeronorm.records.figures import facts, percent
 from zeronorm.report import plots
-from zeronorm.report.tables import facts, percent
 
 METRICS, SIDECAR = "metrics.csv", "model.json"
 # what is drawn of each epoch, against the left axis in per cent

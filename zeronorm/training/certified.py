@@ -1,187 +1,150 @@
-"""Training ℓ0-Lipschitz networks: cross-entropy on the logits that the worst changes would leave.
-
-s, p    patches, and the pixels of each
-u       templates: pairs of classes (y, c) times units times templates, as in `models.l0_lipschitz`
-l       codes of a pixel
-"""
+"""`zeronorm train --method l0_lipschitz | feature_partition`: models made to be certified, by loops of their own."""
 
 from __future__ import annotations
 
-import math
+import json
+import shlex
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from rich.console import Console
 
-from zeronorm import checks
+from zeronorm import data as data_sets
+from zeronorm import models
+from zeronorm.certification import Certificate, certify_feature_partition, certify_l0_lipschitz
+from zeronorm.cli.model import resolve_device
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
-from zeronorm.models import Classifier
-from zeronorm.models.l0_lipschitz import STEP, L0Lipschitz
+from zeronorm.files import locked
+from zeronorm.training.checkpoint import check_holds_no_model
+from zeronorm.training.feature_partition import PartitionTraining, train_feature_partition
+from zeronorm.training.l0_lipschitz import CertifiedTraining, train_l0_lipschitz
+from zeronorm.training.loop import moments
 
-_WARM_UP = 0.3  # share of the steps over which the learning rate and the budget rise
-_SEEDED = 3000  # examples of a class that its first templates are centres of
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifiedTraining:
-    """How to train.  The defaults suit MNIST: a minute and a half on one core.
-
-    `budget` is the b of the training loss: more trades clean accuracy for radius.  `temperature` divides the worst-case
-    logits, in pixels; `softness` and `patch_softness` are temperatures of the smooth maxima over units and, in
-    a patch, over templates; the trained network takes true maxima.
-    """
-
-    budget: float = 26.0
-    epochs: int = 6
-    batch_size: int = 250
-    lr: float = 0.01
-    temperature: float = 5.0
-    softness: float = 1.0
-    patch_softness: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks.integer("epochs", self.epochs, 1)
-        checks.integer("batch_size", self.batch_size, 1)
-        checks.integer("seed", self.seed, 0, 2**63 - 1)
-        checks.real("budget", self.budget, 0.0)
-        for name in ("lr", "temperature", "softness", "patch_softness"):
-            checks.real(name, getattr(self, name), 0.0, open_low=True)
-
-    def record(self) -> dict[str, float]:
-        """As a sidecar keeps it."""
-        return asdict(self)
+_SECONDS = 10.0  # between lines of progress
+_NOT_OF_THE_PLAN = ("data", "model", "model_arguments", "method", "limit", "device")
 
 
-def train_l0_lipschitz(
-    model: Classifier,
-    data: Dataset,
-    plan: CertifiedTraining | None = None,
-    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
-) -> Classifier:
-    """Train a model of `build("l0_lipschitz")` on a data set, in place, on the CPU; returns it.
+class _Kind(NamedTuple):
+    plan: Any
+    train: Callable[..., models.Classifier]
+    certify: Callable[..., Certificate]
+    on_cpu: bool  # only there
+    normalized: bool
 
-    Templates start as centres of the class's patches (k-means) less the rival's mean.  The loss of an example of
-    class y is the cross-entropy of the logits 0 for y and 2b - g_yc for every c: what b changes may turn them into.
-    b rises from 0 over the first steps; tables are clamped to half a pixel either way after each (Adam, one-cycle
-    rate).  At the end they are rounded to whole numbers.  The same plan and threads give the same tables.
 
-    **Raises:** `ArgumentError` for another kind of model, or data that do not fit it.
-    """
-    plan = plan or CertifiedTraining()
-    network = model.network
-    if not isinstance(network, L0Lipschitz):
-        raise ArgumentError(f"model: expected an l0_lipschitz network, got {model.architecture}")
-    model(data.x[:1])
-    if int(data.y.max()) >= network.classes or len(data.y.unique()) < network.classes:
+METHODS = {
+    "l0_lipschitz": _Kind(CertifiedTraining, train_l0_lipschitz, certify_l0_lipschitz, True, False),
+    "feature_partition": _Kind(
+        PartitionTraining, train_feature_partition, certify_feature_partition, False, True
+    ),
+}
+
+
+def train_certified(
+    method: str,
+    out: Path,
+    data: str,
+    model: str,
+    arguments: dict[str, Any],
+    limit: int | None,
+    given: dict[str, Any],
+    json_: bool,
+) -> None:
+    """Train as asked and write the model to `out`; of the options given only what the method takes is allowed."""
+    check_holds_no_model(out)
+    asked = {name: value for name, value in given.items() if name not in _NOT_OF_THE_PLAN}
+    kind = METHODS[method]
+    takes = list(kind.plan.__dataclass_fields__)
+    if foreign := sorted(set(asked) - set(takes)):
         raise ArgumentError(
-            f"data: expected examples of {network.classes} classes, got {len(data.y.unique())}"
+            f"{foreign[0]}: the method {method} takes no {foreign[0]}, only {', '.join(takes)}"
         )
-    generator = torch.Generator().manual_seed(plan.seed)
-    encoded = torch.cat([network.encode(part).bool() for part in data.x.split(1000)], dim=1)
-    smooth = _Smooth(network, plan, encoded, data.y, generator)
-    steps_per_epoch = max(1, len(data) // plan.batch_size)
-    steps = plan.epochs * steps_per_epoch
-    for epoch in range(plan.epochs):
-        order = torch.randperm(len(data), generator=generator)
-        for step, rows in enumerate(order.tensor_split(steps_per_epoch), start=epoch * steps_per_epoch):
-            loss = smooth.learn(encoded[:, rows].float(), data.y[rows], step / steps)
-            progress(step + 1, steps, loss)
-    smooth.round_into(network)
-    return model
-
-
-class _Smooth:
-    """The network while it is trained: tables of real numbers, smooth maxima."""
-
-    def __init__(
-        self,
-        network: L0Lipschitz,
-        plan: CertifiedTraining,
-        encoded: Bool[Tensor, "s n pq"],
-        y: Int[Tensor, "n"],
-        generator: torch.Generator,
-    ) -> None:
-        self.plan, self.classes, self.opposite = plan, network.classes, network.opposite
-        self.shape = network.units, network.templates
-        self.tables = _first_tables(network, encoded, y, generator).requires_grad_()
-        self.offsets = torch.zeros(self.tables.shape[:2], requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.tables, self.offsets], lr=plan.lr)
-        c = torch.arange(self.classes - 1)
-        # the rivals of each class, in the order of its pairs
-        self.rivals = torch.stack([c + (c >= y) for y in range(self.classes)])
-
-    def learn(self, encoded: Float[Tensor, "s b pq"], y: Int[Tensor, "b"], share: float) -> float:
-        """One step, of which `share` is how far the training is; the loss."""
-        plan = self.plan
-        rising, falling = (
-            share / _WARM_UP,
-            0.5 * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))),
+    if kind.on_cpu and given.get("device", "auto") not in ("auto", "cpu"):
+        raise ArgumentError(f"device: the method {method} trains on the cpu, got {given['device']!r}")
+    if model.replace("-", "_") != method:
+        raise ArgumentError(f"model: expected {method} for the method of this name, got {model!r}")
+    plan = kind.plan(**asked)
+    device = resolve_device("cpu" if kind.on_cpu else given.get("device", "auto"))
+    source, test = data_sets.load(data, "train", limit), data_sets.load(data, "test")
+    _, channels, height, width = source.x.shape
+    mean, std = moments(source) if kind.normalized else (None, None)
+    network = models.build(
+        model,
+        in_channels=channels,
+        image_size=height if height == width else (height, width),
+        classes=len(source.class_names),
+        mean=mean,
+        std=std,
+        seed=plan.seed,
+        **arguments,
+    ).to(device)
+    with locked(out, "training in"):
+        started = time.perf_counter()
+        kind.train(network, source, plan, _Progress())
+        seconds = time.perf_counter() - started
+        network = network.cpu().eval()
+        right, proved = _measured(kind, network, test)
+        accuracy = {"value": right / len(test), "correct": right, "n": len(test), "split": test.split}
+        models.save(
+            network,
+            out,
+            data={"name": source.name, "split": source.split, "n": len(source), "digest": source.digest},
+            accuracy=accuracy,
+            training={
+                "command": _command(out),
+                "plan": {"method": method} | plan.record(),
+                "seconds": round(seconds, 1),
+                "device": device.type,
+                "threads": torch.get_num_threads(),
+            },
+            certified=proved,
         )
-        self.optimizer.param_groups[0]["lr"] = plan.lr * (rising if share < _WARM_UP else falling) + 1e-5
-        b = plan.budget * min(1.0, rising)
-        margins = self.margins(encoded).view(len(y), self.classes, -1)
-        own = margins[torch.arange(len(y)), y]
-        worst = torch.zeros(len(y), self.classes).scatter(1, self.rivals[y], 2 * b - own)
-        loss = F.cross_entropy(worst / plan.temperature, y) * plan.temperature
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        with torch.no_grad():
-            self.tables.clamp_(-0.5, 0.5)
-        return float(loss.detach())
-
-    def margins(self, encoded: Float[Tensor, "s b pq"]) -> Float[Tensor, "b h"]:
-        """As the network's, in pixels."""
-        above = (self.tables[..., 1:] - self.tables[..., :1]).flatten(2)
-        offsets = self.offsets + self.tables[..., 0].sum(2)
-        z = torch.baddbmm(offsets[:, None], encoded, above.transpose(1, 2)).unflatten(2, (-1, *self.shape))
-        case = _smooth_maximum(_smooth_maximum(z, self.plan.patch_softness).sum(0), self.plan.softness)
-        return case - case[:, self.opposite]
-
-    def round_into(self, network: L0Lipschitz) -> None:
-        """The network's tables: whole numbers, of each entry and so of a span of at most STEP."""
-        whole = (self.tables.detach() * STEP).round().int()
-        network.tables.copy_((whole[..., 1:] - whole[..., :1]).flatten(2))
-        network.offsets.copy_((self.offsets.detach() * STEP).round().int() + whole[..., 0].sum(2))
+    print(
+        f"{network.architecture}: {accuracy['value']:.1%} of {len(test)} images right, half proved at "
+        f"{proved['median_radius']} pixels, {seconds:.0f} s, in {out}"
+    )
+    print(f"next: zeronorm certify --model {shlex.quote(str(out))} --data {shlex.quote(data)} --limit 100")
+    if json_:
+        figures = {"accuracy": accuracy["value"], "n": len(test), "seconds": seconds, "out": str(out)}
+        print(json.dumps(figures | {"certified": proved}))
 
 
-def _smooth_maximum(z: Tensor, softness: float) -> Tensor:
-    """Over the last axis; never below the true one, and as 1-Lipschitz as it is."""
-    return z.squeeze(-1) if z.shape[-1] == 1 else softness * torch.logsumexp(z / softness, -1)
+def _measured(kind: _Kind, network: models.Classifier, test: Dataset) -> tuple[int, dict[str, Any]]:
+    """Right answers on the test split, and what is proved of them."""
+    certificate = kind.certify(network, test.x)
+    radii = certificate.radius.clamp_min(-1).where(certificate.prediction == test.y, -1)
+    proved = {
+        "median_radius": int(radii.sort().values[(len(radii) - 1) // 2]),
+        "correct": int((radii >= 0).sum()),  # with a margin over every other class
+        "n": len(test),
+        "split": test.split,
+    }
+    with torch.no_grad():
+        right = sum(
+            int((network(x).argmax(1) == y).sum())
+            for x, y in zip(test.x.split(500), test.y.split(500), strict=True)
+        )
+    return right, proved
 
 
-def _first_tables(
-    network: L0Lipschitz, encoded: Bool[Tensor, "s n pq"], y: Int[Tensor, "n"], generator: torch.Generator
-) -> Float[Tensor, "s u p l"]:
-    """Centres of the class's patches less the rival's mean."""
-    each = network.units * network.templates
-    means = torch.stack([encoded[:, y == c].float().mean(1) for c in range(network.classes)])
-    centres = [
-        _centres(encoded[:, y == c][:, :_SEEDED].float(), each, generator) for c in range(network.classes)
-    ]
-    cases = [
-        centres[c] - means[rival][:, None]
-        for c in range(network.classes)
-        for rival in range(network.classes)
-        if c != rival
-    ]
-    above = 0.5 * torch.cat(cases, dim=1).unflatten(2, (-1, network.codes - 1))
-    tables = torch.cat([-above.sum(3, keepdim=True), above], dim=3)
-    return (tables + 0.001 * torch.randn(tables.shape, generator=generator)).clamp_(-0.5, 0.5)
+def _command(out: Path) -> str:
+    """The command line, wherever the model was put."""
+    words = ["DIR" if word == str(out) else word for word in sys.argv[1:]]
+    return shlex.join(["zeronorm", *words])
 
 
-def _centres(
-    points: Float[Tensor, "s n d"], count: int, generator: torch.Generator
-) -> Float[Tensor, "s j d"]:
-    """A few rounds of k-means in every patch, from the same examples in all."""
-    some = torch.randint(points.shape[1], (count,), generator=generator)
-    centres = points[:, some].clone()
-    for _ in range(4):
-        nearest = F.one_hot(torch.cdist(points, centres).argmin(2), count).float()
-        centres = nearest.transpose(1, 2) @ points / nearest.sum(1).clamp_min(1)[..., None]
-    return centres
+class _Progress:
+    """A line on standard error now and then."""
+
+    def __init__(self) -> None:
+        self._console, self._shown = Console(stderr=True), time.monotonic()
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        if step == steps or time.monotonic() - self._shown > _SECONDS:
+            self._shown = time.monotonic()
+            self._console.print(f"step {step:,}/{steps:,}: loss {loss:.4f}", highlight=False)

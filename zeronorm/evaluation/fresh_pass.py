@@ -1,0 +1,64 @@
+"""What a model says of an input on a fresh pass, and an adversarial made again from its row.
+
+Whatever counts is measured here: by the run when it writes a row, by `verify` when it checks one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zeronorm import checks, losses
+from zeronorm.attacks.batch_under_attack import Model, evaluation_mode, filled_up
+from zeronorm.errors import ArgumentError, blaming_model
+from zeronorm.threat_model import L0
+
+
+class Verdict(NamedTuple):
+    """What logits say of each example.
+
+    `margin` is the label's logit minus the largest other, below 0 where `wrong`.
+    """
+
+    prediction: list[int]
+    wrong: list[bool]
+    margin: list[float]
+
+
+def verdict(z: Tensor, y: Tensor) -> Verdict:
+    """The verdict of logits (batch, class) on labels (batch,)."""
+    wrong, margin = losses.is_wrong(z, y), -losses.margin(z, y)
+    return Verdict(z.argmax(1).tolist(), wrong.tolist(), margin.tolist())
+
+
+def predict(model: Model, x: Tensor) -> Tensor:
+    """Logits on a fresh pass, in full precision, the batch filled up so that they do not depend on it."""
+    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), blaming_model():
+        z = model(filled_up(model, x.clone()))  # a copy: the model may write into its input
+    if isinstance(z, nn.Module):
+        raise ArgumentError(
+            f"model: expected logits, got another model ({type(z).__name__}): a function with an argument is "
+            "taken for the model itself; one that makes the model takes none"
+        )
+    if not isinstance(z, Tensor):
+        checks.logits(z, len(x))  # which says so
+    return z[: len(x)]
+
+
+def rebuild(x: Tensor, row: Mapping[str, Any], threat: L0) -> Tensor:
+    """The adversarial of a row: the clean input (1, ...) with the stored values written into it."""
+    x_adv = x.clone().contiguous()
+    grid = threat.grid(x_adv)
+    at = torch.tensor(row["positions"], dtype=torch.int64, device=x.device)
+    values = torch.tensor(row["values"], dtype=x.dtype, device=x.device)
+    grid[0, :, at] = values.view(len(at), grid.shape[1]).T
+    return x_adv
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the model's parameters are; the CPU for one without."""
+    parameter = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device

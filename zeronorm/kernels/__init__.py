@@ -1,0 +1,1 @@
+"""Compiled kernels (numba, Triton): how numbers are moved fast, and nothing of attacks."""

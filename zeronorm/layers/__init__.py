@@ -1,0 +1,1 @@
+"""Layers that resist by their own arithmetic: truncation, sparsifying front ends."""
