@@ -17,7 +17,7 @@ class Certification(RunResult):
 
     def __init__(self, run: str | Path | CertificateFolder, keep: ExitStack | None = None) -> None:
         super().__init__(run if isinstance(run, CertificateFolder) else CertificateFolder(run), keep)
-        self.summary = records.summarise_certificates(self._folder.read_run(), self._folder.read_rows())
+        self.summary = records.summarise_certificates(self._folder.read(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:

@@ -28,13 +28,15 @@ from zeronorm.certification.feature_partition import certify_feature_partition
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz
 from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes, votes_at_looks
 from zeronorm.certification.truncation_window import certify_truncated
+from zeronorm.data import Dataset, Stream
 from zeronorm.defenses import RandomizedAblation
 from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.certification import Certification
-from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, first_columns, on_device
 from zeronorm.evaluation.fresh_pass import device_of
+from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway
 from zeronorm.evaluation.plan import digest
-from zeronorm.evaluation.ray_workers import Effort, Here, Listener, Passed, Report, Share, Workers, at_work
+from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import Verification
@@ -143,7 +145,7 @@ def certify(
         prover = partial(DETERMINISTIC[chosen], model)
     checks.evaluation_mode(model)
     dataset = as_dataset(data)
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
     facts = models.describe(model)
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts,
@@ -165,8 +167,8 @@ def certify(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                with at_work(workers, prover, examples.device) as engine:
-                    run["execution"] = execution(examples.device, batch_size) | {"workers": engine.count}
+                with at_work(workers, prover, examples.y.device) as engine:
+                    run["execution"] = execution(examples.y.device, batch_size) | {"workers": engine.count}
                     session = Session(len(examples), on_progress, engine.count)
                     proving = _Proving(options, seed, batch_size)
                     with noted(session, folder, run) as note:
@@ -216,7 +218,7 @@ def recertify(
         if new["status"] != "complete":
             new |= {key: record[key] for key in ("execution", "sessions")}
             new["counts_of"] = {"plan_digest": record["plan_digest"], "rows_digest": record["rows_digest"]}
-            folder.write_run(new)
+            folder.write(new)
             shown = [{"example": e, "x": x} for e, x in source.read_images().items()]
             _close(folder, new, [row | more for row, more in zip(rows, judged, strict=True)], shown)
     return Certification(folder)
@@ -246,7 +248,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
             result.problems.append(f"{what} is {_short(found)}, the run says {_short(claimed)}")
     if result.problems:
         return result
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     method, options = plan["method"]["name"], plan["method"]["options"]
     prover: RandomizedAblation | Proof
@@ -363,22 +365,22 @@ class _Proving:
     seed: int
     batch_size: int
 
-    def __call__(self, prover: Any, some: Examples, passed: Passed, report: Report) -> None:
+    def __call__(self, prover: Any, some: Dataset, events: Events) -> None:
         began = time.perf_counter()
         proved = _prove(prover, some, self.options, self.seed, self.batch_size)
         rows: list[Row] = [
             {name: row.get(name) for name in CertificateFolder.schema.names}
-            for row in (some.row(i, None, 0, "") | found for i, found in enumerate(proved))
+            for row in (first_columns(some, i, None, 0, "") | found for i, found in enumerate(proved))
         ]
         passes = sum(row["passes"] for row in rows)
-        passed(passes, lambda: 1.0)
-        report(rows, Effort(time.perf_counter() - began, passes, 0))
+        events.passed(passes, lambda: len(some))
+        events.finished(some, rows, Spent(time.perf_counter() - began, passes, 0))
 
 
 def _go_on(
-    engine: Here | Workers,
+    engine: InProcess | Workers,
     proving: _Proving,
-    examples: Source,
+    examples: Dataset | Stream,
     folder: CertificateFolder,
     rows: list[Row],
     session: Session,
@@ -393,31 +395,43 @@ def _go_on(
     if options:
         together = max(1, _PACKED * together // (options["n0"] + options["n"]))
 
-    def passed(some: Examples, passes: int, share: Share) -> None:
-        session.passes += passes
-
-    def written(some: Examples, fresh: list[Row], effort: Effort) -> None:
-        session.spent("certificates", effort)
-        session.rows += len(fresh)
-        rows.extend(fresh)
-        note()
-        folder.append(fresh)
-        certified = len([r for r in rows if r["radius"] is not None and r["prediction"] == r["label"]])
-        session.show("certificates", None, len(rows), len(examples), certified)
-
-    def fault(what: str) -> None:
-        session.faults.append(what)
-        note()
-
     shards = (examples.at(some) for some in cut(left, together, engine.count if shared else 1))
-    for _ in engine.map(proving, shards, Listener(passed, written, fault)):
+    events = _ProvingEvents(rows, len(examples), folder, session, note)
+    for _ in engine.map(proving, shards, events):
         pass
     return rows
 
 
+@dataclass
+class _ProvingEvents:
+    """What happens while certificates are made: counted, shown and written."""
+
+    rows: list[Row]
+    n: int
+    folder: CertificateFolder
+    session: Session
+    note: Callable[[], None]
+
+    def passed(self, passes: int, underway: Underway) -> None:
+        self.session.passes += passes
+
+    def finished(self, shard: Dataset, rows: list[Row], spent: Spent) -> None:
+        self.session.spent("certificates", spent)
+        self.session.rows += len(rows)
+        self.rows.extend(rows)
+        self.note()
+        self.folder.append(rows)
+        certified = len([r for r in self.rows if r["radius"] is not None and r["prediction"] == r["label"]])
+        self.session.show("certificates", None, len(self.rows), self.n, certified)
+
+    def fault(self, what: str) -> None:
+        self.session.faults.append(what)
+        self.note()
+
+
 def _prove(
     prover: RandomizedAblation | Proof,
-    examples: Examples,
+    examples: Dataset,
     options: Mapping[str, Any],
     seed: int,
     batch_size: int,
@@ -474,7 +488,9 @@ def _null(value: int) -> int | None:
 # -- closing the run ---------------------------------------------------------------------------------------
 
 
-def _finish(folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Source) -> None:
+def _finish(
+    folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Dataset | Stream
+) -> None:
     order = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     rows = sorted(rows, key=lambda row: order[row["example"]])
     shown = records.pictured(rows, _PICTURES)
@@ -488,5 +504,5 @@ def _close(
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     run["status"] = "complete"
     run["summary"] = records.certified_json(records.summarise_certificates(run, folder.read_rows()))
-    folder.write_run(run)
+    folder.write(run)
     tidy_up(folder)

@@ -34,7 +34,7 @@ from zeronorm.evaluation.comparison_plan import (
     named_models,
     unfit_attacks,
 )
-from zeronorm.evaluation.examples import DataLike, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import differences, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
@@ -42,7 +42,7 @@ from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
 from zeronorm.files import unless_refused
-from zeronorm.records.folders import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
+from zeronorm.records.folders import ComparisonFolder, MatrixFolder
 from zeronorm.threat_model import L0, Linf
 
 _TIMED = 128  # examples answered to time an answer, at most
@@ -140,7 +140,7 @@ def matrix(
         "certificate": {"votes": votes, "n": n, "alpha": alpha},
     }
     folder = MatrixFolder(out)
-    with folder.locked(), unless_refused(folder.matrix_json), begun(workers) as engine:
+    with folder.locked(), unless_refused(folder.json), begun(workers) as engine:
         knowledge = {name: _knowledge(attack) for name, attack in asked.items()}
         record = _open(folder, plan, networks, sources or {}, knowledge, command)
         for number, entry in enumerate(record["models"], start=1):
@@ -207,9 +207,9 @@ def check_matrix(
             f"threat: expected L0, of which there are certificates, got {threat}; see compare"
         )
     threats = resolve_threats(threat, False, dataset.x[:1])
-    examples = Source.of(dataset, torch.device("cpu"))
+    examples = on_device(dataset, torch.device("cpu"))
     for one in threats:
-        examples.check(one)
+        check_box(examples, one)
     if len(names) < 2:
         raise ArgumentError(
             f"model: expected at least two models to compare, got {', '.join(names) or 'none'}"
@@ -241,11 +241,7 @@ def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -
         model, data: as given to `matrix`.
     """
     folder = MatrixFolder(run)
-    record = folder.read()
-    if record["status"] != "complete":
-        raise ArgumentError(
-            f"run: expected a complete matrix, got one that stopped early in {folder.path}; resume it"
-        )
+    record = folder.read_complete()
     if missing := {entry["name"] for entry in record["models"]} - set(model):
         raise ArgumentError(
             f"model: expected all models of the matrix, got none called {', '.join(sorted(missing))}"
@@ -287,7 +283,7 @@ def _open(
         }
         for name, network in networks.items()
     }
-    made: dict[str, Any] = {"format": MATRIX_FORMAT, "created": _now(), "command": command}
+    made: dict[str, Any] = {"format": folder.format, "created": _now(), "command": command}
     if folder.exists():
         made = folder.read()
         for what in ("data", "k", "certificate"):
@@ -340,7 +336,7 @@ def _knowledge(attack: Any) -> str:
 
 def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
     """Time of one answer, of the fastest of a few batches, and how many passes of the network it takes."""
-    some = Source.of(dataset, device_of(network)).first(_TIMED)
+    some = on_device(dataset, device_of(network)).first(_TIMED)
     passes = network.votes if isinstance(network, RandomizedAblation) else 1
     fastest = math.inf
     with torch.inference_mode(), evaluation_mode(network):
@@ -358,7 +354,7 @@ def _method(network: Model, dataset: Dataset | Stream) -> tuple[str | None, str 
     if (method := made_for(network)) not in DETERMINISTIC:
         return None, "there is no certificate for such a model"
     try:
-        DETERMINISTIC[method](network, Source.of(dataset, device_of(network)).first(1).x)
+        DETERMINISTIC[method](network, on_device(dataset, device_of(network)).first(1).x)
     except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
         return None, str(error)
     return method, None
