@@ -60,24 +60,23 @@ def prune(
     Every model is kept, in OUT/REFERENCE/round-N: zeronorm evaluate --model OUT/0/round-3.
     """
     asked: dict[str, Any] = {
-        "model": _words(model), "data": data, "seeds": seeds, "rounds": rounds, "share": share,
-        "keep_dense": _words(keep_dense), "epochs": epochs, "retrain_epochs": retrain_epochs, "lr": lr,
+        "model": options.words(model), "data": data, "seeds": seeds, "rounds": rounds, "share": share,
+        "keep_dense": options.words(keep_dense), "epochs": epochs, "retrain_epochs": retrain_epochs, "lr": lr,
         "retrain_lr": retrain_lr, "batch_size": batch_size, "normalize": normalize,
         "train_limit": train_limit, "limit": limit,
-        "linf": _words(linf), "epsilon": epsilon, "l2": _words(l2), "k": _words(k), "steps": steps,
+        "linf": options.words(linf), "epsilon": epsilon, "l2": options.words(l2), "k": options.words(k), "steps": steps,
         "queries": queries,
     }  # fmt: skip
 
     import zeronorm as zn
     from zeronorm import checks
     from zeronorm.attacks.catalogue import get
-    from zeronorm.defenses.pruning import share_below_one, weights
+    from zeronorm.defenses.pruning import weights
     from zeronorm.files import locked, remember
     from zeronorm.models.classifier import ARCHITECTURES
     from zeronorm.report.sparsity import ASKED, DEAD, measures, read_rows, verdict
 
-    share_below_one("share", share)
-    checks.real("share", share, 0.0, open_low=True)
+    checks.real("share", share, 0.0, 1.0, open_low=True, open_high=True)
     checks.real("epsilon", epsilon, 0.0, open_low=True)
     for name, low in (("seeds", 1), ("rounds", 0), ("epochs", 1), ("retrain_epochs", 1)):
         checks.integer(name, asked[name], low)
@@ -205,7 +204,3 @@ def _line(row: dict[str, Any]) -> str:
     said += "".join(f", r∞ {name} {value:.3f}" for name, value in row["r_inf"].items())
     said += "".join(f", r2 {name} {value:.3f}" for name, value in row["r_2"].items())
     return said + "".join(f", k={k} {value:.1%}" for k, value in (row["robust"] or {}).items())
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

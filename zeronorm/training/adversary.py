@@ -32,7 +32,7 @@ class Adversary:
 
     Zhong, Huang & Liu 2024, section 4.3: sparse-PGD with a larger budget than is tested (multi-k), more patience
     before a mask is drawn anew, and one of the two gradients drawn for every mini-batch.  Where a plan names
-    several attacks, one is drawn likewise.  Examples that the model gets wrong come back clean: early in a
+    several attacks, one is drawn likewise.  TrainingExamples that the model gets wrong come back clean: early in a
     training most of them, a curriculum that the paper does not mention.
 
     Differences from the authors' code: random numbers are those of (seed, epoch, example), not of the batch;

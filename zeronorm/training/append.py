@@ -7,24 +7,20 @@ good.  Their code differs: it keeps only the newest, and drops one example per b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm.seeding import Streams
-
-if TYPE_CHECKING:
-    from zeronorm.training.methods import Examples, Setting
+from zeronorm.training.method import Setting, TrainingExamples
 
 _BATCH = 256  # examples attacked together
 _ROUND = 1 << 40  # added to an example's id once for each round: a name of its own for each adversarial
 
 
 def grow(
-    setting: Setting, examples: Examples, rows: Int[Tensor, "n"], epoch: int
-) -> tuple[Examples, Int[Tensor, "m"]]:
+    setting: Setting, examples: TrainingExamples, rows: Int[Tensor, "n"], epoch: int
+) -> tuple[TrainingExamples, Int[Tensor, "m"]]:
     """The training data of an epoch: those of the epoch before and, every `append_every` epochs, what breaks the
     model now, examples that it gets wrong without an attack among them.
 

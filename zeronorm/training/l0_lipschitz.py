@@ -9,61 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zeronorm import checks
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.models import Classifier
 from zeronorm.models.l0_lipschitz import STEP, L0Lipschitz
+from zeronorm.training.plan import TrainingPlan
 
 _WARM_UP = 0.3  # share of the steps over which the learning rate and the budget rise
 _SEEDED = 3000  # examples of a class that its first templates are centres of
 
 
-@dataclass(frozen=True, kw_only=True)
-class CertifiedTraining:
-    """How to train.  The defaults suit MNIST: a minute and a half on one core.
-
-    `budget` is the b of the training loss: more trades clean accuracy for radius.  `temperature` divides the worst-case
-    logits, in pixels; `softness` and `patch_softness` are temperatures of the smooth maxima over units and, in
-    a patch, over templates; the trained network takes true maxima.
-    """
-
-    budget: float = 26.0
-    epochs: int = 6
-    batch_size: int = 250
-    lr: float = 0.01
-    temperature: float = 5.0
-    softness: float = 1.0
-    patch_softness: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks.integer("epochs", self.epochs, 1)
-        checks.integer("batch_size", self.batch_size, 1)
-        checks.integer("seed", self.seed, 0, 2**63 - 1)
-        checks.real("budget", self.budget, 0.0)
-        for name in ("lr", "temperature", "softness", "patch_softness"):
-            checks.real(name, getattr(self, name), 0.0, open_low=True)
-
-    def record(self) -> dict[str, float]:
-        """As a sidecar keeps it."""
-        return asdict(self)
-
-
 def train_l0_lipschitz(
     model: Classifier,
     data: Dataset,
-    plan: CertifiedTraining | None = None,
+    plan: TrainingPlan,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> Classifier:
     """Train a model of `build("l0_lipschitz")` on a data set, in place, on the CPU; returns it.
+
+    Of the plan, the options of the method "l0_lipschitz" are read; its defaults suit MNIST, a minute and a half on one
+    core.  `progress` is called after every step with its number, that of all steps, and the loss.
 
     Templates start as centres of the class's patches (k-means) less the rival's mean.  The loss of an example of
     class y is the cross-entropy of the logits 0 for y and 2b - g_yc for every c: what b changes may turn them into.
@@ -72,7 +43,6 @@ def train_l0_lipschitz(
 
     **Raises:** `ArgumentError` for another kind of model, or data that do not fit it.
     """
-    plan = plan or CertifiedTraining()
     network = model.network
     if not isinstance(network, L0Lipschitz):
         raise ArgumentError(f"model: expected an l0_lipschitz network, got {model.architecture}")
@@ -101,7 +71,7 @@ class _Smooth:
     def __init__(
         self,
         network: L0Lipschitz,
-        plan: CertifiedTraining,
+        plan: TrainingPlan,
         encoded: Bool[Tensor, "s n pq"],
         y: Int[Tensor, "n"],
         generator: torch.Generator,

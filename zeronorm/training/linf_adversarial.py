@@ -4,8 +4,6 @@ resistant to adversarial attacks", ICLR 2018): cross-entropy where projected gra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -14,12 +12,10 @@ from torch import Tensor, nn
 from zeronorm.attacks.batch_under_attack import evaluation_mode
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import Linf
-
-if TYPE_CHECKING:
-    from zeronorm.training.methods import Batch, Objective, Setting
+from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
-def objective(setting: Setting) -> Objective:
+def batch_loss(setting: Setting) -> BatchLoss:
     """The loss at the worst inputs that PGD finds within `epsilon`, each search from a random point of the ball.
 
     A front end trains along: its `gradient` says how the attack sees through it.
@@ -29,7 +25,7 @@ def objective(setting: Setting) -> Objective:
     threat = Linf(plan.epsilon)
     step_size = plan.epsilon / 4 if plan.step_size is None else plan.step_size
 
-    def loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+    def loss(model: nn.Module, batch: TrainingBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
         x = batch.x
         u = Streams(plan.seed, batch.ids, "linf adversarial").uniform(batch.epoch, x[0].numel(), x.dtype)
         start = x + threat.epsilon * (2 * u.view_as(x) - 1)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -27,18 +26,28 @@ from torch import Tensor, nn
 from zeronorm import data, report
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
-from zeronorm.models.checkpoint import load, save
-from zeronorm.models.classifier import Classifier, build
+from zeronorm.models.classifier import Classifier
 from zeronorm.seeding import Streams
-from zeronorm.training.ablation import Encoding
 from zeronorm.training.adversary import Adversary
 from zeronorm.training.augment import crop_and_flip
+from zeronorm.training.certified import train_certified
 from zeronorm.training.checkpoint import State, TrainingFolder
+from zeronorm.training.encoding import Encoding
 from zeronorm.training.interrupt import Stopped, heeded
-from zeronorm.training.methods import METHODS, Batch, Examples, Objective, Setting
+from zeronorm.training.method import (
+    BatchLoss,
+    CertifiedMethod,
+    Method,
+    Setting,
+    TrainingBatch,
+    TrainingExamples,
+)
+from zeronorm.training.methods import METHODS
 from zeronorm.training.plan import PRECISIONS, TrainingPlan
-from zeronorm.training.processes import Processes, started
+from zeronorm.training.processes import Processes, device_of, started
 from zeronorm.training.pruning import Pruning
+from zeronorm.training.result import TrainingProgress, TrainingResult, write_model
+from zeronorm.training.starting_model import starting_model
 from zeronorm.training.tracking import tracking
 
 _EVALUATION_BATCH = 512
@@ -46,49 +55,9 @@ _EVALUATION_BATCH = 512
 _STEPS_BETWEEN_READINGS = 20
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is: `step` of `steps` in `epoch` of `epochs`, each counted from 1."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    examples: int  # of this epoch, so far
-    loss: float  # mean over the epoch so far
-    accuracy: float  # on the batches of the epoch so far, as they were learnt
-    validation_accuracy: float | None = None  # after the last finished epoch: at the last step, this one
-    robust_accuracy: float | None = None  # likewise, of the held-out examples that were attacked
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished training: the model of the best epoch, and how it fared."""
-
-    model: Classifier
-    out: Path
-    accuracy: float
-    correct: int
-    n: int
-    split: (
-        str  # of the examples that `accuracy` counts; of "ablation" each is seen through a few of its pixels
-    )
-    best_epoch: int
-    validation_accuracy: float | None  # at the best epoch
-    robust_accuracy: float | None  # at the best epoch, of the held-out examples that were attacked
-    history: list[dict[str, Any]]  # the rows of metrics.csv
-    seconds: float  # of all epochs, also those before a resume
-
-    def __str__(self) -> str:
-        held_out = "" if self.validation_accuracy is None else f", validation {self.validation_accuracy:.1%}"
-        held_out += "" if self.robust_accuracy is None else f", robust {self.robust_accuracy:.1%}"
-        return (
-            f"{self.model.architecture}: {self.accuracy:.1%} of {self.n} {self.split} images right "
-            f"(epoch {self.best_epoch} of {len(self.history)}{held_out}), {self.seconds:.0f} s, in {self.out}"
-        )
-
-
-def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now: None) -> TrainingResult:
+def train(
+    plan: TrainingPlan, progress: Callable[[TrainingProgress], None] = lambda now: None
+) -> TrainingResult:
     """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
 
     The weights kept are those of the epoch, with all rounds of pruning done, that does best on the held-out
@@ -109,6 +78,15 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
     and a loss that is not finite; the checkpoint of the last good epoch stays.  `Stopped`, a `KeyboardInterrupt`,
     at SIGTERM or SIGINT, after a checkpoint between two steps.
     """
+    method = METHODS[plan.method]
+    if isinstance(method, CertifiedMethod):
+        return train_certified(method, plan, progress)
+    return _train_by_epochs(method, plan, progress)
+
+
+def _train_by_epochs(
+    method: Method, plan: TrainingPlan, progress: Callable[[TrainingProgress], None]
+) -> TrainingResult:
     folder = TrainingFolder(plan.out)
     processes = _processes(plan)
     with ExitStack() as held, heeded() as signalled, processes.together():
@@ -124,17 +102,22 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
                     f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
                 )
             _check_budget(plan, source)
-            method = METHODS[plan.method]
             encoding = method.encoding(plan, source) if method.encoding else None
-            model = _build(plan, source, encoding)
+            channels = source.x.shape[1]
+            channels = encoding.channels(channels) if encoding else channels
+            model = starting_model(plan, source, channels, plan.normalize and not encoding)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ArgumentError(
+                    f"model: expected one that learns by gradients, got {plan.model}; --method {plan.model} trains it"
+                )
 
-        run = _Run.start(plan, processes, model, state, encoding)
+        run = _Run.start(method, plan, processes, model, state, encoding)
         examples = run.to_device(source)
         adversary = Adversary(plan, run.attacked)
         setting = Setting(
             plan, adversary, examples.y, len(source.class_names), state.memory, encoding, processes
         )
-        objective = method.objective(setting)
+        batch_loss = method.batch_loss(setting)
         if processes.leads:
             log = held.enter_context(tracking(plan.track, folder.path, plan.identity()))
         else:
@@ -147,7 +130,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             order = rows[_shuffled(learning.ids.cpu()[rows], plan.seed, epoch)]
             if not state.begun:
                 run.pruning.begin(epoch, run.optimizer, state.average)
-            for now in run.learn(objective, learning, order, epoch, state):
+            for now in run.learn(batch_loss, learning, order, epoch, state):
                 if now.step < now.steps:
                     progress(_after_the_last_epoch(now, state))
                     if (number := processes.agreed(signalled())) is not None:
@@ -164,7 +147,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
                     "seconds": round(time.perf_counter() - began, 3),
                 }
             run.keep(state)
-            state.finish(row, partial(_merit, plan))
+            state.finish(row, partial(_merit, plan, method.keeps_last))
             processes.first(lambda: folder.write(state))
             log(row)
             progress(_after_the_last_epoch(now, state))
@@ -190,12 +173,23 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             history=state.history,
             seconds=sum(row["seconds"] for row in state.history),
         )
-        processes.first(lambda: _save(result, plan, source, processes, encoding))
+        training = {
+            "command": plan.command(),
+            "plan": plan.identity(),
+            "best_epoch": result.best_epoch,
+            "validation_accuracy": result.validation_accuracy,
+            "robust_accuracy": result.robust_accuracy,
+            "seconds": round(result.seconds, 1),
+            "device": processes.fabric.device.type,
+            "processes": processes.count,
+        }
+        facts = {"ablation": encoding.record()} if encoding else {}
+        processes.first(lambda: write_model(result, source, training, **facts))
         processes.first(lambda: report.render(folder.path, folder.page))
         return result
 
 
-def _after_the_last_epoch(now: Progress, state: State) -> Progress:
+def _after_the_last_epoch(now: TrainingProgress, state: State) -> TrainingProgress:
     validated = state.validated()
     return replace(
         now,
@@ -205,14 +199,14 @@ def _after_the_last_epoch(now: Progress, state: State) -> Progress:
 
 
 def _validate(
-    run: _Run, adversary: Adversary, examples: Examples, held_out: Tensor
+    run: _Run, adversary: Adversary, examples: TrainingExamples, held_out: Tensor
 ) -> dict[str, float | None]:
     """What the model makes of the held-out examples: as they are, and the first of them under attack."""
     if not len(held_out):
         return dict.fromkeys(("validation_loss", "validation_accuracy", "robust_accuracy"))
     loss, right = run.evaluate(examples, held_out)
     robust = None
-    if (run.plan.k, run.plan.epsilon) != (None, None) and math.isfinite(loss):
+    if run.plan.attacked and math.isfinite(loss):
         attacked = held_out[: run.plan.validation_limit]
         some = examples[run.processes.share(attacked)]
         withstood = torch.tensor(adversary.withstood(some.x, some.y, some.ids), device=some.ids.device)
@@ -220,7 +214,7 @@ def _validate(
     return {"validation_loss": loss, "validation_accuracy": right / len(held_out), "robust_accuracy": robust}
 
 
-class _Attacked(nn.Module):
+class _UnderAutocast(nn.Module):
     """The model as an attack calls it: in the precision of the training, and past what Fabric wraps around it,
     which would take the attack's passes for steps of the training."""
 
@@ -237,6 +231,7 @@ class _Attacked(nn.Module):
 class _Run:
     """A model with its optimiser, bare and as Fabric wraps them."""
 
+    method: Method
     plan: TrainingPlan
     processes: Processes
     model: Classifier
@@ -249,7 +244,7 @@ class _Run:
     @property
     def attacked(self) -> nn.Module:
         """The model for attacks on it."""
-        return _Attacked(self.model, self.fabric)
+        return _UnderAutocast(self.model, self.fabric)
 
     @property
     def fabric(self) -> Any:
@@ -258,6 +253,7 @@ class _Run:
     @classmethod
     def start(
         cls,
+        method: Method,
         plan: TrainingPlan,
         processes: Processes,
         model: Classifier,
@@ -283,14 +279,16 @@ class _Run:
                 optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
         pruning = Pruning(plan, model, state.memory, fresh=not state.network)
         with _quiet():
-            return cls(plan, processes, model, optimizer, encoding, pruning, *fabric.setup(model, optimizer))
+            return cls(
+                method, plan, processes, model, optimizer, encoding, pruning, *fabric.setup(model, optimizer)
+            )
 
-    def to_device(self, dataset: Dataset) -> Examples:
-        return Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
+    def to_device(self, dataset: Dataset) -> TrainingExamples:
+        return TrainingExamples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
 
     def learn(
-        self, objective: Objective, examples: Examples, order: Tensor, epoch: int, state: State
-    ) -> Iterator[Progress]:
+        self, batch_loss: BatchLoss, examples: TrainingExamples, order: Tensor, epoch: int, state: State
+    ) -> Iterator[TrainingProgress]:
         """One epoch over the rows of `order`, or the rest of one begun; tells of its progress, of the last step
         always."""
         plan, count = self.plan, self.processes.count
@@ -318,7 +316,9 @@ class _Run:
             x = crop_and_flip(batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch)
             own = mine.to(batch.ids.device)
             try:
-                loss, logits = objective(self.wrapped, Batch(x, batch.y, batch.ids, own, epoch, step))
+                loss, logits = batch_loss(
+                    self.wrapped, TrainingBatch(x, batch.y, batch.ids, own, epoch, step)
+                )
             except ArgumentError:  # of the attack, perhaps because the model is ruined
                 self._check_logits(x, f"at step {step + 1} of epoch {epoch}", epoch)
                 raise
@@ -329,7 +329,7 @@ class _Run:
             self.pruning.mask_gradients()
             self.stepper.step()
             self._move_average(state, done)
-            for name in METHODS[plan.method].by_example:
+            for name in self.method.by_example:
                 self.processes.exchange(state.memory[name], rows)
 
             losses[step] = loss.detach() / count
@@ -343,10 +343,12 @@ class _Run:
                     first = int((~torch.isfinite(losses)).nonzero()[0])
                     self._diverged(f"{float(losses[first])} at step {first + 1} of epoch {epoch}", epoch)
                 state.begun = {"losses": losses[: step + 1], "correct": correct[: step + 1]}
-                yield Progress(epoch, plan.epochs, step + 1, steps, seen, mean, int(correct.sum()) / seen)
+                yield TrainingProgress(
+                    epoch, plan.epochs, step + 1, steps, seen, mean, int(correct.sum()) / seen
+                )
 
     @torch.inference_mode()
-    def evaluate(self, examples: Examples, rows: Tensor) -> tuple[float, int]:
+    def evaluate(self, examples: TrainingExamples, rows: Tensor) -> tuple[float, int]:
         """Mean cross-entropy and number of right answers in evaluation mode; the processes share the rows."""
         self.wrapped.eval()
         loss, correct = 0.0, 0
@@ -415,14 +417,14 @@ class _Run:
         raise self.processes.error(f"lr: expected a finite loss, got {what} with lr {self.plan.lr:g}; {kept}")
 
 
-def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float, float]:
-    """What the best epoch has most of: rounds of pruning behind it, of a method that attacks held-out examples that
-    withstand it, accuracy, little loss; without validation, age."""
+def _merit(plan: TrainingPlan, keeps_last: bool, row: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Ranks epochs: by rounds of pruning done, robust accuracy of a method that attacks, accuracy, then smaller loss;
+    without validation, the last is best."""
     rounds = float(sum(row["epoch"] >= epoch for epoch in plan.pruned_before()))
-    if row["validation_accuracy"] is None or METHODS[plan.method].keeps_last:
+    if row["validation_accuracy"] is None or keeps_last:
         return rounds, float(row["epoch"]), 0.0, 0.0
     # what a plain training withstands is chance: the epoch that has most of it may be the first
-    robust = (row["robust_accuracy"] or 0.0) if METHODS[plan.method].budget else 0.0
+    robust = (row["robust_accuracy"] or 0.0) if plan.adversarial else 0.0
     return rounds, robust, row["validation_accuracy"], -row["validation_loss"]
 
 
@@ -444,7 +446,7 @@ def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
         raise ArgumentError(
             f"k: expected at most {pixels}, the pixels of an image of {plan.data}, got {plan.k}"
         )
-    if "multi_k" in METHODS[plan.method].uses and plan.training_k() > pixels:
+    if plan.takes("multi_k") and plan.training_k() > pixels:
         raise ArgumentError(
             f"multi_k: expected a training budget of at most {pixels}, the pixels of an image of {plan.data}, "
             f"got {plan.multi_k:g} x {plan.k} = {plan.training_k()}"
@@ -454,12 +456,7 @@ def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
 def _processes(plan: TrainingPlan) -> Processes:
     """This process, and the others where torchrun started several, with Lightning Fabric for the devices and the
     precision of the passes."""
-    device = plan.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("device: expected a device of this machine, got cuda, of which torch finds none")
-    count = started()
+    device, count = device_of(plan), started()
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if count > 1 else 1
     if device == "cuda" and here > torch.cuda.device_count():
         raise ArgumentError(
@@ -527,81 +524,3 @@ def _has_test_split(source: Dataset, test: Dataset) -> bool:
 
 def _shuffled(ids: Tensor, seed: int, epoch: int) -> Tensor:
     return Streams(seed, ids, "shuffle").order(epoch)
-
-
-def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Classifier:
-    """The model that suits the data, or their encoding: new, or the one to start from."""
-    _, channels, height, width = source.x.shape
-    mean = std = None
-    if encoding:
-        channels = encoding.channels(channels)
-    elif plan.normalize:
-        mean, std = moments(source)
-    shapes: dict[str, Any] = {
-        "in_channels": channels,
-        "image_size": height if height == width else [height, width],
-        "classes": len(source.class_names),
-    }
-    if plan.initial is not None:
-        model = load(plan.initial)
-        if (found := {name: model.arguments[name] for name in shapes}) != shapes:
-            raise ArgumentError(
-                f"initial: expected a model with {shapes} for {plan.data}, got one with {found}"
-            )
-        return model.float()
-    model = build(
-        plan.model,
-        **shapes,
-        mean=mean,
-        std=std,
-        seed=plan.seed,
-        **plan.model_arguments,
-    )
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ArgumentError(
-            f"model: expected one that learns by gradients, got {plan.model}; --method {plan.model} trains it"
-        )
-    return model
-
-
-def moments(source: Dataset) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel."""
-    # rounded, so that they read well and the order of summation does not show
-    std, mean = (
-        [round(value, 4) for value in moment.tolist()]
-        for moment in torch.std_mean(source.x, dim=(0, 2, 3), correction=0)
-    )
-    return mean, [value or 1.0 for value in std]  # of a channel that never varies
-
-
-def _save(
-    result: TrainingResult,
-    plan: TrainingPlan,
-    source: Dataset,
-    processes: Processes,
-    encoding: Encoding | None,
-) -> None:
-    save(
-        result.model,
-        result.out,
-        data={"name": source.name, "split": source.split, "n": len(source), "digest": source.digest},
-        accuracy={
-            "value": result.accuracy,
-            "correct": result.correct,
-            "n": result.n,
-            "split": result.split,
-        },
-        training={
-            "command": plan.command(),
-            "plan": plan.identity(),
-            "best_epoch": result.best_epoch,
-            "validation_accuracy": result.validation_accuracy,
-            "robust_accuracy": result.robust_accuracy,
-            "seconds": round(result.seconds, 1),
-            # on a CPU the same command with as many threads gives the same weights
-            "device": processes.fabric.device.type,
-            "processes": processes.count,
-            "threads": torch.get_num_threads(),
-        },
-        **({"ablation": encoding.record()} if encoding else {}),
-    )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zeronorm.errors import ArgumentError
+from zeronorm.training.plan import TrainingPlan
 
 T = TypeVar("T")
 
@@ -184,3 +185,13 @@ def started() -> int:
     """How many processes torchrun started for this training; 1 without it."""
     launched = dist.is_available() and dist.is_torchelastic_launched()
     return int(os.environ["WORLD_SIZE"]) if launched else 1
+
+
+def device_of(plan: TrainingPlan) -> str:
+    """The kind of device that a plan names: "auto" is a GPU if there is one.
+
+    **Raises:** `ArgumentError` for a GPU where there is none.
+    """
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("device: expected a device of this machine, got cuda, of which torch finds none")
+    return "cuda" if plan.device != "cpu" and torch.cuda.is_available() else "cpu"
