@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +50,10 @@ def train(devices: int | None, json_: bool, **given: Any) -> None:
     from zeronorm.training.processes import ToldByTheFirst
 
     here = processes(devices)
-    plan = TrainingPlan(**{name: _read(name, said) for name, said in given.items() if said is not None})
+    method = str(given["method"] or OPTIONS["method"].default).replace("-", "_")
+    plan = TrainingPlan(
+        **{name: _read(name, said, method) for name, said in given.items() if said is not None}
+    )
     if not plan.takes("resume"):
         check_alone(plan, max(here, devices or 1))
     if devices is not None and devices > here:
@@ -122,14 +124,16 @@ train.__signature__ = _signature()  # type: ignore[attr-defined]  # which typer 
 train.__annotations__ = {}
 
 
-def _read(name: str, said: Any) -> Any:
-    """What was typed, as the plan takes it, which complains of what it is not."""
-    readers: dict[type, Callable[[str], Any]] = {int: number, float: number, tuple: words}
+def _read(name: str, said: Any, method: str) -> Any:
+    """What was typed, as the plan takes it."""
+    kind = KINDS[name]
     if name == "model_arguments":
         return _model_arguments(said)
     if name == "attack":
         return dict(attacks(said).values())
-    return readers.get(KINDS[name], lambda text: text)(said)
+    if kind in (int, float):
+        return OPTIONS[name].check(name, number(said), method, kind)
+    return words(said) if kind is tuple else said
 
 
 def _model_arguments(settings: list[str]) -> dict[str, Any]:

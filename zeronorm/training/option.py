@@ -27,9 +27,9 @@ class Option:
     """The methods that take the option; empty: all."""
     needed: tuple[str, ...] = ()
     """The methods that cannot do without."""
-    low: float | None = None
+    low: int | float | None = None
     """Smallest number allowed; None: not a number."""
-    high: float | None = None
+    high: int | float | None = None
     open_low: bool = False
     open_high: bool = False
     choices: Mapping[str, str] | Collection[str] | Callable[[], Collection[str]] = ()
@@ -52,12 +52,14 @@ class Option:
         return tuple(self.choices() if callable(self.choices) else self.choices)
 
     def check(self, name: str, value: Any, method: str, kind: type) -> Any:
-        """The value as Python's own type, of a field of type `kind`.
+        """The value as Python's own type, of a field of type `kind`; as it is for a method that takes no such option.
 
         **Raises:** `ArgumentError` for a value that is not one of the choices, or out of range.
         """
         from zeronorm import checks  # needs torch
 
+        if not self.takes(method):
+            return value
         if kind is tuple:
             parts = (value,) if isinstance(value, str) else tuple(value)
             return tuple(checks.choice(name, part, self.words()) for part in parts) if self.choices else parts

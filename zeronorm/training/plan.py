@@ -298,15 +298,13 @@ class TrainingPlan:
                 value = one.default_of(self.method)
             if value is not None:
                 value = one.check(name, value, self.method, KINDS[name])  # numpy's numbers become Python's
-            elif self.method in one.needed:
-                raise ArgumentError(
-                    f"{name}: expected a value, which the method {self.method} needs, got None"
-                )
             object.__setattr__(self, name, value)
         for name, one in OPTIONS.items():
-            unset = None if one.late else one.default
-            if not one.takes(self.method) and getattr(self, name) != unset:
+            value = getattr(self, name)
+            if not one.takes(self.method) and value != (None if one.late else one.default):
                 raise ArgumentError(f"{name}: the method {self.method} takes no {name}")
+            if value is None and self.method in one.needed:
+                raise ArgumentError(f"{name}: expected a value, which {self.method} needs, got None")
         self._check_start()
         if self.takes("attack"):
             object.__setattr__(self, "attack", _checked_attack(self.attack))
