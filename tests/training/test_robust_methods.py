@@ -59,13 +59,23 @@ class _Given(nn.Module):
         return self.moved if x[0, 0, 0, 0] else self.clean
 
 
+class _Shifts(Adversary):
+    """Adds the same to every value."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x, *rest):
+        return x + self.by
+
+
 @pytest.mark.parametrize(
     ("method", "beta", "loss"),
     [("sat", 3.0, 1.0549569), ("strades", 3.0, 1.7796695), ("strades", 0.0, 0.1698460)],
 )
 def test_the_losses_by_hand(plan, method, beta, loss):
     x, y = torch.zeros(1, 1, 1, 1), torch.tensor([0])
-    setting = Setting(plan(method=method, k=1, beta=beta), lambda x, *rest: x + 1, y, 3, {})
+    setting = Setting(plan(method=method, k=1, beta=beta), _Shifts(1), y, 3, {})
     found, logits = METHODS[method].batch_loss(setting)(_Given(), TrainingBatch(x, y, y, y, 1, 0))
     assert float(found) == pytest.approx(loss, abs=1e-6)
     assert torch.equal(logits, _Given.moved)
@@ -74,7 +84,7 @@ def test_the_losses_by_hand(plan, method, beta, loss):
 def test_the_trade_off_is_differentiated_in_both_arguments(plan):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
     x, y = torch.full((1, 1, 1, 1), 0.3), torch.tensor([0])
-    setting = Setting(plan(method="strades", k=1, beta=2.0), lambda x, *rest: x + 0.6, y, 2, {})
+    setting = Setting(plan(method="strades", k=1, beta=2.0), _Shifts(0.6), y, 2, {})
 
     def loss(w):
         a, b = (0.3 * w).log_softmax(0), (0.9 * w).log_softmax(0)

@@ -111,7 +111,7 @@ def test_a_certified_method_takes_the_same_path(tmp_path):
     [
         (("--resume",), "resume: the method l0_lipschitz takes no resume"),
         (("--device", "cuda"), "device: the method l0_lipschitz trains on the cpu, got 'cuda'"),
-        (("--devices", 2), "devices: expected 1 for the method l0_lipschitz, got 2"),
+        (("--devices", 2), "devices: the method l0_lipschitz trains on one, got 2"),
         (("--retained", 9), "retained: the method l0_lipschitz takes no retained"),
     ],
 )

@@ -228,7 +228,6 @@ class TestBadInput:
             (SAT | {"beta": 2.0}, "beta: the method sat takes no beta"),
             ({"model_arguments": {"classes": 3}}, "set: expected none of in_channels, .*, got classes"),
             (WINDOW | {"budget": 2.5}, "budget: expected an integer of at least 0, got 2.5"),
-            ({"method": "l0_lipschitz", "model": "lenet5"}, "model: expected l0_lipschitz for the method"),
         ],
     )
     def test_plan(self, plan, changes, match):

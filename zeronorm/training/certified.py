@@ -70,7 +70,7 @@ def train_certified(
 def check_alone(plan: TrainingPlan, processes: int) -> None:
     """`ArgumentError` for a method with a loop of its own in several processes."""
     if processes > 1:
-        raise ArgumentError(f"devices: expected 1 for the method {plan.method}, got {processes}")
+        raise ArgumentError(f"devices: the method {plan.method} trains on one, got {processes}")
 
 
 def _by_epoch(plan: TrainingPlan, examples: int, progress: Callable[[TrainingProgress], None]) -> StepDone:
