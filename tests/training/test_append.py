@@ -90,7 +90,7 @@ def test_trained_stopped_and_resumed(plan, tmp_path):
         ({"k": None}, "k: expected a value, which truncated needs, got None"),
         ({"k": 33}, "k|truncation"),
         ({"multi_k": 2.0}, "multi_k: the method truncated takes no multi_k"),
-        ({"attack": {"pointwise": {}}}, "attack: expected one that searches within a budget"),
+        ({"attack": {"pointwise": {}}}, "attack: expected an attack that searches within a budget"),
     ],
 )
 def test_refusals(plan, changes, says):

@@ -218,9 +218,12 @@ class TestBadInput:
             ({"validation": 1.0}, r"validation: expected a number in \[0, 0.9\], got 1"),
             ({"schedule": "linear"}, "schedule: expected one of cosine, step, got 'linear'"),
             ({"track": ("wandb",)}, "track: expected one of tensorboard, mlflow, got 'wandb'"),
-            (SAT | {"attack": {}}, "attack: expected the name of an attack at least, got none"),
+            (SAT | {"attack": {}}, "attack: expected the name of at least one attack, got none"),
             (SAT | {"attack": {"sparse": {}}}, "attack: expected one of sparse_pgd, .*, got 'sparse'"),
-            (SAT | {"attack": {"jsma": {}}}, "attack: expected one that searches within a budget, got jsma"),
+            (
+                SAT | {"attack": {"jsma": {}}},
+                "attack: expected an attack that searches within a budget, got jsma",
+            ),
             (
                 SAT | {"attack": {"sparse_rs": {"tolerance": 3}}},
                 "tolerance: sparse_rs has no such option; it has queries",

@@ -89,7 +89,7 @@ def train(devices: int | None, json_: bool, **given: Any) -> None:
 
 
 def _parameter(name: str, option: Option) -> inspect.Parameter:
-    """A field of the plan as an option of the command line; None: not given."""
+    """The command-line option of a field of the plan; its value is None if it was not typed."""
     kind = KINDS[name]
     facts: dict[str, Any] = {"help": option.sentence(LOOP), "rich_help_panel": option.group or None}
     flag = f"--{name.replace('_', '-')}"
@@ -110,7 +110,7 @@ def _parameter(name: str, option: Option) -> inspect.Parameter:
 
 
 def _signature() -> inspect.Signature:
-    """The options of the command line, those of a group together."""
+    """The options of the command line, sorted by group."""
     fields = [_parameter(name, option) for name, option in OPTIONS.items()]
     fields.sort(key=lambda field: GROUPS.index(OPTIONS[field.name].group))
     own = [
@@ -125,7 +125,7 @@ train.__annotations__ = {}
 
 
 def _read(name: str, said: Any, method: str) -> Any:
-    """What was typed, as the plan takes it."""
+    """Convert what was typed to the type of the plan's field."""
     kind = KINDS[name]
     if name == "model_arguments":
         return _model_arguments(said)
@@ -150,11 +150,11 @@ def _model_arguments(settings: list[str]) -> dict[str, Any]:
 
 
 def _warn_if_dead(result: TrainingResult, plan: TrainingPlan) -> None:
-    """Warn of a network that gives one answer to everything: it seems to withstand every attack."""
+    """Warn if the network gives one answer to everything, which would look robust under every attack."""
     from zeronorm.data import load
     from zeronorm.defenses.pruning import check_alive
 
-    if plan.method == "ablation":  # whose network does not see plain images
+    if plan.method == "ablation":  # its network sees ablated images
         return
     try:
         check_alive(result.model, load(plan.data, "test", 100).x)
@@ -183,7 +183,7 @@ def _train(plan: TrainingPlan) -> TrainingResult:
         def show(at: TrainingProgress) -> None:
             done = (at.epoch - 1) * at.steps + at.step
             if bar.tasks[0].total is None:
-                # the first call: epochs before a resume count as done, but not for the speed
+                # first call: epochs before a resume are done, but do not count for the speed
                 bar.reset(task, total=at.epochs * at.steps, completed=done)
             speed = bar.tasks[0].speed
             rate = "-" if speed is None else f"{speed * at.examples / at.step:,.0f}"

@@ -17,8 +17,7 @@ def batch_loss(setting: Setting) -> BatchLoss:
     """Cross-entropy on ablated images.
 
     The paper trains for 400 epochs at a learning rate of 0.01, from the middle on 0.001, with batches of 128 and
-    momentum 0.9 (with weight decay 5e-4, `crop` 4 and `flip` on CIFAR-10).  Images are augmented first and ablated
-    then.
+    momentum 0.9 (with weight decay 5e-4, `crop` 4 and `flip` on CIFAR-10).  Images are first augmented, then ablated.
     """
     encoding = setting.encoding
     assert encoding is not None

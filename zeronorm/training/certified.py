@@ -1,4 +1,4 @@
-"""The trainings of networks made to be certified, around the loops that their methods bring."""
+"""Training, certifying and saving a network whose method has a loop of its own."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def train_certified(
 
 
 def check_alone(plan: TrainingPlan, processes: int) -> None:
-    """`ArgumentError` for a method with a loop of its own in several processes."""
+    """`ArgumentError` if more than one process is to run a method that has a loop of its own."""
     if processes > 1:
         raise ArgumentError(f"devices: the method {plan.method} trains on one, got {processes}")
 
 
 def _by_epoch(plan: TrainingPlan, examples: int, progress: Callable[[TrainingProgress], None]) -> StepDone:
-    """Counts the steps of a loop by epoch."""
+    """Turns the steps of such a loop into the progress of epochs."""
     losses: list[float] = []
 
     def done(step: int, steps: int, loss: float) -> None:
@@ -91,7 +91,7 @@ def _by_epoch(plan: TrainingPlan, examples: int, progress: Callable[[TrainingPro
 
 
 def _proved(method: CertifiedMethod, model: Classifier, test: Dataset) -> dict[str, Any]:
-    """What is proved of the test split; a wrong answer counts as less than 0 pixels."""
+    """Certified radii of the test split; a wrong answer counts as a radius below 0."""
     certificate = method.certify(model, test.x)
     radii = certificate.radius.clamp_min(-1).where(certificate.prediction == test.y, -1)
     return {
@@ -104,7 +104,7 @@ def _proved(method: CertifiedMethod, model: Classifier, test: Dataset) -> dict[s
 
 @torch.no_grad()
 def _right(model: Classifier, test: Dataset) -> int:
-    """Right answers on the test split."""
+    """Number of right answers on the test split."""
     return sum(
         int((model(x).argmax(1) == y).sum())
         for x, y in zip(test.x.split(_EVALUATION_BATCH), test.y.split(_EVALUATION_BATCH), strict=True)

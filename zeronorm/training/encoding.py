@@ -1,4 +1,4 @@
-"""How the base classifier of randomized ablation is shown images: through random subsets of their pixels."""
+"""The images that the base classifier of randomized ablation sees: only a few random pixels of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zeronorm.training.plan import TrainingPlan
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the base classifier is shown images: through random subsets of their pixels.
+    """Ablates images for training: random pixels are shown, the others hidden.
 
     The arguments are those of `zeronorm.defenses.RandomizedAblation`; `mean` hides pixels where `null` is "mean".
     """
@@ -39,21 +39,21 @@ class Encoding:
         return cls(plan.retained, plan.null, mean, plan.seed)
 
     def channels(self, channels: int) -> int:
-        """Of the encoded images."""
+        """Number of channels of the encoded images."""
         return 2 * channels if self.null == "multichannel" else channels
 
     def shared(self, x: Float[Tensor, "b c h w"], epoch: int, step: int) -> Float[Tensor, "b e h w"]:
-        """The images of a mini-batch, all through the step's subset."""
+        """The images of a mini-batch, all ablated by the same subset of pixels."""
         name = torch.tensor([epoch], device=x.device)
         words = Streams(self.seed, name, "ablation_training").bits(step, self.retained)
         return self._through(x, words.expand(len(x), -1))
 
     def own(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b"]) -> Float[Tensor, "b e h w"]:
-        """Each image through a subset of its own, to see what the classifier makes of one look."""
+        """Each image ablated by its own subset of pixels, to measure accuracy."""
         return self._through(x, Streams(self.seed, ids, "ablated_accuracy").bits(0, self.retained))
 
     def record(self) -> dict[str, Any]:
-        """What `RandomizedAblation` is to be given, as a sidecar keeps it under "ablation"."""
+        """Arguments for `RandomizedAblation`, which the sidecar keeps under "ablation"."""
         return {"retained": self.retained, "null": self.null, "mean": self.mean}
 
     def _through(self, x: Tensor, words: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def batch_loss(setting: Setting) -> BatchLoss:
 def sparse_noise(
     x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b"], pixels: int, seed: int, epoch: int
 ) -> Float[Tensor, "b c h w"]:
-    """Each image with so many pixels at random places in random colours, named by (seed, example, epoch)."""
+    """Set so many random pixels of each image to random colours, which follow from (seed, example, epoch)."""
     if not pixels:
         return x
     b, channels, height, width = x.shape

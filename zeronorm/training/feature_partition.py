@@ -1,4 +1,4 @@
-"""Training votes of disjoint groups of pixels: each group for itself, or all together for the lead that is left.
+"""Training networks that vote by disjoint groups of pixels, by the lead that is left in the worst case.
 
 b       examples
 t       groups
@@ -110,7 +110,7 @@ def _worst_case_loss(
 def _augmented(
     x: Float[Tensor, "b c h w"], plan: TrainingPlan, generator: torch.Generator
 ) -> Float[Tensor, "b c h w"]:
-    """Mirrored half of the time; shifted, in ten parts of the batch that each move as one."""
+    """Mirror images at random, and shift them; each tenth of the batch shifts together."""
     if plan.flip:
         mirrored = torch.rand(len(x), generator=generator) < 0.5
         x = torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
@@ -125,7 +125,7 @@ def _augmented(
 
 
 def _one_cycle(share: float, warm_up: float) -> float:
-    """Of the learning rate: up from a 25th along a cosine, and down to nothing."""
+    """Factor of the learning rate: rises from 1/25 to 1 along a cosine, then falls to 0."""
     if share < warm_up:
         return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * share / warm_up))
     return 0.5 * (1 + math.cos(math.pi * (share - warm_up) / (1 - warm_up)))

@@ -1,4 +1,4 @@
-"""Training ℓ0-Lipschitz networks: cross-entropy on the logits that the worst changes would leave.
+"""Training ℓ0-Lipschitz networks: cross-entropy on the logits after the worst changes.
 
 s, p    patches, and the pixels of each
 u       templates: pairs of classes (y, c) times units times templates, as in `models.l0_lipschitz`
@@ -22,7 +22,7 @@ from zeronorm.models.l0_lipschitz import STEP, L0Lipschitz
 from zeronorm.training.plan import TrainingPlan
 
 _WARM_UP = 0.3  # share of the steps over which the learning rate and the budget rise
-_SEEDED = 3000  # examples of a class that its first templates are centres of
+_SEEDED = 3000  # examples of each class from which its templates start
 
 
 def train_l0_lipschitz(
@@ -66,7 +66,7 @@ def train_l0_lipschitz(
 
 
 class _Smooth:
-    """The network while it is trained: tables of real numbers, smooth maxima."""
+    """The network during training, with real-valued tables and smooth maxima."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class _Smooth:
         self.rivals = torch.stack([c + (c >= y) for y in range(self.classes)])
 
     def learn(self, encoded: Float[Tensor, "s b pq"], y: Int[Tensor, "b"], share: float) -> float:
-        """One step, of which `share` is how far the training is; the loss."""
+        """Take one step and return its loss; `share` is the part of the training that is done."""
         plan = self.plan
         rising, falling = (
             share / _WARM_UP,
@@ -106,7 +106,7 @@ class _Smooth:
         return float(loss.detach())
 
     def margins(self, encoded: Float[Tensor, "s b pq"]) -> Float[Tensor, "b h"]:
-        """As the network's, in pixels."""
+        """Margins as the network computes them, in pixels."""
         above = (self.tables[..., 1:] - self.tables[..., :1]).flatten(2)
         offsets = self.offsets + self.tables[..., 0].sum(2)
         z = torch.baddbmm(offsets[:, None], encoded, above.transpose(1, 2)).unflatten(2, (-1, *self.shape))
@@ -114,21 +114,21 @@ class _Smooth:
         return case - case[:, self.opposite]
 
     def round_into(self, network: L0Lipschitz) -> None:
-        """The network's tables: whole numbers, of each entry and so of a span of at most STEP."""
+        """Write the tables into the network, rounded to whole numbers; every span stays within STEP."""
         whole = (self.tables.detach() * STEP).round().int()
         network.tables.copy_((whole[..., 1:] - whole[..., :1]).flatten(2))
         network.offsets.copy_((self.offsets.detach() * STEP).round().int() + whole[..., 0].sum(2))
 
 
 def _smooth_maximum(z: Tensor, softness: float) -> Tensor:
-    """Over the last axis; never below the true one, and as 1-Lipschitz as it is."""
+    """Smooth maximum over the last axis: never below the true one, and 1-Lipschitz as well."""
     return z.squeeze(-1) if z.shape[-1] == 1 else softness * torch.logsumexp(z / softness, -1)
 
 
 def _first_tables(
     network: L0Lipschitz, encoded: Bool[Tensor, "s n pq"], y: Int[Tensor, "n"], generator: torch.Generator
 ) -> Float[Tensor, "s u p l"]:
-    """Centres of the class's patches less the rival's mean."""
+    """Initial tables: centres of the class's patches, minus the mean of the rival's."""
     each = network.units * network.templates
     means = torch.stack([encoded[:, y == c].float().mean(1) for c in range(network.classes)])
     centres = [
@@ -148,7 +148,7 @@ def _first_tables(
 def _centres(
     points: Float[Tensor, "s n d"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "s j d"]:
-    """A few rounds of k-means in every patch, from the same examples in all."""
+    """A few rounds of k-means in every patch, started from the same examples."""
     some = torch.randint(points.shape[1], (count,), generator=generator)
     centres = points[:, some].clone()
     for _ in range(4):

@@ -1,5 +1,5 @@
 """Adversarial training within an ℓ∞ ball (Madry, Makelov, Schmidt, Tsipras & Vladu, "Towards deep learning models
-resistant to adversarial attacks", ICLR 2018): cross-entropy where projected gradient descent ends.
+resistant to adversarial attacks", ICLR 2018): cross-entropy on the result of projected gradient descent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
 def batch_loss(setting: Setting) -> BatchLoss:
-    """The loss at the worst inputs that PGD finds within `epsilon`, each search from a random point of the ball.
+    """Cross-entropy on what PGD finds within `epsilon`, from a random start in the ball.
 
     A front end trains along: its `gradient` says how the attack sees through it.
     """
@@ -49,7 +49,7 @@ def perturbed(
     step_size: float,
     start: Float[Tensor, "b ..."],
 ) -> Float[Tensor, "b ..."]:
-    """Where `steps` signed gradient steps from `start` end, whether they break the model or not.
+    """The last input after `steps` signed gradient steps from `start`, whether it breaks the model or not.
 
     An attack stops at the first success; to train on, the largest loss is wanted.
     """

@@ -51,7 +51,7 @@ from zeronorm.training.starting_model import starting_model
 from zeronorm.training.tracking import tracking
 
 _EVALUATION_BATCH = 512
-# the loss is read from a GPU only so often: each reading waits for it
+# steps between two readings of the loss from a GPU, each of which waits for it
 _STEPS_BETWEEN_READINGS = 20
 
 
@@ -201,7 +201,7 @@ def _after_the_last_epoch(now: TrainingProgress, state: State) -> TrainingProgre
 def _validate(
     run: _Run, adversary: Adversary, examples: TrainingExamples, held_out: Tensor
 ) -> dict[str, float | None]:
-    """What the model makes of the held-out examples: as they are, and the first of them under attack."""
+    """Loss and accuracy on the held-out examples, and accuracy on the first of them under attack."""
     if not len(held_out):
         return dict.fromkeys(("validation_loss", "validation_accuracy", "robust_accuracy"))
     loss, right = run.evaluate(examples, held_out)
@@ -215,8 +215,10 @@ def _validate(
 
 
 class _UnderAutocast(nn.Module):
-    """The model as an attack calls it: in the precision of the training, and past what Fabric wraps around it,
-    which would take the attack's passes for steps of the training."""
+    """The model that attacks call: in the precision of the training, but without Fabric's wrapper.
+
+    The wrapper would take the attack's passes for steps of the training.
+    """
 
     def __init__(self, model: nn.Module, fabric: Any) -> None:
         super().__init__()
@@ -229,7 +231,7 @@ class _UnderAutocast(nn.Module):
 
 @dataclass(frozen=True)
 class _Run:
-    """A model with its optimiser, bare and as Fabric wraps them."""
+    """A model and its optimiser, both bare and wrapped by Fabric."""
 
     method: Method
     plan: TrainingPlan
@@ -243,7 +245,7 @@ class _Run:
 
     @property
     def attacked(self) -> nn.Module:
-        """The model for attacks on it."""
+        """The model that attacks call."""
         return _UnderAutocast(self.model, self.fabric)
 
     @property
@@ -289,13 +291,12 @@ class _Run:
     def learn(
         self, batch_loss: BatchLoss, examples: TrainingExamples, order: Tensor, epoch: int, state: State
     ) -> Iterator[TrainingProgress]:
-        """One epoch over the rows of `order`, or the rest of one begun; tells of its progress, of the last step
-        always."""
+        """Learn one epoch over the rows of `order`, or the rest of it; yields progress, always at the last step."""
         plan, count = self.plan, self.processes.count
         steps = math.ceil(len(order) / plan.batch_size)
         if len(order) // steps < count:
             raise self.processes.error(
-                f"batch_size: expected steps of {count} examples at least, one for each process, got "
+                f"batch_size: expected steps of at least {count} examples, one for each process, got "
                 f"{len(order) // steps}"
             )
         losses = torch.zeros(steps, device=self.fabric.device)
@@ -319,10 +320,10 @@ class _Run:
                 loss, logits = batch_loss(
                     self.wrapped, TrainingBatch(x, batch.y, batch.ids, own, epoch, step)
                 )
-            except ArgumentError:  # of the attack, perhaps because the model is ruined
+            except ArgumentError:  # raised by the attack, perhaps because the model has diverged
                 self._check_logits(x, f"at step {step + 1} of epoch {epoch}", epoch)
                 raise
-            # the processes' mean is then that over the examples, whose shares may differ by one
+            # so that the mean over processes is the mean over examples; shares may differ by one
             loss = loss * (len(mine) * count / len(rows)) + self.pruning.penalty()
             self.stepper.zero_grad()
             self.fabric.backward(loss)
@@ -349,7 +350,7 @@ class _Run:
 
     @torch.inference_mode()
     def evaluate(self, examples: TrainingExamples, rows: Tensor) -> tuple[float, int]:
-        """Mean cross-entropy and number of right answers in evaluation mode; the processes share the rows."""
+        """Mean cross-entropy and number of right answers in evaluation mode, over all processes."""
         self.wrapped.eval()
         loss, correct = 0.0, 0
         for some in self.processes.share(rows).split(_EVALUATION_BATCH):
@@ -363,7 +364,7 @@ class _Run:
         return loss / max(1, len(rows)), int(correct)
 
     def _move_average(self, state: State, done: int) -> None:
-        """One step of the moving average; its first steps average over few, so that the start is forgotten."""
+        """Update the moving average of the weights; early steps weigh more, to forget the initial weights."""
         if not self.plan.average:
             return
         share = max(1 - self.plan.average, 1 / (done + 1))
@@ -375,7 +376,7 @@ class _Run:
 
     @contextmanager
     def averaged(self, state: State) -> Iterator[None]:
-        """Within, the model has the moving average of its weights, if one is kept."""
+        """Give the model the moving average of its weights for a while, if one is kept."""
         if not state.average:
             yield
             return
@@ -387,7 +388,7 @@ class _Run:
             self.model.network.load_state_dict(weights)
 
     def keep(self, state: State, seconds: float = 0.0) -> None:
-        """Take the weights and the momentum into the state, for the checkpoint; `seconds` of an epoch begun."""
+        """Copy weights and momentum into the state, for the checkpoint; `seconds`: spent on an unfinished epoch."""
         weights = {name: tensor.cpu().clone() for name, tensor in self.model.network.state_dict().items()}
         epoch = len(state.history) + 1
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
@@ -396,13 +397,13 @@ class _Run:
         state.momentum = {
             name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
             for name, parameter in self.model.network.named_parameters()
-            # there is none without momentum
+            # absent where the momentum is 0
             if self.optimizer.state[parameter].get("momentum_buffer") is not None
         }
 
     @torch.inference_mode()
     def _check_logits(self, x: Tensor, when: str, epoch: int) -> None:
-        """End the training if the model's answers are not finite any more."""
+        """End the training if the model's logits are no longer finite."""
         self.wrapped.eval()
         if not bool(torch.isfinite(self.wrapped(x)).all()):
             self._diverged(f"logits that are not finite {when}", epoch)
@@ -423,13 +424,13 @@ def _merit(plan: TrainingPlan, keeps_last: bool, row: dict[str, Any]) -> tuple[f
     rounds = float(sum(row["epoch"] >= epoch for epoch in plan.pruned_before()))
     if row["validation_accuracy"] is None or keeps_last:
         return rounds, float(row["epoch"]), 0.0, 0.0
-    # what a plain training withstands is chance: the epoch that has most of it may be the first
+    # robustness of plain training is noise, and may be greatest in the first epoch
     robust = (row["robust_accuracy"] or 0.0) if plan.adversarial else 0.0
     return rounds, robust, row["validation_accuracy"], -row["validation_loss"]
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
-    """The learning rate of `step` (from 0) of `steps` in all."""
+    """The learning rate at `step` (from 0) of `steps`."""
     if plan.schedule == "cosine":
         return plan.lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
     # Zhong et al. 2024, appendix B
@@ -438,7 +439,7 @@ def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
 
 
 def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
-    """The attacks' budgets against the size of the images."""
+    """`ArgumentError` for a budget of more pixels than an image has."""
     pixels = math.prod(source.x.shape[2:])
     if plan.k is None:
         return
@@ -454,8 +455,7 @@ def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
 
 
 def _processes(plan: TrainingPlan) -> Processes:
-    """This process, and the others where torchrun started several, with Lightning Fabric for the devices and the
-    precision of the passes."""
+    """All processes of this training; Lightning Fabric handles their devices and precision."""
     device, count = device_of(plan), started()
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if count > 1 else 1
     if device == "cuda" and here > torch.cuda.device_count():
@@ -470,7 +470,7 @@ def _processes(plan: TrainingPlan) -> Processes:
             accelerator=device,
             devices=here,
             num_nodes=count // here,
-            # buffers are alike already, and to write to them between two forward passes would spoil the first
+            # buffers agree already, and broadcasting between two forward passes would break the first
             strategy=DDPStrategy(broadcast_buffers=False) if count > 1 else "auto",
             precision=PRECISIONS[plan.precision],
         )
@@ -481,7 +481,7 @@ def _processes(plan: TrainingPlan) -> Processes:
 
 
 def _part() -> None:
-    """Let go of the other processes: threads that still speak to them as Python ends would abort it."""
+    """Leave the group of processes: threads that still communicate at exit would abort Python."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -490,7 +490,7 @@ def _part() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Fabric's remarks on the terminal; errors still come through."""
+    """Silence Fabric on the terminal, except for errors."""
     logger = logging.getLogger("lightning_fabric")
     level = logger.level
     with warnings.catch_warnings():
@@ -503,7 +503,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _split(source: Dataset, plan: TrainingPlan) -> tuple[Tensor, Tensor]:
-    """Rows to learn and rows held out, the same for the same seed whatever else is asked."""
+    """Rows to learn and rows held out, which depend on the seed and the share only."""
     held_out = round(plan.validation * len(source))
     if held_out >= len(source):
         raise ArgumentError(
@@ -514,7 +514,7 @@ def _split(source: Dataset, plan: TrainingPlan) -> tuple[Tensor, Tensor]:
 
 
 def _has_test_split(source: Dataset, test: Dataset) -> bool:
-    """Whether `test` is other examples than the training's: a folder without splits is the same under any name."""
+    """Whether `test` has other examples than `source`; a folder without splits gives the same for any split."""
     if test.x.shape[1:] != source.x.shape[1:] or test.class_names != source.class_names:
         raise ArgumentError(
             f"data: expected splits of one shape with the same classes, got {source} and {test}"

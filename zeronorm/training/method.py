@@ -50,12 +50,12 @@ class Setting:
     adversary: Adversary
     y: Int[Tensor, "n"]  # the labels of all training data
     classes: int
-    memory: dict[str, Tensor]  # by name; a method fills it unless a resumed training has brought it
+    memory: dict[str, Tensor]  # by name; a new training fills it, a resumed one restores it
     encoding: Encoding | None = None
     processes: Processes = field(default_factory=Processes)
 
 
-# (model in training mode, batch) -> (loss to descend, logits of what was learnt, to count)
+# (model in training mode, batch) -> (loss to minimise, logits whose accuracy is reported)
 BatchLoss = Callable[[nn.Module, TrainingBatch], tuple[Tensor, Tensor]]
 
 
@@ -76,7 +76,7 @@ class Method:
     """Whether its models are made to be certified."""
 
 
-# (step from 1, of how many in all, loss)
+# called with (step from 1, number of steps, loss)
 StepDone = Callable[[int, int, float], None]
 
 

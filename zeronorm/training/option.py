@@ -1,4 +1,4 @@
-"""An option of a training: its help, range, choices and default, stated once, on the field of the plan.
+"""An option of a training plan: its help, range, choices and default, declared once on the field.
 
 The plan's checks, the command line and the documentation read them here.  Nothing here needs torch.
 """
@@ -13,20 +13,20 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a field of a plan says about itself."""
+    """Everything that is declared about one field of a plan."""
 
     help: str
     default: Any = None
     by_method: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of the methods for which it differs."""
     late: bool = False
-    """Leave None as it is: the default is looked up when it is used, and records say None."""
+    """Keep None in the field and in records, and look the default up where it is used."""
     default_help: str = ""
-    """Says what None stands for, where that is a formula."""
+    """What None stands for, in words."""
     methods: tuple[str, ...] = ()
     """The methods that take the option; empty: all."""
     needed: tuple[str, ...] = ()
-    """The methods that cannot do without."""
+    """The methods that require it."""
     low: int | float | None = None
     """Smallest number allowed; None: not a number."""
     high: int | float | None = None
@@ -44,15 +44,17 @@ class Option:
         return not self.methods or method in self.methods
 
     def default_of(self, method: str) -> Any:
-        """The default of a method; a copy."""
+        """A copy of the default for a method."""
         return copy.deepcopy(self.by_method.get(method, self.default))
 
     def words(self) -> tuple[str, ...]:
-        """The words allowed; empty: any."""
+        """The words allowed; empty if any word is."""
         return tuple(self.choices() if callable(self.choices) else self.choices)
 
     def check(self, name: str, value: Any, method: str, kind: type) -> Any:
-        """The value as Python's own type, of a field of type `kind`; as it is for a method that takes no such option.
+        """Check a value for a field of type `kind`, and return it as a Python number, word or tuple.
+
+        The value of an option that the method does not take is returned unchecked, for the plan to refuse.
 
         **Raises:** `ArgumentError` for a value that is not one of the choices, or out of range.
         """
@@ -70,14 +72,14 @@ class Option:
             return checks.choice(name, value, words)
         if self.low is None:
             return value
-        # `budget` counts whole coordinates for one method, and weighs a loss for others
+        # `budget` is a count for one method and a real number for others
         if kind is int or type(self.default_of(method)) is int:
             return checks.integer(name, value, int(self.low), None if self.high is None else int(self.high))
         high = float("inf") if self.high is None else self.high
         return checks.real(name, value, self.low, high, open_low=self.open_low, open_high=self.open_high)
 
     def sentence(self, everyone: tuple[str, ...] = ()) -> str:
-        """Methods, help, choices, range and default in a line; `everyone`: methods that need no mention together."""
+        """One line with methods, help, choices, range and default; an option of all of `everyone` names no methods."""
         said = self.help
         if isinstance(self.choices, Mapping):
             said += " " + "; ".join(f"{word}: {what}" for word, what in self.choices.items()) + "."
@@ -104,7 +106,7 @@ class Option:
 
 
 def option(help: str, default: Any = MISSING, **facts: Any) -> Any:
-    """A dataclass field with an `Option`; without a default it must be given."""
+    """A dataclass field described by an `Option`; it is required if no default is given."""
     said = Option(help=help, default=None if default is MISSING else default, **facts)
     metadata = {"option": said}
     if default is MISSING:

@@ -1,4 +1,4 @@
-"""What is asked of a training, in one typed place: the command line, the checks and the docs read it here."""
+"""The plan of a training: the only declaration of its options, which the command line, checks and docs read."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ METHOD_HELP = {
     "feature_partition": "votes of disjoint groups of pixels",
 }
 
-CERTIFIED = ("l0_lipschitz", "feature_partition")  # networks made to be certified, with loops of their own
-LOOP = tuple(name for name in METHOD_HELP if name not in CERTIFIED)  # of the loop over epochs of SGD
+CERTIFIED = ("l0_lipschitz", "feature_partition")  # each trains one network by a loop of its own
+LOOP = tuple(name for name in METHOD_HELP if name not in CERTIFIED)  # trained by the common loop over epochs
 _ATTACKING = ("sat", "strades", "fast_ls")
 _BY_SGD_OR_VOTES = (*LOOP, "feature_partition")
 
@@ -52,7 +52,7 @@ ADVERSARY, PROOF, SGD = "Training against an adversary", "Training for a certifi
 BEST, SPARSE = "Choosing the best epoch", "Pruning and sparse networks"
 GROUPS = ("", ADVERSARY, PROOF, SGD, BEST, SPARSE)
 
-# arguments of `build` that a plan decides otherwise
+# arguments of `build` that follow from the data and the seed
 _FROM_DATA = ("in_channels", "image_size", "classes", "mean", "std", "seed")
 
 
@@ -70,7 +70,7 @@ def _nulls() -> Collection[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """A training.  The defaults suit digits and MNIST with the small CNN.
+    """A plan of a training.  The defaults suit digits and MNIST with the small CNN.
 
     **Raises:** `ArgumentError` for a value that cannot be used.
     """
@@ -316,18 +316,22 @@ class TrainingPlan:
             )
 
     def _check_start(self) -> None:
-        """The model to start from, and whether its rounds of pruning fit between the epochs."""
+        """Check the model to start from, and that the rounds of pruning fit between the epochs."""
         most = self.epochs if self.initial is not None else self.epochs - 1
         if self.prune and self.prune_rounds > most:
             raise ArgumentError(
-                f"prune_rounds: expected an epoch at least around each of {self.prune_rounds} rounds, "
+                f"prune_rounds: expected at least one epoch for each of {self.prune_rounds} rounds, "
                 f"got {self.epochs} epochs"
             )
         if self.initial is not None:
             architecture, _ = self._start
-            if self.model not in (OPTIONS["model"].default, architecture) or self.model_arguments:
+            if self.model not in (OPTIONS["model"].default, architecture):
                 raise ArgumentError(
-                    f"model: expected that of {self.initial}, {architecture}, or none beside it"
+                    f"model: expected {architecture}, that of {self.initial}, got {self.model}"
+                )
+            if self.model_arguments:
+                raise ArgumentError(
+                    f"set: expected none beside initial, which brings its own, got {next(iter(self.model_arguments))}"
                 )
             object.__setattr__(self, "model", architecture)
             object.__setattr__(self, "initial", os.fspath(self.initial))
@@ -356,7 +360,7 @@ class TrainingPlan:
         return self.k is not None or self.epsilon is not None
 
     def pruned_before(self) -> list[int]:
-        """The epochs, from 1, that a round of pruning comes before."""
+        """The epochs, from 1, that begin with a round of pruning."""
         if not self.prune:
             return []
         dense = int(self.initial is None)  # epochs before the first round
@@ -373,10 +377,10 @@ class TrainingPlan:
         return int(self.steps or OPTIONS["steps"].default_of(self.method))
 
     def identity(self) -> dict[str, Any]:
-        """The values that decide the trained weights: without where and when, and what the method does not use."""
+        """The values that decide the trained weights, by which a checkpoint recognises its plan."""
         said = {name: value for name, value in asdict(self).items() if self._recorded(name)}
         if self.initial is not None:
-            said["initial"] = self._start[1]  # wherever it lies
+            said["initial"] = self._start[1]  # by its weights, not by its path
         return said
 
     def _recorded(self, name: str) -> bool:
@@ -410,11 +414,13 @@ def _checked_attack(given: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(given, dict) or not all(isinstance(options, dict) for options in given.values()):
         raise ArgumentError(f"attack: expected options by the name of each attack, got {given!r}")
     if not given:
-        raise ArgumentError("attack: expected the name of an attack at least, got none")
+        raise ArgumentError("attack: expected the name of at least one attack, got none")
     attacks = {get(name): dict(options) for name, options in given.items()}
     for attack, options in attacks.items():
         if attack.kind != "budget":
-            raise ArgumentError(f"attack: expected one that searches within a budget, got {attack.name}")
+            raise ArgumentError(
+                f"attack: expected an attack that searches within a budget, got {attack.name}"
+            )
         attack.check_options(options)
     return {attack.name: options for attack, options in attacks.items()}
 
@@ -423,7 +429,7 @@ OPTIONS: dict[str, Option] = {one.name: one.metadata["option"] for one in fields
 
 
 def _kind(hint: Any) -> type:
-    """The type of a field's values: the first of several, without its parameters."""
+    """The type of a field's values, without parameters; of a union, the first."""
     first = get_args(hint)[0] if isinstance(hint, UnionType) else hint
     return get_origin(first) or first
 

@@ -1,4 +1,4 @@
-"""What a training tells while it runs, and what it leaves behind."""
+"""The progress that a training reports, and the result and the model that it leaves."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class TrainingProgress:
     examples: int  # of this epoch, so far
     loss: float  # mean over the epoch so far
     accuracy: float | None = None  # on the batches of the epoch so far, as they were learnt
-    validation_accuracy: float | None = None  # after the last finished epoch: at the last step, this one
+    validation_accuracy: float | None = None  # after the last finished epoch; at its last step, this one
     robust_accuracy: float | None = None  # likewise, of the held-out examples that were attacked
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished training: the model, which is that of the best epoch where one was chosen, and its figures."""
+    """A finished training: its model, that of the best epoch if one was chosen, and its figures."""
 
     model: Classifier
     out: Path
@@ -59,7 +59,7 @@ class TrainingResult:
 
 
 def write_model(result: TrainingResult, source: Dataset, training: dict[str, Any], **facts: Any) -> None:
-    """Write the model to the folder of its training, with what it learnt from, how well, and by what command."""
+    """Write the model to the folder of its training, with its data, accuracy and command."""
     save(
         result.model,
         result.out,

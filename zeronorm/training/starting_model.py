@@ -1,4 +1,4 @@
-"""The model that a training starts from: new and of the shape of the data, or one that is trained already."""
+"""The model that a training starts from: a new one that fits the data, or a trained one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zeronorm.training.plan import TrainingPlan
 
 
 def starting_model(plan: TrainingPlan, source: Dataset, channels: int, normalized: bool) -> Classifier:
-    """A model of so many channels for the classes of the data, or the one that the plan starts from.
+    """Build a model with so many input channels for the data, or load the one that the plan starts from.
 
     **Raises:** `ArgumentError` for arguments that the architecture does not take, or a start that does not fit.
     """
@@ -37,7 +37,7 @@ def starting_model(plan: TrainingPlan, source: Dataset, channels: int, normalize
 
 def moments(source: Dataset) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel."""
-    # rounded, so that they read well and the order of summation does not show
+    # rounded, so that the order of summation does not matter
     std, mean = (
         [round(value, 4) for value in moment.tolist()]
         for moment in torch.std_mean(source.x, dim=(0, 2, 3), correction=0)

@@ -10,7 +10,7 @@ from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
 def batch_loss(setting: Setting) -> BatchLoss:
-    """Cross-entropy on the clean examples, and `beta` times what adversarials move the prediction by.
+    """Cross-entropy on the clean examples, plus `beta` times how far adversarials move the prediction.
 
     CE(f(x), y) + β KL(softmax f(x) ‖ softmax f(x')), the mean over the batch, with gradients through both
     arguments; x' maximises the cross-entropy, not the divergence (Zhang et al. 2019 do the latter).

@@ -1,4 +1,4 @@
-"""Certified training of truncated networks: descend the loss of the worst logits that the window allows.
+"""Certified training of truncated networks: minimise the loss of the worst logits that the window allows.
 
 The bounds are those of `zeronorm.certification.worst_case_logits`; training on them is this library's own.
 """
@@ -14,7 +14,7 @@ from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
 def batch_loss(setting: Setting) -> BatchLoss:
-    """`window_loss` with the budget of the plan, which it reaches halfway."""
+    """`window_loss` with the budget of the plan, which is reached halfway through the epochs."""
     return window_loss(int(setting.plan.budget), setting.plan.epochs // 2)
 
 
@@ -29,7 +29,7 @@ def window_loss(budget: int, ramp: int) -> BatchLoss:
 
     def loss(model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         now = budget if batch.epoch > ramp else budget * (batch.epoch - 1) // ramp
-        layers = getattr(model, "module", model)  # within what Fabric wraps around them
+        layers = getattr(model, "module", model)  # inside Fabric's wrapper
         return F.cross_entropy(worst_case_logits(layers, batch.x, batch.y, now), batch.y), model(batch.x)
 
     return loss
