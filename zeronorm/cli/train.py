@@ -57,7 +57,7 @@ def train(devices: int | None, json_: bool, **given: Any) -> None:
     if not plan.takes("resume"):
         check_alone(plan, max(here, devices or 1))
     if devices is not None and devices > here:
-        raise typer.Exit(launched(devices, plan.device, plan.batch_size))
+        raise typer.Exit(launched(devices, plan))
     end_with_launcher()
     first, out = is_first(), Path(plan.out)
     if plan.resume and first and not out.exists():

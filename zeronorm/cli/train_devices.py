@@ -14,7 +14,8 @@ import torch
 
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
-from zeronorm.training.processes import started
+from zeronorm.training.plan import TrainingPlan
+from zeronorm.training.processes import device_of, started
 
 _LAUNCHER = "ZERONORM_LAUNCHER"  # the process that started this one
 _PATIENCE = 300  # seconds to finish a step and write the checkpoint when the training is stopped
@@ -46,7 +47,7 @@ def end_with_launcher() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def launched(devices: int, device: str, batch_size: int) -> int:
+def launched(devices: int, plan: TrainingPlan) -> int:
     """Run this command line again in so many processes on this machine; returns the exit status.
 
     **Raises:** `ArgumentError` for more GPUs than there are, and, once the others ended, if a process was killed.
@@ -55,20 +56,16 @@ def launched(devices: int, device: str, batch_size: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    gpus = torch.cuda.device_count()
-    if device == "cuda" or (device == "auto" and gpus):
-        if devices > gpus:
-            raise ArgumentError(f"devices: expected at most {gpus}, the GPUs of this machine, got {devices}")
-    else:
-        if devices > (cores := os.cpu_count() or 1):
-            raise ArgumentError(
-                f"devices: expected at most {cores}, the cores of this machine, got {devices}"
-            )
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
-    if devices > batch_size:
+    on_gpus = device_of(plan) == "cuda"
+    most, what = (torch.cuda.device_count(), "GPUs") if on_gpus else (os.cpu_count() or 1, "cores")
+    if devices > most:
+        raise ArgumentError(f"devices: expected at most {most}, the {what} of this machine, got {devices}")
+    if devices > plan.batch_size:
         raise ArgumentError(
-            f"batch_size: expected at least {devices} examples, one for each process, got {batch_size}"
+            f"batch_size: expected at least {devices} examples, one for each process, got {plan.batch_size}"
         )
+    if not on_gpus:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it repeats every error
     config = LaunchConfig(
         1, 1, devices, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
