@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm.attacks.batch_under_attack import Model, searching
-from zeronorm.attacks.signed_ascent import ascend
+from zeronorm.attacks.signed_gradient import ascend
 from zeronorm.threat_model import Linf
 
 

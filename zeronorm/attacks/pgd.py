@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model, searching
-from zeronorm.attacks.signed_ascent import ascend
+from zeronorm.attacks.signed_gradient import ascend
 from zeronorm.threat_model import Linf
 
 

@@ -10,7 +10,7 @@ import zeronorm as zn
 from zeronorm import Linf
 from zeronorm.attacks import fgsm, iterative_fgsm, momentum_fgsm, pgd, randomized_fgsm
 from zeronorm.attacks.batch_under_attack import searching
-from zeronorm.attacks.signed_ascent import ascend
+from zeronorm.attacks.signed_gradient import ascend
 
 W = torch.tensor([[1, 0, 0.5], [0.2, 1, -1], [-1, 0.3, 0.1]], dtype=torch.float64)
 X = torch.tensor([[1, 0.2, 0.3]], dtype=torch.float64)
