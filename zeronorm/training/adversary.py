@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zeronorm.attacks.batch_under_attack import evaluation_mode
 from zeronorm.attacks.catalogue import Attack, get
-from zeronorm.attacks.pgd import pgd
+from zeronorm.attacks.signed_gradient import pgd
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
 from zeronorm.seeding import Streams, below
 from zeronorm.threat_model import L0, Linf
