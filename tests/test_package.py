@@ -27,7 +27,7 @@ ARROWS = {
     "models": {"layers"},
     "defenses": {"layers", "models", "kernels", "certification"},  # a smoothed classifier certifies itself
     "attacks": {"kernels"},
-    "certification": {"layers", "models", "kernels"},
+    "certification": {"layers", "models", "kernels", "metrics"},
     "theory": set(),
     "metrics": set(),
     "records": {"metrics"},

@@ -37,7 +37,9 @@ def run(checkpoint, tmp_path_factory):
 
 def test_its_rows_are_its_certificates(checkpoint, run):
     data, record = zn.data.load("digits", "test", 40), CertificateFolder(run).read()
-    assert record["plan"]["method"] == {"name": "truncation_window", "options": {}}
+    assert record["plan"]["method"] == {
+        "name": "truncation_window", "kind": "deterministic", "unit": "pixel", "arithmetic": "deployed", "options": {},
+    }  # fmt: skip
     expected = certify_truncated(zn.models.load(checkpoint), data.x)
     for i, row in enumerate(CertificateFolder(run).read_rows().to_pylist()):
         assert (row["prediction"], row["radius"]) == (expected.prediction[i], expected.radius[i])

@@ -20,11 +20,13 @@ import torch
 from zeronorm import checks, models, records, report
 from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
 from zeronorm.attacks.catalogue import catalogue
+from zeronorm.certification.catalogue import get, made_for
 from zeronorm.certification.confidence import check_probability
 from zeronorm.data import Dataset, Stream
-from zeronorm.defenses import RandomizedAblation
+from zeronorm.defenses.smoothed import defended
+from zeronorm.defenses.smoothed_classifier import SmoothedClassifier
 from zeronorm.errors import ArgumentError, reads_records
-from zeronorm.evaluation.certify import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
+from zeronorm.evaluation.certify import certify, verify_certificates
 from zeronorm.evaluation.compare import compare, folder_name, verify_comparison
 from zeronorm.evaluation.comparison_plan import (
     Attacks,
@@ -175,7 +177,7 @@ def matrix(
                     dataset,
                     method,
                     folder.within(path),
-                    **(votes_of if method == "randomized_ablation" else {}),  # type: ignore[arg-type]
+                    **(votes_of if get(method).votes else {}),  # type: ignore[arg-type]
                     name=name,
                     on_progress=None if on_progress is None else partial(on_progress, title),
                     **shared,
@@ -223,15 +225,6 @@ def check_matrix(
     return threats
 
 
-def defended(model: Model, votes: int) -> Model:
-    """The classifier that is attacked and certified: of a base classifier of randomized ablation the smoothed one."""
-    if "ablation" not in getattr(model, "facts", {}):
-        return model
-    network = smoothed(model, None, "multichannel", None, None, "float32").eval()
-    network.votes = votes
-    return network
-
-
 @reads_records
 def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -> Verification:
     """Check every claim of a complete matrix: all searches and all certificates of every model.
@@ -241,7 +234,11 @@ def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -
         model, data: as given to `matrix`.
     """
     folder = MatrixFolder(run)
-    record = folder.read_complete()
+    record = folder.read()
+    if record["status"] != "complete":
+        raise ArgumentError(
+            f"run: expected a complete matrix, got one that stopped early in {folder.path}; resume it"
+        )
     if missing := {entry["name"] for entry in record["models"]} - set(model):
         raise ArgumentError(
             f"model: expected all models of the matrix, got none called {', '.join(sorted(missing))}"
@@ -251,7 +248,7 @@ def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -
         network = defended(model[entry["name"]], record["plan"]["certificate"]["votes"])
         parts = [verify_comparison(folder.within(entry["attacks"]), {entry["name"]: network}, dataset)]
         if entry["certificate"]:
-            base = network.base_classifier if isinstance(network, RandomizedAblation) else network
+            base = network.base_classifier if isinstance(network, SmoothedClassifier) else network
             parts.append(verify_certificates(folder.within(entry["certificate"]), base, dataset))
         for part in parts:
             result.add(part, entry["name"])
@@ -320,7 +317,7 @@ def _now() -> str:
 
 def _training(network: Model) -> dict[str, Any] | None:
     """How a model of `zeronorm train` came to be; None of a stranger's."""
-    base = network.base_classifier if isinstance(network, RandomizedAblation) else network
+    base = network.base_classifier if isinstance(network, SmoothedClassifier) else network
     told = models.describe(base).get("training")
     if not isinstance(told, dict):
         return None
@@ -337,7 +334,7 @@ def _knowledge(attack: Any) -> str:
 def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
     """Time of one answer, of the fastest of a few batches, and how many passes of the network it takes."""
     some = on_device(dataset, device_of(network)).first(_TIMED)
-    passes = network.votes if isinstance(network, RandomizedAblation) else 1
+    passes = network.votes if isinstance(network, SmoothedClassifier) else 1
     fastest = math.inf
     with torch.inference_mode(), evaluation_mode(network):
         for _ in range(_ROUNDS):
@@ -349,15 +346,14 @@ def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
 
 def _method(network: Model, dataset: Dataset | Stream) -> tuple[str | None, str | None]:
     """What certifies a model, or why nothing does."""
-    if isinstance(network, RandomizedAblation):
-        return "randomized_ablation", None
-    if (method := made_for(network)) not in DETERMINISTIC:
+    row = get(made_for(network))
+    if row.votes:
+        if isinstance(network, SmoothedClassifier):
+            return row.name, None
         return None, "there is no certificate for such a model"
-    try:
-        DETERMINISTIC[method](network, on_device(dataset, device_of(network)).first(1).x)
-    except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
-        return None, str(error)
-    return method, None
+    # such as of a truncated network that is no chain of linear layers
+    why = row.refusal(network, on_device(dataset, device_of(network)).first(1).x)
+    return (row.name, None) if why is None else (None, why)
 
 
 @contextmanager

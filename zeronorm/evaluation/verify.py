@@ -114,7 +114,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     if absent:
         result.problems.append(f"rows: the data lacks {_some(absent)}")
     examples = on_device(dataset, device_of(model))
-    threat = _threat(plan["threat"], examples.first(1).x)
+    threat = described_threat(plan["threat"], examples.first(1).x)
 
     labels, names = dataset.y.tolist(), dataset.names or (None,) * len(dataset)
     _check_completeness(known, plan, dict(zip(position, names, strict=True)), result)
@@ -309,7 +309,8 @@ def _check_adversarials(
             result.problems.append(f"{who}: largest change is {linf[j]:.6g}, the run says {row['linf']}")
 
 
-def _threat(plan: Mapping[str, Any], x: Tensor) -> L0:
+def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
+    """The threat model that a plan describes, of inputs like x and any budget."""
     low, high = (
         torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
     )

@@ -72,6 +72,9 @@ CERTIFICATES = pa.schema(
         ("selection", pa.list_(pa.int64())),  # votes for each class that chose the candidate
         ("counts", pa.list_(pa.int64())),  # votes for each class that bound its share
         ("passes", pa.int64()),  # forward passes of the model spent on this example
+        ("broken", pa.int64()),  # the fewest changes that a proof's search found to move it; null if none
+        ("positions", pa.list_(pa.int32())),  # of that counterexample, as in ROWS
+        ("values", pa.list_(pa.float64())),
     ]
 )
 
