@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from zeronorm import modules
 from zeronorm.errors import ArgumentError
 
 T = TypeVar("T")
@@ -132,8 +133,16 @@ def model(candidate: Any) -> Callable[[Tensor], Tensor]:
 
 
 def evaluation_mode(model: Any) -> None:
-    """`ArgumentError` for a module in training mode."""
-    if isinstance(model, nn.Module) and model.training:
-        raise ArgumentError(
-            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
-        )
+    """`ArgumentError` for a network in training mode, or with a layer in it whose statistics come from the batch."""
+    for network in modules.networks(model):
+        if modules.is_training(network):
+            whose = "one" if network is model else f"a {type(network).__name__} within it"
+            raise ArgumentError(
+                f"model: expected a model in evaluation mode, got {whose} in training mode; call model.eval()"
+            )
+    for name, layer in modules.layers_in_training(model):
+        if modules.takes_batch_statistics(layer):
+            raise ArgumentError(
+                f"model: expected layers whose answers do not depend on the batch, got {name} "
+                f"({type(layer).__name__}) in training mode; call its eval()"
+            )

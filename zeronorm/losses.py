@@ -12,6 +12,13 @@ from torch import Tensor
 
 from zeronorm.kernels.numba import compiled, serves
 
+RULED_OUT = -1e4  # the logit of a class that a model gives minus infinity
+
+
+def finite_below(z: Float[Tensor, "b j"]) -> Float[Tensor, "b j"]:
+    """Logits with `RULED_OUT` for minus infinity, of which differences and gradients would be no numbers."""
+    return torch.nan_to_num(z, nan=math.nan, posinf=math.inf, neginf=RULED_OUT)
+
 
 def margin(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
     """Largest other logit minus the label's: positive once the model prefers another class."""

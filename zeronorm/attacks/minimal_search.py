@@ -116,7 +116,7 @@ class MinimalSearch:
         """Tell a model that watches itself being searched who of these is broken, and by what."""
         found = done & (self.fewest <= self._limit)
         if found.any() and (tell := getattr(self.search.model, "broken", None)) is not None:
-            tell(self.search.rows[found], self.sparsest[found].view(-1, *self.search.result.shape[1:]))
+            tell(self.search.rows[found], self.search.shaped(self.sparsest[found]))
 
 
 class ShortestSearch(MinimalSearch):

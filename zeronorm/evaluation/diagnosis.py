@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue, get
 from zeronorm.errors import ArgumentError, one_line
 from zeronorm.evaluation.fresh_pass import predict
+from zeronorm.modules import evaluation_mode
 
 Finding = dict[str, str]
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from zeronorm import checks, models, records, report
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.certification.confidence import check_probability
 from zeronorm.data import Dataset, Stream
@@ -42,6 +42,7 @@ from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
 from zeronorm.files import unless_refused
+from zeronorm.modules import evaluation_mode
 from zeronorm.records.folders import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
 from zeronorm.threat_model import L0, Linf
 

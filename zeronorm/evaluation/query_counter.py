@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zeronorm.errors import blaming_model
+from zeronorm.losses import finite_below
 
 
 class QueryCounter(nn.Module):
@@ -81,7 +82,8 @@ class QueryCounter(nn.Module):
                 with torch.autocast(inputs.device.type, torch.bfloat16):
                     z = self.model(inputs)
                 z = z.float()
-        if isinstance(z, Tensor):
+        if isinstance(z, Tensor) and z.is_floating_point():
+            z = finite_below(z)
             self._total += z.detach().sum()  # which no pass waits for
         if rows is not None:
             each = torch.ones_like(rows)

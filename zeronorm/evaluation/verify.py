@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -312,12 +312,12 @@ def _threat(plan: Mapping[str, Any], x: Tensor) -> L0:
     low, high = (
         torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
     )
-    threat = L0(None, plan["unit"], low, high, plan["linf"])
+    threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
     if plan["allowed"] is None:
         return threat
     allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
     allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
-    return L0(None, plan["unit"], low, high, plan["linf"], allowed)
+    return replace(threat, allowed=allowed)
 
 
 def _batches(rows: list[Row]) -> list[list[Row]]:
