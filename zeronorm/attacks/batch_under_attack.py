@@ -30,7 +30,7 @@ Objective = Literal["cross_entropy", "margin"]
 # Matrix kernels work in tiles: on the CPUs tried, a row's logits and gradient depend on its batch only through
 # the rows beyond the last multiple of 4.  Filled up to such a multiple, a row comes out bitwise the same in
 # every batch, and a search of thousands of steps does not drift with who else is still under attack.
-_TILE = 4
+TILE = 4
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def searching(
 
 def filled_up(model: Model, inputs: Tensor) -> Tensor:
     """The inputs, with copies of the last one appended where that makes a row's logits independent of its batch."""
-    missing = -len(inputs) % _TILE
+    missing = -len(inputs) % getattr(model, "tile", TILE)
     # a model that is only called, perhaps for money, is not asked more than the search needs
     if missing and len(inputs) and inputs.device.type == "cpu" and getattr(model, "differentiable", True):
         # to the copies nothing flows back

@@ -65,7 +65,9 @@ class Search:
         def told(rows: list[Row]) -> None:
             nonlocal before
             seconds = time.perf_counter() - started
-            now = Effort(seconds, int(search.counter.forwards.sum()), int(search.counter.backwards.sum()))
+            counter = search.counter
+            forwards = int(counter.forwards.sum()) + counter.unattributed
+            now = Effort(seconds, forwards, int(counter.backwards.sum()))
             spent, before = now - before, now
             report(rows, spent)
 

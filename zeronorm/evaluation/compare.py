@@ -124,7 +124,7 @@ def compare(
     named = named_models(model)
     asked = named_attacks(attacks)
     given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
-    lengths = check_comparison(named, dataset, threats, asked, given)
+    lengths = check_comparison(named, dataset, threats, asked, given, batch_size)
 
     with ExitStack() as temporary:
         if out is None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zeronorm import checks
+from zeronorm import checks, losses
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue, get
 from zeronorm.errors import ArgumentError, one_line
 from zeronorm.evaluation.fresh_pass import predict
-from zeronorm.modules import evaluation_mode
+from zeronorm.metrics import interval
+from zeronorm.modules import evaluation_mode, layers_in_training, networks
 
 Finding = dict[str, str]
 
 SOME = 64  # inputs on which a model is looked at before the search
+_ROUNDED = 0.01  # a sum of probabilities may be off by, in half precision
+_WIDE = 0.2  # of an interval
 
 # what is looked at, by the code of the finding that says otherwise
 CHECKS = {
@@ -26,12 +30,16 @@ CHECKS = {
     "batch-dependent-model": "the model answers the same alone and in a batch",
     "no-gradients": "the model gives gradients",
     "zero-gradient": "input gradients are not zero",
+    "layer-in-training-mode": "every layer is in evaluation mode",
+    "bounded-outputs": "logits are not squeezed by a sigmoid or tanh",
     "undefined-gradient": "input gradients are finite",
     "saturated-logits": "logits are not saturated",
     "clean-accuracy-near-chance": "clean accuracy is above chance",
     "black-box-beats-white-box": "black-box stages alone broke at most one example, or under 1 % of all, or under a "
     "tenth of what white-box stages broke",
     "search-not-converged": "the search had converged",
+    "no-passes": "every search asked the model",
+    "few-examples": "there are enough examples for a 95 % interval of at most 20 points",
     "unconfirmed-adversarials": "every adversarial held on a fresh pass",
     "outside-threat-model": "every result was within the threat model",
     "undefined-logits": "the model answered every input of the search with numbers",
@@ -59,8 +67,8 @@ def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequen
         raise
     except Exception as error:  # whatever a stranger's model raises
         raise ArgumentError(
-            f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype}, but it failed on "
-            f"them: {one_line(error)}"
+            f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype} on {x.device}, but it "
+            f"failed on them: {one_line(error)} (one that takes certain batch sizes only needs batch_size)"
         ) from error
     checks.logits(z, min(len(x), 2), int(y.max()))  # of all labels, though x be a few
     if not bool((z < float("inf")).all()):  # minus infinity is a class ruled out
@@ -77,9 +85,23 @@ def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> l
     """Look at the model on some clean inputs before the search: a few are enough to notice a habit."""
     x, y = x[:SOME], y[:SOME]
     findings: list[Finding] = []
+    kept = _buffers(model)
     with torch.no_grad(), evaluation_mode(model):
-        first, second = model(x.clone()), model(x.clone())
-        alone = torch.cat([model(one.clone()) for one in x[:4].split(1)])
+        first, second = (_checked(model, x) for _ in range(2))
+        alone = torch.cat([_checked(model, one) for one in x[:4].split(1)])
+    _refuse_moving(model, kept)
+    findings += [
+        _finding(
+            "layer-in-training-mode",
+            "warning",
+            f"the model is in evaluation mode, and {_listed([f'{n} ({type(m).__name__})' for n, m in layers])} in "
+            "training mode",
+            "it is measured as it is: with whatever such layers do in training, such as dropout",
+            "call model.eval() if that was not meant",
+        )
+        for layers in [layers_in_training(model)]
+        if layers
+    ]
     if not getattr(model, "abstains", False):  # whose shares of votes lie beside one that is no share
         _refuse_probabilities(first)
     scale = float(first.std()) + 1e-12
@@ -118,6 +140,17 @@ def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> l
                 "nothing to do here; distrust gradient attacks of other tools on this model",
             )
         )
+    if (squeezed := _squeezed(first)) is not None:
+        findings.append(
+            _finding(
+                "bounded-outputs",
+                "warning",
+                f"all {first.numel()} outputs for {len(x)} inputs lie in {squeezed[0]}, as after a {squeezed[1]}",
+                "where it is sure it rounds to its ends: gradients vanish there and ties hide what moves, so that "
+                "searches find less and robust accuracy is an over-estimate",
+                f"return what comes before the {squeezed[1]}",
+            )
+        )
     zero, undefined = _useless_gradients(model, x, y) if differentiable else (0.0, 0.0)
     if undefined > 0.05:
         findings.append(
@@ -143,13 +176,61 @@ def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> l
     return findings
 
 
-def _refuse_probabilities(z: Tensor) -> None:
-    sums = z.sum(1)
-    if len(z) and bool((z >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
+def _checked(model: Model, x: Tensor) -> Tensor:
+    """Logits of a copy of the inputs."""
+    return losses.finite_below(checks.logits(model(x.clone()), len(x))).float()
+
+
+def _buffers(model: Model) -> dict[str, tuple[int, int]]:
+    """What tells whether a pass has written into a buffer, by its name."""
+    return {
+        name: (id(buffer), buffer._version)
+        for network in networks(model)
+        for name, buffer in network.named_buffers()
+        if not buffer.is_inference()
+    }
+
+
+def _refuse_moving(model: Model, before: Mapping[str, tuple[int, int]]) -> None:
+    if not (layers := layers_in_training(model)):
+        return
+    after = _buffers(model)
+    if moved := [name for name in after if after[name] != before.get(name)]:
         raise ArgumentError(
-            "model: expected logits, got probabilities (every row is non-negative and sums to 1); return the "
-            "values before softmax, or their logarithms"
+            f"model: expected one that a pass leaves as it is, but {moved[0]} changes, with {layers[0][0]} "
+            f"({type(layers[0][1]).__name__}) in training mode; call its eval()"
         )
+
+
+def _refuse_probabilities(z: Tensor) -> None:
+    if not len(z) or not bool((z >= 0).all()):
+        return
+    # those of a half-precision softmax are off by so much
+    for whole, kind, remedy in (
+        (1, "probabilities", ""),
+        (100, "probabilities in per cent", "divided by 100, "),
+    ):
+        if bool(((z.sum(1) / whole - 1).abs() < _ROUNDED).all()):
+            raise ArgumentError(
+                f"model: expected logits, got {kind} (every row is non-negative and sums to {whole}); return the "
+                f"values before softmax, or {remedy}their logarithms"
+            )
+
+
+def _squeezed(z: Tensor) -> tuple[str, str] | None:
+    """The ends between which all outputs lie, and the function that may do so.  Logits know no ends and no sign."""
+    low, high = (float(z.min()), float(z.max())) if len(z) else (0.0, 0.0)
+    if low >= 0 and high <= 1 and high - low > 0.2:
+        return "[0, 1]", "sigmoid"
+    if -1 <= low < -0.9 and 0.9 < high <= 1:
+        return "[-1, 1]", "tanh"
+    return None
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence, with the verb after them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def _useless_gradients(model: Model, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -182,6 +263,11 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
     n = data["n"]
     clean = [row for row in rows if row["stage"] == -1]
     correct = sum(row["outcome"] == "correct" for row in clean)
+    fewest = {row["example"]: math.inf if row["outcome"] == "correct" else 0 for row in clean}
+    for row in rows:
+        if row["outcome"] == "broken":
+            fewest[row["example"]] = min(fewest[row["example"]], row["distance"])
+    smallest = list(fewest.values())
     classes = max(2, len(data["class_names"] or ()), 1 + max((row["label"] for row in clean), default=1))
     if correct < n * min(1.5 / classes, 0.9 / classes + 0.1):
         findings.append(
@@ -277,6 +363,37 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
                 "look at the attack; those of this library never do this",
             )
         )
+    asked = {row["stage"] for row in rows if row["stage"] >= 0 and row["k"]}
+    for index, stage in enumerate(stages):
+        passes = sum(
+            session.get("stages", {}).get(stage["name"], {}).get("forwards", 0) for session in run["sessions"]
+        )
+        if index in asked and not passes:
+            findings.append(
+                _finding(
+                    "no-passes",
+                    "warning",
+                    f"{stage['name']} did not ask the model once",
+                    "it is no search: what it left says nothing about the model",
+                    "look at the attack; one that is tried on a copy of the model has to call the model it is given",
+                )
+            )
+    widest = max(
+        (interval(sum(s > k for s in smallest), n) for k in run["plan"]["threat"]["budgets"]),
+        key=lambda ends: ends[1] - ends[0],
+    )
+    if widest[1] - widest[0] > _WIDE:
+        findings.append(
+            _finding(
+                "few-examples",
+                "note",
+                f"{n} example{'' if n == 1 else 's'}: a 95 % interval reaches from {100 * widest[0]:.1f} to "
+                f"{100 * widest[1]:.1f} %",
+                "the figure of other examples of the same kind may lie anywhere in it",
+                f"take {enough(_WIDE)} examples for an interval of {100 * _WIDE:.0f} points at most, "
+                f"{enough(_WIDE / 2)} for one of {50 * _WIDE:.0f}",
+            )
+        )
     return findings
 
 
@@ -287,6 +404,15 @@ NO_GRADIENTS = {
     "meaning": "a white-box adversary, who has the weights, may well do better",
     "advice": "evaluate the differentiable model if there is one; for a real black box use zeronorm.models.BlackBox",
 }
+
+
+@cache
+def enough(width: float) -> int:
+    """How many examples the 95 % interval of any share needs to be no wider than that."""
+    n = int(3.6 / width**2)  # below it even where the normal law would do
+    while (ends := interval(n // 2, n))[1] - ends[0] > width:
+        n += 1
+    return n
 
 
 def _length(stage: Mapping[str, Any]) -> int:

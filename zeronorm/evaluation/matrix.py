@@ -125,7 +125,7 @@ def matrix(
     unfit = {}
     for name, one in networks.items():
         with _named(name):
-            unfit[name] = unfit_attacks(one, dataset, threats, asked, given)
+            unfit[name] = unfit_attacks(one, dataset, threats, asked, given, batch_size)
     for attack in asked:
         if all(attack in why for why in unfit.values()):
             raise ArgumentError(

@@ -30,6 +30,7 @@ from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.attack_batch import Batch, Search
+from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, Source, as_dataset
 from zeronorm.evaluation.fresh_pass import device_of, predict, verdict
 from zeronorm.evaluation.ledger import CLEAN, Ledger
@@ -114,6 +115,7 @@ def evaluate(
 
     some = examples.first(diagnosis.SOME)
     x, y = some.x, some.y
+    owned, model = model, in_batches(model, batch_size, x)
     diagnosis.check_fit(model, x, examples.y, dataset.name, dataset.class_names)
     differentiable = diagnosis.gives_gradients(model, x)
     stages = resolve_stages(attack, differentiable=differentiable, steps=steps, queries=queries)
@@ -122,7 +124,7 @@ def evaluate(
     findings = diagnosis.inspect_model(model, x, y, differentiable)
     if not differentiable and getattr(model, "differentiable", True):
         findings.append(diagnosis.NO_GRADIENTS)
-    facts = models.describe(model)
+    facts = models.describe(owned)
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts | {"differentiable": differentiable},
         "data": describe_data(dataset),

@@ -16,6 +16,7 @@ from torch import Tensor
 from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import one_line, reads_records
+from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.plan import digest
@@ -113,7 +114,9 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     if absent:
         result.problems.append(f"rows: the data lacks {_some(absent)}")
     examples = Source.of(dataset, device_of(model))
-    threat = _threat(plan["threat"], examples.first(1).x)
+    first = examples.first(1).x
+    threat = _threat(plan["threat"], first)
+    asked = in_batches(model, _batch_size(record), first)
 
     labels, names = dataset.y.tolist(), dataset.names or (None,) * len(dataset)
     _check_completeness(known, plan, dict(zip(position, names, strict=True)), result)
@@ -124,11 +127,11 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     broken = [row for row in known if row["stage"] != -1 and row["outcome"] == "broken"]
     for some in _batches(clean):
         these = examples.at([position[row["example"]] for row in some])
-        _check_predictions(some, predict(model, these.x), these.y, result)
+        _check_predictions(some, predict(asked, these.x), these.y, result)
         result.predictions += len(some)
     for some in _batches(broken):
         these = examples.at([position[row["example"]] for row in some])
-        _check_adversarials(some, model, these, threat, result)
+        _check_adversarials(some, asked, these, threat, result)
         result.adversarials += len(some)
     pictures = folder.read_images()
     _check_pictures(pictures, examples, position, result)
@@ -318,6 +321,12 @@ def _threat(plan: Mapping[str, Any], x: Tensor) -> L0:
     allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
     allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
     return replace(threat, allowed=allowed)
+
+
+def _batch_size(record: Mapping[str, Any]) -> int:
+    """Examples a pass may have: as many as the run was told."""
+    size = (record.get("execution") or {}).get("batch_size")
+    return size if isinstance(size, int) and 0 < size <= _BATCH else _BATCH
 
 
 def _batches(rows: list[Row]) -> list[list[Row]]:
