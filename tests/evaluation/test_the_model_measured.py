@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import warnings
 
 import pytest
@@ -70,7 +71,9 @@ def test_a_layer_that_a_pass_changes_is_refused():
     normed = nn.utils.parametrizations.spectral_norm(nn.Linear(25, CLASSES))
     flat = nn.Sequential(nn.Flatten(), normed).eval()
     flat[1].train()
-    with pytest.raises(zn.ArgumentError, match="^model: expected one that a pass leaves as it is, but 1.parametr"):
+    with pytest.raises(
+        zn.ArgumentError, match=r"^model: expected one that a pass leaves as it is, but 1.parametr"
+    ):
         zn.evaluate(flat, (images(8), torch.zeros(8, dtype=torch.int64)), zn.L0(1))
     zn.evaluate(flat.eval(), (images(8), torch.zeros(8, dtype=torch.int64)), zn.L0(0))
 
@@ -89,7 +92,12 @@ def test_a_network_in_training_mode_within_a_function_is_refused(model):
             return self.inner(x)
 
     holds = Holds()
-    for one in (lambda x: inner(x), holds, holds.method, BlackBox(lambda a: inner(torch.from_numpy(a)).numpy())):
+    for one in (
+        lambda x: inner(x),
+        holds,
+        holds.method,
+        BlackBox(lambda a: inner(torch.from_numpy(a)).numpy()),
+    ):
         with pytest.raises(zn.ArgumentError, match=r"^model: .*got a Sequential within it in training mode"):
             checks.evaluation_mode(one)
     checks.evaluation_mode(lambda x: model(x))
@@ -104,7 +112,9 @@ def test_an_attack_alone_switches_what_is_in_training_mode_and_puts_it_back(mode
 def test_where_a_function_keeps_its_weights():
     meta = network().to("meta")
     assert modules.device_of(lambda x: meta(x)) == torch.device("meta")
-    with pytest.raises(zn.ArgumentError, match="^model: expected weights, got a Sequential with some on the meta"):
+    with pytest.raises(
+        zn.ArgumentError, match=r"^model: expected weights, got a Sequential with some on the meta"
+    ):
         zn.evaluate(lambda x: meta(x), (images(4), torch.zeros(4, dtype=torch.int64)), zn.L0(1))
 
 
@@ -217,3 +227,45 @@ def test_a_model_of_one_batch_size(model, data, size):
     zn.compare(fixed, data, zn.L0(1), ["sparse_rs"], batch_size=size, queries=5)
     with pytest.raises(zn.ArgumentError, match="takes certain batch sizes only needs batch_size"):
         zn.evaluate(fixed, data, zn.L0(1), **SHORT)
+
+
+# -- where channels are --------------------------------------------------------------------------------------
+
+
+def test_channels_last_from_the_call_to_the_page(tmp_path):
+    first = network(side=8, channels=3)
+    data = dataset(first, side=8, channels=3)
+    last = data.x.permute(0, 2, 3, 1).contiguous(), data.y
+    there = lambda x: first(x.permute(0, 3, 1, 2))  # noqa: E731
+    with pytest.raises(zn.ArgumentError, match=r"^channels: inputs of shape \(8, 8, 3\) look as if .*'last'"):
+        zn.evaluate(there, last, zn.L0(1), **SHORT)
+    options = {"attack": "sparse_rs", "queries": 30}
+    found = zn.evaluate(
+        there, last, [zn.L0(k, channels="last") for k in (1, 2)], out=tmp_path / "last", **options
+    )
+    right = zn.evaluate(first, (data.x, data.y), [zn.L0(1), zn.L0(2)], **options)
+    assert dict(found.robust_accuracy.items()) == dict(right.robust_accuracy.items())
+    assert zn.verify(found.run, there, last)
+    page, other = ((run / "report.html").read_text() for run in (found.run, right.run))
+    assert "of 64 pixels" in page
+    pictures = [sorted(set(re.findall(r"data:image/png;base64,[^\"]+", text))) for text in (page, other)]
+    assert pictures[0] == pictures[1] != [], "the same images"
+    compared = zn.compare({"a": there, "b": lambda x: there(x) + 0.1}, last, zn.L0(1, channels="last"), "sparse_rs",
+                          tmp_path / "both", queries=9)  # fmt: skip
+    assert zn.verify_comparison(compared.path, {"a": there, "b": lambda x: there(x) + 0.1}, last)
+
+
+def test_a_model_may_say_where_its_channels_are():
+    first = network(side=8, channels=3)
+    data = dataset(first, side=8, channels=3)
+
+    def scores(a):
+        with torch.no_grad():
+            return first(torch.from_numpy(a).permute(0, 3, 1, 2)).numpy()
+
+    box, last = BlackBox(scores, channels="last"), (data.x.permute(0, 2, 3, 1).contiguous(), data.y)
+    found = zn.evaluate(box, last, zn.L0(1), "sparse_rs", queries=9)
+    assert found.summary.run["plan"]["threat"]["channels"] == "last"
+    assert (found.records["distance"].to_pylist()) and zn.verify(found.run, box, last)
+    said = zn.evaluate(box, last, zn.L0(1, channels="first"), "sparse_rs", queries=9)
+    assert "channels" not in said.summary.run["plan"]["threat"]

@@ -72,10 +72,11 @@ def prune(
     from zeronorm import checks
     from zeronorm.attacks.catalogue import get
     from zeronorm.defenses.pruning import share_below_one, weights
-    from zeronorm.files import locked, remember
+    from zeronorm.files import local_path, locked, remember
     from zeronorm.models.classifier import ARCHITECTURES
     from zeronorm.report.sparsity import ASKED, DEAD, measures, read_rows, verdict
 
+    out = local_path(out)
     share_below_one("share", share)
     checks.real("share", share, 0.0, open_low=True)
     checks.real("epsilon", epsilon, 0.0, open_low=True)

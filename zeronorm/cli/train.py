@@ -222,9 +222,11 @@ def train(
     """
     from zeronorm import checks
     from zeronorm.cli.train_devices import end_with_launcher, is_first, launched, processes
+    from zeronorm.files import local_path
     from zeronorm.training.methods import METHODS
     from zeronorm.training.processes import ToldByTheFirst
 
+    out = local_path(out)
     certified = ("l0_lipschitz", "feature_partition")  # by loops of their own
     method = checks.choice("method", method.replace("-", "_"), (*METHODS, *certified))
     options: dict[str, Any] = {

@@ -21,7 +21,6 @@ from zeronorm.modules import evaluation_mode, layers_in_training, networks
 Finding = dict[str, str]
 
 SOME = 64  # inputs on which a model is looked at before the search
-_ROUNDED = 0.01  # a sum of probabilities may be off by, in half precision
 _WIDE = 0.2  # of an interval
 
 # what is looked at, by the code of the finding that says otherwise
@@ -203,18 +202,12 @@ def _refuse_moving(model: Model, before: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _refuse_probabilities(z: Tensor) -> None:
-    if not len(z) or not bool((z >= 0).all()):
-        return
-    # those of a half-precision softmax are off by so much
-    for whole, kind, remedy in (
-        (1, "probabilities", ""),
-        (100, "probabilities in per cent", "divided by 100, "),
-    ):
-        if bool(((z.sum(1) / whole - 1).abs() < _ROUNDED).all()):
-            raise ArgumentError(
-                f"model: expected logits, got {kind} (every row is non-negative and sums to {whole}); return the "
-                f"values before softmax, or {remedy}their logarithms"
-            )
+    if (whole := losses.probabilities(z)) is not None:
+        kind, remedy = ("", "") if whole == 1 else (" in per cent", "divided by 100, ")
+        raise ArgumentError(
+            f"model: expected logits, got probabilities{kind} (every row is non-negative and sums to {whole}); return "
+            f"the values before softmax, or {remedy}their logarithms"
+        )
 
 
 def _squeezed(z: Tensor) -> tuple[str, str] | None:

@@ -207,7 +207,8 @@ def check_matrix(
         raise ArgumentError(
             f"threat: expected L0, of which there are certificates, got {threat}; see compare"
         )
-    threats = resolve_threats(threat, False, dataset.x[:1])
+    models = names.values() if isinstance(names, Mapping) else ()
+    threats = resolve_threats(threat, False, dataset.x[:1], models)
     examples = Source.of(dataset, torch.device("cpu"))
     for one in threats:
         examples.check(one)

@@ -103,7 +103,7 @@ def evaluate(
         ArgumentError: before anything is attacked, for input that cannot be used.
     """
     dataset = as_dataset(data)
-    threats = resolve_threats(threat, curve, dataset.x[:1])
+    threats = resolve_threats(threat, curve, dataset.x[:1], [model])
     checks.model(model)
     batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
     seed = checks.integer("seed", seed, 0)
