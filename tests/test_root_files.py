@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from zeronorm import ArgumentError, files
-from zeronorm.files import json_lines, locked, remember, replace_files, write_json_lines
+from zeronorm.files import json_lines, local_path, locked, remember, replace_files, write_json_lines
 
 
 def names(folder):
@@ -105,3 +106,18 @@ def test_a_write_that_does_not_come_back_is_said_and_so_is_that_it_did(tmp_path,
     monkeypatch.setattr(os, "fsync", fsync)
     files.replace_files({target: b"[]"})
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/run", Path("s3://bucket/run"), "file:///tmp/run", "gs:run", "file:run"]
+)
+def test_an_address_is_no_path(path):
+    with pytest.raises(ArgumentError, match=r"^out: expected a path of this machine, got "):
+        local_path(path)
+
+
+def test_the_home_and_odd_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/x") == tmp_path / "x" and local_path(Path("~")) == tmp_path
+    for odd in ("C:\\x", "a:b", "runs/k=1:2", "~nobody-of-that-name/x"):
+        assert local_path(odd) == Path(odd)

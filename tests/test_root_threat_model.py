@@ -171,7 +171,11 @@ ERRORS = {
         "low: expected a number or a torch tensor, got ndarray",
     ),
     "box NaN": (lambda: L0(1, low=float("nan")), "low: expected a number .*, got nan"),
-    "box infinite": (lambda: L0(1, high=float("inf")), "high: expected a number .*, got inf"),
+    "box infinite": (
+        lambda: L0(1, high=float("inf")),
+        "high: expected a finite number, got inf; of values without a bound, give one that no input passes",
+    ),
+    "channels": (lambda: L0(1, channels="middle"), "channels: expected one of first, last, got 'middle'"),
     "box tensor NaN": (
         lambda: L0(1, high=torch.tensor([1.0, torch.nan])),
         "high: expected finite bounds, got NaN or infinity",
@@ -209,12 +213,69 @@ def test_inputs_outside():
         ArgumentError, match=r"^k: expected between 0 and 48, the number of features .* got 49"
     ):
         L0(49, unit="feature").check_inputs(x)
-    with pytest.raises(ArgumentError, match=r"^allowed: expected a mask of 16 pixels, got shape \(48,\)"):
+    with pytest.raises(
+        ArgumentError, match=r"^allowed: expected a mask of 16 pixels, of shape .* got shape \(48,\)"
+    ):
         L0(1, allowed=torch.ones(48, dtype=torch.bool)).check_inputs(x)
     with pytest.raises(
         ArgumentError, match=r"^low, high: expected .* one example \(3, 4, 4\), got shapes \(5,\)"
     ):
         L0(1, low=torch.zeros(5)).check_inputs(x)
+
+
+def test_rounding_outside_the_box_is_named_with_its_remedy():
+    x = torch.rand(3, 1, 2, 2)
+    x[1, 0, 0, 0] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    with pytest.raises(
+        ArgumentError, match=r"^x: expected values in \[0, 1\], got 1 outside by 1.2e-07 .* x.clamp\(0, 1\)$"
+    ):
+        L0(1).check_inputs(x)
+    L0(1).check_inputs(x.clamp(0, 1))
+    with pytest.raises(ArgumentError, match=r"^x: expected values in \[0, 1\], got \[.*, 1.00001...\]; give"):
+        L0(1).check_inputs(x + 1e-5 * (x == x.max()))
+
+
+def test_channels_last():
+    x = torch.rand(2, 8, 6, 3)
+    threat = L0(1, channels="last")
+    assert threat.positions(x) == 48 and threat.grid(x).shape == (2, 3, 48)
+    assert torch.equal(threat.grid(x), L0(1).grid(x.movedim(-1, 1)))
+    assert torch.equal(threat.ungrid(threat.grid(x), x.shape[1:]), x)
+    assert threat.grid(x).data_ptr() == x.data_ptr(), "a view: who writes there writes the inputs"
+    changed = x.clone()
+    changed[0, 2, 1] = 0.5
+    assert threat.distance(x, changed).tolist() == [1, 0] and threat.contains(x, changed).all()
+    assert L0(1, channels="first").distance(x, changed).tolist() == [3, 0], "of a 6 x 3 image of 8 channels"
+    assert L0(3, "feature", channels="last").distance(x, changed).tolist() == [3, 0]
+    assert threat.describe()["channels"] == "last" and "channels" not in L0(1).describe()
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3), (28, 28, 1), (64, 64, 4), (100, 3), (9, 7, 8, 1)])
+def test_channels_that_seem_to_be_last_are_refused(shape):
+    x = torch.rand(2, *shape)
+    with pytest.raises(ArgumentError, match=r"^channels: inputs of shape .* say channels='last', or 'first'"):
+        L0(1).check_inputs(x)
+    for threat in (L0(1, channels="last"), L0(1, channels="first"), L0(1, "feature")):
+        threat.check_inputs(x)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 8, 6), (1, 28, 28), (3, 5, 3), (64, 1, 1), (16, 4, 4), (2, 100), (100, 2)]
+)
+def test_channels_that_are_first_are_not(shape):
+    L0(1).check_inputs(torch.rand(2, *shape))
+
+
+def test_a_mask_has_the_shape_of_the_image():
+    x = torch.rand(2, 3, 4, 6)
+    for mask in (torch.ones(4, 6), torch.ones(24)):
+        assert L0(1, allowed=mask.bool()).available(x) == 24
+    with pytest.raises(ArgumentError, match=r"^allowed: .* of shape \(4, 6\) or flat, got shape \(6, 4\)$"):
+        L0(1, allowed=torch.ones(6, 4, dtype=torch.bool)).check_inputs(x)
+    with pytest.raises(
+        ArgumentError, match=r"^allowed: .* of shape \(3, 4, 6\) or flat, got shape \(4, 6, 3\)$"
+    ):
+        L0(1, "feature", allowed=torch.ones(4, 6, 3, dtype=torch.bool)).check_inputs(x)
 
 
 def test_frozen():

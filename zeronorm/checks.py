@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from zeronorm import modules
 from zeronorm.errors import ArgumentError
 
 T = TypeVar("T")
@@ -64,10 +65,15 @@ def examples(x: Any, name: str = "x") -> Tensor:
         raise ArgumentError(f"{name}: expected a torch tensor, got {type(x).__name__}")
     if x.layout != torch.strided:
         raise ArgumentError(f"{name}: expected a dense tensor, got one of layout {x.layout}")
+    if x.is_meta:
+        raise ArgumentError(f"{name}: expected values, got a tensor of the meta device, which has none")
     if not x.is_floating_point():
-        raise ArgumentError(
-            f"{name}: expected a floating point tensor, got {x.dtype}; scale 8-bit images by 1/255 first"
+        hint = (
+            "scale 8-bit images by 1/255 first"
+            if x.dtype == torch.uint8
+            else "of tokens, which are names and no values, give the embeddings and a model that takes these"
         )
+        raise ArgumentError(f"{name}: expected a floating point tensor, got {x.dtype}; {hint}")
     if x.dim() < 2:
         raise ArgumentError(
             f"{name}: expected shape (batch, feature) or (batch, channel, height, width), "
@@ -116,17 +122,34 @@ def logits(z: Any, batch: int, highest_label: int = 0) -> Tensor:
     """What a model returned: floating point `(batch, classes)`, with a class for each label."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         what = str(z.dtype) if isinstance(z, Tensor) else type(z).__name__
-        hint = "" if isinstance(z, Tensor) else "; zeronorm.models.BlackBox wraps a function of numpy arrays"
-        raise ArgumentError(f"model: expected a floating point tensor of logits, got {what}{hint}")
+        raise ArgumentError(f"model: expected a floating point tensor of logits, got {what}{_within(z)}")
     if z.dim() != 2 or z.shape[0] != batch or z.shape[1] < 2:
+        hint = ""
+        if z.shape in ((batch,), (batch, 1)) and batch:
+            inner = "model(x)" if z.dim() == 2 else "model(x)[:, None]"
+            hint = f"; of a single logit give lambda x: torch.cat([-{inner}, {inner}], 1)"
+        elif batch == 1 and z.dim() == 1:
+            hint = "; it squeezes the batch away where that is 1: say which axis to squeeze, or flatten(1)"
         raise ArgumentError(
-            f"model: expected logits of shape ({batch}, classes) with at least 2 classes, got {tuple(z.shape)}"
+            f"model: expected logits of shape ({batch}, classes) with at least 2 classes, got {tuple(z.shape)}{hint}"
         )
     if highest_label >= z.shape[1]:
         raise ArgumentError(
             f"model: expected a logit for every label up to {highest_label}, got {z.shape[1]} classes"
         )
     return z
+
+
+def _within(z: Any) -> str:
+    """Where the logits are in what a model returned, if that can be told."""
+    if isinstance(z, Mapping):
+        name = "logits" if "logits" in z else next((str(name) for name in z), "logits")
+        return f"; its logits may be lambda x: model(x)[{name!r}]"
+    if hasattr(z, "logits"):
+        return "; its logits are lambda x: model(x).logits"
+    if isinstance(z, tuple | list):
+        return f" of {len(z)}; its logits may be lambda x: model(x)[0]"
+    return "" if isinstance(z, Tensor) else "; zeronorm.models.BlackBox wraps a function of numpy arrays"
 
 
 def model(candidate: Any) -> Callable[[Tensor], Tensor]:
@@ -136,12 +159,26 @@ def model(candidate: Any) -> Callable[[Tensor], Tensor]:
         raise ArgumentError(
             f"model: expected a callable from inputs to logits, got {type(candidate).__name__}{hint}"
         )
+    for network in modules.networks(candidate):
+        if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+            raise ArgumentError(
+                f"model: expected weights, got a {type(network).__name__} with some on the meta device, which have no "
+                "values; load them first"
+            )
     return candidate
 
 
 def evaluation_mode(model: Any) -> None:
-    """`ArgumentError` for a module in training mode."""
-    if isinstance(model, nn.Module) and model.training:
-        raise ArgumentError(
-            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
-        )
+    """`ArgumentError` for a network in training mode, or with a layer in it whose statistics come from the batch."""
+    for network in modules.networks(model):
+        if modules.is_training(network):
+            whose = "one" if network is model else f"a {type(network).__name__} within it"
+            raise ArgumentError(
+                f"model: expected a model in evaluation mode, got {whose} in training mode; call model.eval()"
+            )
+    for name, layer in modules.layers_in_training(model):
+        if modules.takes_batch_statistics(layer):
+            raise ArgumentError(
+                f"model: expected layers whose answers do not depend on the batch, got {name} "
+                f"({type(layer).__name__}) in training mode; call its eval()"
+            )

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,11 +18,23 @@ import filelock
 
 from zeronorm.errors import ArgumentError
 
+# of a path that went through pathlib, one of the two slashes is left
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|(file|s3|gs|gcs|hdfs|hf|memory):")
 _DEEPEST = 40  # levels of a JSON file
 
 _log = logging.getLogger("zeronorm")
 
 STALLED_SECONDS = 10.0  # after which a write that has not come back is spoken of
+
+
+def local_path(path: str | os.PathLike[str], what: str = "out") -> Path:
+    """A path of this machine, with ~ for the home; `ArgumentError` for an address elsewhere, such as s3://bucket."""
+    text = os.fspath(path)
+    if _ADDRESS.match(text):
+        raise ArgumentError(
+            f"{what}: expected a path of this machine, got {text!r}; mount what lies elsewhere, or copy it afterwards"
+        )
+    return Path(os.path.expanduser(text))  # Path.expanduser raises where there is no such user
 
 
 @contextmanager

@@ -12,6 +12,23 @@ from torch import Tensor
 
 from zeronorm.kernels.numba import compiled, serves
 
+RULED_OUT = -1e4  # the logit of a class that a model gives minus infinity
+
+
+def finite_below(z: Float[Tensor, "b j"]) -> Float[Tensor, "b j"]:
+    """Logits with `RULED_OUT` for minus infinity, of which differences and gradients would be no numbers."""
+    return torch.nan_to_num(z, nan=math.nan, posinf=math.inf, neginf=RULED_OUT)
+
+
+def probabilities(z: Float[Tensor, "b j"]) -> int | None:
+    """What the rows sum to if they are probabilities, and no logits: 1, or 100 in per cent; else None."""
+    if len(z) and bool((z >= 0).all()):
+        for whole in (1, 100):
+            # those of a softmax in half precision are off by so much
+            if bool(((z.double().sum(1) / whole - 1).abs() < 0.01).all()):
+                return whole
+    return None
+
 
 def margin(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
     """Largest other logit minus the label's: positive once the model prefers another class."""

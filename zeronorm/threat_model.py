@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +16,10 @@ from zeronorm.checks import choice, integer, real
 from zeronorm.errors import ArgumentError
 
 Bound = float | Tensor
+
+_UNBOUNDED = "; of values without a bound, give one that no input passes"
+_FEW = (1, 3, 4)  # channels of an image
+_ROUNDING = 8  # units in the last place that a change of scale may be off by
 
 
 class Box:
@@ -32,11 +36,13 @@ class Box:
             bound = getattr(self, name)
             if isinstance(bound, Tensor):
                 if not bool(bound.isfinite().all()):
-                    raise ArgumentError(f"{name}: expected finite bounds, got NaN or infinity")
+                    raise ArgumentError(f"{name}: expected finite bounds, got NaN or infinity{_UNBOUNDED}")
             elif getattr(bound, "ndim", 0):
                 raise ArgumentError(
                     f"{name}: expected a number or a torch tensor, got {type(bound).__name__}"
                 )
+            elif isinstance(bound, float | int) and math.isinf(bound):
+                raise ArgumentError(f"{name}: expected a finite number, got {bound}{_UNBOUNDED}")
             else:
                 real(name, bound, -math.inf)
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
@@ -77,13 +83,22 @@ class Box:
 
     def check_inputs(self, x: Float[Tensor, "b ..."]) -> None:
         """Raise `ArgumentError` unless every entry of `x` lies in the box."""
-        low, high = self.bounds(x)
-        if bool(((x < low) | (x > high)).any()):
+        low, high = Box.bounds(self, x)
+        outside = (x < low) | (x > high)
+        if not bool(outside.any()):
+            return
+        excess = float(torch.maximum(low - x, x - high).max())
+        scale = float(torch.maximum(low.abs(), high.abs()).max())
+        box, eps = f"[{_show(self.low)}, {_show(self.high)}]", torch.finfo(x.dtype).eps
+        if excess <= _ROUNDING * eps * scale:
             raise ArgumentError(
-                f"x: expected values in [{_show(self.low)}, {_show(self.high)}], got [{float(x.min()):.6g}, "
-                f"{float(x.max()):.6g}]; give the threat model your inputs' own low and high, and keep "
-                "normalisation inside the model"
+                f"x: expected values in {box}, got {int(outside.sum())} outside by {excess:.2g} at most, which is "
+                f"rounding: clamp them first, x.clamp({_show(self.low)}, {_show(self.high)})"
             )
+        raise ArgumentError(
+            f"x: expected values in {box}, got [{float(x.min()):.9g}, {float(x.max()):.9g}]; give the threat model "
+            "your inputs' own low and high, and keep normalisation inside the model"
+        )
 
     def describe(self) -> dict[str, Any]:
         """The threat model as plain values, for a record."""
@@ -101,7 +116,9 @@ class L0(Box):
         low, high: the box, numbers or tensors that broadcast against one example.
         linf: cap on the change of each entry, in input units, or None.
         allowed: boolean mask of the positions the adversary may touch, `(height, width)` for pixels or the
-            shape of one example for features, or None for all.
+            shape of one example for features (either may be flat), or None for all.
+        channels: the axis of an example that holds the channels of a position, its "first" or its "last"; None:
+            the first, and inputs that look as if it were the last are refused.
     """
 
     k: int | None
@@ -110,9 +127,12 @@ class L0(Box):
     high: Bound = 1.0
     linf: float | None = None
     allowed: Tensor | None = None
+    channels: Literal["first", "last"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.channels is not None:
+            choice("channels", self.channels, ("first", "last"))
         if self.k is not None:
             object.__setattr__(self, "k", integer("k", self.k, 0))
         choice("unit", self.unit, ("pixel", "feature"))
@@ -129,13 +149,28 @@ class L0(Box):
 
     def grid(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b g p"]:
         """`x` as (batch, channels that change together, positions that are counted); a view where possible."""
-        if self.unit == "pixel" and x.dim() > 2:
-            return x.reshape(len(x), x.shape[1], math.prod(x.shape[2:]))
-        return x.reshape(len(x), 1, math.prod(x.shape[1:]))
+        sides = self.sides(x)
+        if len(sides) == x.dim() - 1:
+            return x.reshape(len(x), 1, math.prod(sides))
+        if self.channels == "last":
+            return x.reshape(len(x), math.prod(sides), x.shape[-1]).transpose(1, 2)
+        return x.reshape(len(x), x.shape[1], math.prod(sides))
+
+    def ungrid(self, grid: Float[Tensor, "n g p"], shape: Sequence[int]) -> Float[Tensor, "n ..."]:
+        """What `grid` made of inputs of that shape, back in it; a view where possible."""
+        if self.channels == "last" and self.unit == "pixel" and len(shape) > 1:
+            grid = grid.transpose(1, 2)
+        return grid.reshape(len(grid), *shape)
+
+    def sides(self, x: Float[Tensor, "b ..."]) -> tuple[int, ...]:
+        """The lengths of the axes along which positions are counted."""
+        if self.unit == "feature" or x.dim() <= 2:
+            return tuple(x.shape[1:])
+        return tuple(x.shape[1:-1] if self.channels == "last" else x.shape[2:])
 
     def positions(self, x: Float[Tensor, "b ..."]) -> int:
         """Number of positions of one example."""
-        return math.prod(x.shape[2:] if self.unit == "pixel" and x.dim() > 2 else x.shape[1:])
+        return math.prod(self.sides(x))
 
     def bounds(self, x: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every entry of `x`: the box, and within `linf` of `x`."""
@@ -148,9 +183,9 @@ class L0(Box):
         """The mask of positions that may change, or None for all."""
         if self.allowed is None:
             return None
-        if self.allowed.numel() != self.positions(x):
+        if tuple(self.allowed.shape) not in (sides := self.sides(x), (math.prod(sides),)):
             raise ArgumentError(
-                f"allowed: expected a mask of {self.positions(x)} {self.unit}s, "
+                f"allowed: expected a mask of {math.prod(sides)} {self.unit}s, of shape {sides} or flat, "
                 f"got shape {tuple(self.allowed.shape)}"
             )
         return self.allowed.to(x.device).flatten()
@@ -168,8 +203,9 @@ class L0(Box):
 
     def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Int[Tensor, "b"]:
         """Number of changed positions, in this threat model's unit."""
-        count = distances.l0_pixels if self.unit == "pixel" else distances.l0_features
-        return count(x, x_adv)
+        if self.unit == "feature":
+            return distances.l0_features(x, x_adv)
+        return distances.l0_pixels(self.grid(x), self.grid(x_adv))
 
     def contains(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
         """Whether each `x_adv` is within the budget, the box, the cap and the allowed positions."""
@@ -182,8 +218,21 @@ class L0(Box):
         return inside
 
     def check_inputs(self, x: Float[Tensor, "b ..."]) -> None:
-        """Raise `ArgumentError` unless `x` lies in the box and the budget fits it."""
+        """Raise `ArgumentError` unless `x` lies in the box, with channels where they should be, and the budget fits."""
         super().check_inputs(x)
+        *sides, last = x.shape[1:]
+        if (
+            self.channels is None
+            and self.unit == "pixel"
+            and len(sides) > 0
+            and last in _FEW
+            and min(sides) > max(_FEW)
+        ):
+            raise ArgumentError(
+                f"channels: inputs of shape {tuple(x.shape[1:])} look as if their channels were last, so that one "
+                f"change would be up to {sides[0]} pixels; say channels='last', or 'first' if the {sides[0]} are "
+                "channels"
+            )
         available = self.available(x)
         if self.k is not None and self.k > available:
             kind = self.unit if x.dim() > 2 else "feature"
@@ -195,7 +244,8 @@ class L0(Box):
     def describe(self) -> dict[str, Any]:
         """The threat model as plain values, for a record; the budget apart."""
         allowed = None if self.allowed is None else self.allowed.flatten().nonzero().flatten().tolist()
-        return {"norm": "L0", "unit": self.unit, **super().describe(), "linf": self.linf, "allowed": allowed}
+        told = {"norm": "L0", "unit": self.unit, **super().describe(), "linf": self.linf, "allowed": allowed}
+        return told | ({"channels": "last"} if self.channels == "last" else {})
 
 
 @dataclass(frozen=True, eq=False)

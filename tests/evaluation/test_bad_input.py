@@ -118,7 +118,7 @@ MODELS = {
     "infinity": (After(lambda z: z / 0), "model: expected finite logits, got NaN or infinity"),
     "fails": (
         After(lambda z: z.view(3, 3, 3)),
-        r"model: .*shape \(1, 5, 5\) and torch\.float32, but it failed on them: shape",
+        r"model: .*shape \(1, 5, 5\) and torch\.float32 on cpu, but it failed on them: shape",
     ),
     "asserts": (After(asserting), "model: .* but it failed on them: no"),
     "double": (network().double(), "model: .* but it failed on them: .*[dD]ouble"),
@@ -143,7 +143,7 @@ OPTIONS = {
     ),
     "mask of another size": (
         {"threat": zn.L0(1, allowed=torch.ones(4, 4, dtype=torch.bool))},
-        r"allowed: expected a mask of 25 pixels, got shape \(4, 4\)",
+        r"allowed: expected a mask of 25 pixels, of shape .5, 5. or flat, got shape \(4, 4\)",
     ),
     "bounds of another size": (
         {"threat": zn.L0(1, low=torch.zeros(3))},

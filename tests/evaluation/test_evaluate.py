@@ -221,7 +221,7 @@ def test_cheats_gain_nothing(model, data, cheat, batch_size):
     assert int((answers(model, 1 - data.x) != data.y).sum()) > 5
     evaluation = zn.evaluate(model, data, zn.L0(3), cheat, batch_size=batch_size)
     assert evaluation.robust_accuracy == evaluation.clean_accuracy == 0.9
-    assert codes(evaluation) == ["outside-threat-model"]
+    assert codes(evaluation) == ["outside-threat-model", "no-passes"]
     assert "18 results of an attack were outside" in evaluation.diagnosis[0]["seen"]
     assert zn.verify(evaluation.run, model, data)
 
@@ -242,7 +242,7 @@ def test_the_cap_and_the_mask_are_measured_too(model, data):
         return x_adv
 
     for threat in (zn.L0(1, linf=0.4), zn.L0(1, allowed=allowed)):
-        assert codes(zn.evaluate(model, data, threat, touch)) == ["outside-threat-model"]
+        assert codes(zn.evaluate(model, data, threat, touch)) == ["outside-threat-model", "no-passes"]
 
 
 def test_false_claims_are_counted_not_believed(model, data):
@@ -252,7 +252,7 @@ def test_false_claims_are_counted_not_believed(model, data):
 
     evaluation = zn.evaluate(model, data, zn.L0(3), liar)
     assert evaluation.robust_accuracy == 0.9
-    assert codes(evaluation) == ["unconfirmed-adversarials"]
+    assert codes(evaluation) == ["unconfirmed-adversarials", "no-passes"]
     assert "18 results" in evaluation.diagnosis[0]["seen"]
 
 
@@ -390,7 +390,7 @@ def test_cheats_gain_nothing_in_a_curve(model, data):
         assert evaluation.robust_accuracy == 0.9
         # an input of no numbers has no answer in numbers either
         own = ["undefined-logits"] if cheat is no_numbers else []
-        assert codes(evaluation) == [*own, "outside-threat-model"]
+        assert codes(evaluation) == [*own, "outside-threat-model", "no-passes"]
     # with too many changes, what can be put back is: an adversarial within the budget may remain
     evaluation = zn.evaluate(model, data, zn.L0(3), over_budget, curve=True)
     assert all(row["distance"] <= 3 for row in rows(evaluation) if row["outcome"] == "broken")

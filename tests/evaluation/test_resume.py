@@ -7,6 +7,7 @@ import json
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -392,3 +393,19 @@ def test_a_temporary_folder_lives_as_long_as_its_evaluation(model, data):
         zn.evaluate(model, data, zn.L0(1), **SHORT)
     model.left = float("inf")
     assert set(home.parent.glob("zeronorm-*")) == before
+
+
+def test_a_run_in_the_home_is_one_run(model, data, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = zn.evaluate(model, data, zn.L0(1), "sparse_rs", "~/run", queries=5)
+    again = zn.evaluate(model, data, zn.L0(1), "sparse_rs", Path("~") / "run", queries=5)
+    assert made.run == again.run == tmp_path / "run" and made.robust_accuracy == again.robust_accuracy
+    assert zn.verify("~/run", model, data) and zn.report.render("~/run", "~/page.html").exists()
+
+
+def test_a_folder_called_like_a_drive(model, data, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = zn.evaluate(model, data, zn.L0(1), "sparse_rs", "k:1", queries=5)
+    assert zn.verify(made.run, model, data)
+    with pytest.raises(zn.ArgumentError, match=r"^folder: expected a path of this machine, got 's3:/bucket"):
+        zn.evaluate(model, data, zn.L0(1), "sparse_rs", Path("s3://bucket/run"), queries=5)

@@ -22,10 +22,9 @@ def classifier_of(model, **options):
     return PyTorchClassifier(
         model,
         loss=torch.nn.CrossEntropyLoss(),
-        input_shape=(1, 8, 8),
         nb_classes=10,
         device_type="cpu",
-        **{"clip_values": (0.0, 1.0)} | options,
+        **{"clip_values": (0.0, 1.0), "input_shape": (1, 8, 8)} | options,
     )
 
 
@@ -120,3 +119,73 @@ def test_its_black_box_attack_on_a_model_without_gradients(model, images):
     attack = from_art(SquareAttack, eps=0.3, max_iter=20, verbose=False)
     evaluation = zn.evaluate(box, images, zn.Linf(0.3), attack=attack)
     assert evaluation.robust_accuracy < evaluation.clean_accuracy
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda y: y,
+        lambda y: y[:, None],
+        lambda y: y.astype(np.int32)[:, None],
+        lambda y: y.astype(float),
+        lambda y: np.eye(10)[y],
+        lambda y: np.eye(10, dtype=bool)[y],
+        lambda y: y.tolist(),
+    ],
+    ids=["indices", "column", "int32 column", "floats", "one-hot", "boolean one-hot", "list"],
+)
+def test_every_form_of_labels(model, x, y, form):
+    attack = ArtAttack(classifier_of(model), "sparse_rs", budget=6, queries=40)
+    direct = zn.attacks.sparse_rs(model, x, y, zn.L0(6), queries=40)
+    assert np.array_equal(attack.generate(x.numpy(), form(y.numpy())), direct.numpy())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda y: y[:-1],
+        lambda y: y + 0.5,
+        lambda y: -1 - y,
+        lambda y: np.full((len(y), 10), 0.1),
+        lambda y: y.astype(str),
+    ],
+    ids=["fewer", "fractions", "negative", "soft", "words"],
+)
+def test_forms_that_are_no_labels(model, x, y, form):
+    attack = ArtAttack(classifier_of(model), "sparse_rs", budget=6, queries=4)
+    with pytest.raises(ArgumentError, match=r"^y: expected 12 class indices, of shape \(12,\) or \(12, 1\)"):
+        attack.generate(x.numpy(), form(y.numpy()))
+
+
+def test_channels_are_where_the_classifier_says(model, x, y):
+    class Last(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+            self.eval()
+
+        def forward(self, v):
+            return self.inner(v.permute(0, 3, 1, 2))
+
+    last = classifier_of(Last(), input_shape=(8, 8, 1), channels_first=False)
+    given = x.permute(0, 2, 3, 1).contiguous().numpy()
+    attack = ArtAttack(last, "sparse_rs", budget=3, queries=40)
+    found = attack.generate(given, y.numpy())
+    direct = zn.attacks.sparse_rs(model, x, y, zn.L0(3), queries=40)
+    assert np.array_equal(found, direct.permute(0, 2, 3, 1).numpy())
+    with pytest.raises(ArgumentError, match=r"^channels: inputs of shape"):
+        said_nothing = classifier_of(Last(), input_shape=(8, 8, 1))
+        ArtAttack(said_nothing, "sparse_rs", budget=3, queries=4).generate(given, y.numpy())
+
+
+def test_probabilities_are_taken_for_what_they_are(model, x, y):
+    """A softmax at the end is undone: as many adversarials as of the logits."""
+    soft = torch.nn.Sequential(model, torch.nn.Softmax(1)).eval()
+    for name in ("sparse_pgd", "sparse_rs"):
+        cost = {"steps": 30} if name == "sparse_pgd" else {"queries": 60}
+        broken = [
+            (model(torch.from_numpy(ArtAttack(classifier_of(m), name, budget=4, **cost).generate(x.numpy(), y.numpy())))
+             .argmax(1) != y).sum()
+            for m in (model, soft)
+        ]  # fmt: skip
+        assert broken[0] == broken[1] > 0

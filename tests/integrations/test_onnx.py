@@ -126,3 +126,48 @@ def test_what_cannot_be_used(path, tmp_path):
     with pytest.raises(ArgumentError, match=r"shape \(batch, 1, 8, 8\) for linear.onnx, got \(2, 3, 8, 8\)"):
         from_onnx(path)(torch.rand(2, 3, 8, 8))
     assert np.isfinite(from_onnx(path)(torch.rand(2, 1, 8, 8)).numpy()).all()
+
+
+def test_channels_last_and_what_the_last_operator_is(linear, tmp_path):
+    """As TensorFlow exports: (batch, height, width, channel); a sigmoid at the end is undone."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    values = [
+        onnx.numpy_helper.from_array(v.detach().numpy(), n)
+        for n, v in (("weight", linear.weight), ("bias", linear.bias))
+    ]
+    x = zn.data.load("digits", "test", 20)
+    last = x.x.permute(0, 2, 3, 1).contiguous()
+    for end, scores in (
+        ("Identity", "logits"),
+        ("Sigmoid", "sigmoid"),
+        ("Tanh", "tanh"),
+        ("Softmax", "probabilities"),
+    ):
+        nodes = [
+            helper.make_node("Transpose", ["images"], ["first"], perm=[0, 3, 1, 2]),
+            helper.make_node("Flatten", ["first"], ["flat"]),
+            helper.make_node("Mul", ["flat", "small"], ["scaled"]),
+            helper.make_node("Gemm", ["scaled", "weight", "bias"], ["z"], transB=1),
+            helper.make_node(end, ["z"], ["scores"]),
+        ]
+        small = onnx.numpy_helper.from_array(np.float32(0.2), "small")
+        graph = helper.make_graph(
+            nodes,
+            "last",
+            [helper.make_tensor_value_info("images", kind, ["batch", 8, 8, 1])],
+            [helper.make_tensor_value_info("scores", kind, ["batch", 10])],
+            [*values, small],
+        )
+        path = tmp_path / f"{end}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+        box = from_onnx(path)
+        assert (box.scores, box.channels) == (scores, "last")
+        logits = linear(0.2 * x.x.flatten(1))
+        found = box(last)
+        if end == "Softmax":
+            logits = logits.log_softmax(1)
+        near = logits.abs() < 6  # beyond, float32 has rounded the difference to the end away
+        torch.testing.assert_close(found[near], logits[near].detach(), rtol=1e-2, atol=1e-2)
+    evaluation = zn.evaluate(from_onnx(path), (last, x.y), zn.L0(1), "sparse_rs", queries=20)
+    assert evaluation.summary.run["plan"]["threat"]["channels"] == "last"
+    assert zn.verify(evaluation.run, from_onnx(path), (last, x.y))

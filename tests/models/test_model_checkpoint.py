@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
+import warnings
 
 import pytest
 import safetensors.torch
@@ -193,7 +195,9 @@ class TestBareWeights:
             pickle.dump(_Malicious(), file)
         for name in ("whole.pt", "zip.pt", "plain.pth"):
             refused(
-                name, "expected a file of plain tensors, got .*needs unpickling", architecture="small_cnn"
+                name,
+                "expected (a file of plain tensors|weights), got .*(unpickling|pickled)",
+                architecture="small_cnn",
             )
         assert not (tmp_path / "pwned").exists()
 
@@ -257,3 +261,47 @@ class TestNames:
         shutil.copytree(folder, "digits")
         assert models.load("digits").facts["data"]["name"] == "digits"
         assert models.load("./digits/").facts["accuracy"] == {"value": 0.5}
+
+
+def _scripted(model, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(model).save(path)
+
+
+def _exported(model, path):
+    torch.export.save(torch.export.export(model, (torch.rand(2, 1, 4, 4),)), path)
+
+
+@pytest.mark.parametrize(
+    "write, name, what",
+    [
+        (torch.save, "net.pt", "a pickled model (of torch.nn.modules.container.Sequential)"),
+        (_scripted, "net.pt", "a TorchScript program (torch.jit.load)"),
+        (_exported, "net.pt2", "an exported program (torch.export.load)"),
+    ],
+)
+def test_a_program_where_weights_are_expected_is_named(tmp_path, write, name, what):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+    path = tmp_path / name
+    write(network, path)
+    for options in ({}, {"architecture": "linear"}):
+        with pytest.raises(
+            ArgumentError, match=re.escape(f"model: expected weights, got {path}, {what}, whose code")
+        ):
+            models.load(path, **options)
+
+
+def test_weights_are_no_program(tmp_path):
+    network = models.build("linear", in_channels=1, image_size=4, classes=3)
+    for content in (
+        network.network.state_dict(),
+        {"state_dict": dict(network.network.state_dict()), "epoch": 3},
+    ):
+        torch.save(content, tmp_path / "weights.pt")
+        with pytest.raises(ArgumentError, match=r"^architecture: expected one of .* for the bare weights"):
+            models.load(tmp_path / "weights.pt")
+        loaded = models.load(
+            tmp_path / "weights.pt", architecture="linear", in_channels=1, image_size=4, classes=3
+        )
+        assert models.digest(loaded) == models.digest(network)

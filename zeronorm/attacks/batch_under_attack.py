@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeronorm import checks, losses
 from zeronorm.errors import ArgumentError
 from zeronorm.kernels.numba import compiled, serves
+from zeronorm.modules import evaluation_mode
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0, Linf
 
@@ -29,21 +30,7 @@ LossName = Literal["cross_entropy", "margin"]
 # Matrix kernels work in tiles: on the CPUs tried, a row's logits and gradient depend on its batch only through
 # the rows beyond the last multiple of 4.  Filled up to such a multiple, a row comes out bitwise the same in
 # every batch, and a search of thousands of steps does not drift with who else is still under attack.
-_TILE = 4
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, each module's own mode restored on the way out."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, training in zip(modules, modes, strict=True):
-            module.training = training
+TILE = 4
 
 
 @contextmanager
@@ -89,7 +76,7 @@ def attacking(
 
 def filled_up(model: Model, inputs: Tensor) -> Tensor:
     """The inputs, with copies of the last one appended where that makes a row's logits independent of its batch."""
-    missing = -len(inputs) % _TILE
+    missing = -len(inputs) % getattr(model, "tile", TILE)
     # a model that is only called, perhaps for money, is not asked more than the search needs
     if missing and len(inputs) and inputs.device.type == "cpu" and getattr(model, "differentiable", True):
         # to the copies nothing flows back
@@ -125,6 +112,7 @@ class BatchUnderAttack:
         self.allowed = threat.allowed_positions(x)
         self.targeted = targeted is not None
         self._exact = getattr(model, "exact", None)
+        self._grid, self._ungrid = threat.grid, threat.ungrid
         self._shape = x.shape[1:]
         self._objective = losses.margin if objective == "margin" else losses.log_odds
         self._reached = losses.is_class if self.targeted else losses.is_wrong
@@ -135,7 +123,7 @@ class BatchUnderAttack:
 
         # what belongs to the examples still under attack
         self.rows = torch.arange(len(x), device=x.device)
-        self._hold(self.clean.clone())
+        self._hold(self.clean.clone(memory_format=torch.contiguous_format))
         self.goal = (y if targeted is None else targeted).to(device=x.device, dtype=torch.int64)
         self.streams = Streams(seed, checks.identifiers(ids, x), name)
         self.low, self.high, self.width = _box(self.result, threat)
@@ -152,7 +140,7 @@ class BatchUnderAttack:
                 f"start: expected the shape of x, {tuple(self.result.shape)}, got {tuple(start.shape)}"
             )
         checks.examples(start, "start")
-        values = self.clamp_(start.to(self.result).reshape(self.clean.shape)[self.rows])
+        values = self.clamp_(self._grid(start.to(self.result))[self.rows])
         changed = (values != self.x).any(1)
         return values, changed if self.allowed is None else changed & self.allowed
 
@@ -181,7 +169,7 @@ class BatchUnderAttack:
         gradient has its direction, but does not vanish where the model is very sure (`losses.log_odds`).
         """
         leaf, z = self._traced(inputs, of)
-        return self._judged_with_gradient(leaf, z, inputs.shape, self._goal_of(of))
+        return self._judged_with_gradient(leaf, z, lambda G: G, self._goal_of(of))
 
     def score_and_gradient_iterate(
         self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
@@ -193,7 +181,7 @@ class BatchUnderAttack:
             written = self._filled + leaf
             self._write(written.detach(), positions, values)
             z = self._differentiable(self._call(written))
-        return self._judged_with_gradient(leaf, z, self.x.shape, self.goal)
+        return self._judged_with_gradient(leaf, z, lambda G: self._grid(G).contiguous(), self.goal)
 
     def logits(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
@@ -252,9 +240,9 @@ class BatchUnderAttack:
         return z
 
     def _judged_with_gradient(
-        self, leaf: Tensor, z: Tensor, shape: torch.Size, goal: Int[Tensor, "n"]
+        self, leaf: Tensor, z: Tensor, in_grid: Callable[[Tensor], Tensor], goal: Int[Tensor, "n"]
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"], Float[Tensor, "n g p"]]:
-        judged = z.detach()[: shape[0]]
+        judged = z.detach()[: len(goal)]
         objective, upstream = losses.log_odds_and_gradient(judged, goal)
         if self.targeted:
             upstream = -upstream
@@ -264,32 +252,35 @@ class BatchUnderAttack:
         if not math.isfinite(float(gradient.sum())):
             # a NaN would spread to the iterate and end its search
             gradient = gradient.nan_to_num(0.0, 1e12, -1e12)
-        gradient = gradient[: len(judged)].reshape(shape)  # to read only: it may be the model's own tensor
+        gradient = in_grid(gradient[: len(judged)])  # to read only: it may be the model's own tensor
         return self._comparable(objective), self._reached(judged, goal), gradient
 
     def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
         """The logits of inputs that the model may write into."""
         if (watch := getattr(self.model, "passes_for", None)) is not None:
             watch(self.rows if of is None else self.rows[of])
-        return checks.logits(self.model(inputs), len(inputs), self._highest_label)
+        return losses.finite_below(checks.logits(self.model(inputs), len(inputs), self._highest_label))
 
     def _copied(self, inputs: Float[Tensor, "n g p"]) -> Tensor:
         """A copy in the model's shape, filled up."""
-        inputs = inputs.reshape(len(inputs), *self._shape)
+        inputs = self._ungrid(inputs, self._shape)
         filled = filled_up(self.model, inputs)
-        return inputs.clone() if filled is inputs else filled
+        return inputs.clone(memory_format=torch.contiguous_format) if filled is inputs else filled
 
     # -- iterates ---------------------------------------------------------------------------------------
 
     def _hold(self, x: Float[Tensor, "a g p"]) -> None:
         """The clean inputs under attack: `_filled` is what a pass over them is given, `x` their grid."""
-        shaped = x.reshape(len(x), *self._shape)
-        self._filled = filled_up(self.model, shaped)
-        self.x = self._filled[: len(x)].view(x.shape)
+        self._filled = filled_up(self.model, self._ungrid(x, self._shape))
+        self.x = self._grid(self._filled[: len(x)]).contiguous()  # a view, unless channels are last
 
     def _write(self, written: Tensor, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]) -> None:
-        grid = written.view(len(written), *self.x.shape[1:])[: len(values)]
+        grid = self._grid(written)[: len(values)]
         grid.scatter_(2, positions[:, None].expand_as(values), values)
+
+    def shaped(self, inputs: Float[Tensor, "n g p"]) -> Float[Tensor, "n ..."]:
+        """Inputs in the shape that the model takes."""
+        return self._ungrid(inputs, self._shape)
 
     def inputs(
         self,

@@ -116,7 +116,7 @@ class MinimalSearch:
         """Tell a model that watches itself being searched who of these is broken, and by what."""
         found = done & (self.fewest <= self._limit)
         if found.any() and (tell := getattr(self.batch.model, "broken", None)) is not None:
-            tell(self.batch.rows[found], self.sparsest[found].view(-1, *self.batch.result.shape[1:]))
+            tell(self.batch.rows[found], self.batch.shaped(self.sparsest[found]))
 
 
 class ShortestSearch(MinimalSearch):

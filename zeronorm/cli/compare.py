@@ -28,6 +28,7 @@ def compare(
     k: options.Budgets = None,
     curve: options.Curve = None,
     unit: options.Unit = "pixel",
+    channels: options.Channels = None,
     low: options.Low = 0.0,
     high: options.High = 1.0,
     linf: options.Linf = None,
@@ -67,7 +68,7 @@ def compare(
     if attack is None:
         attack = _SPARSE if epsilon is None else _LINF
     said = options.attacks(attack)
-    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf)
+    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf, channels)
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):
         raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
@@ -84,6 +85,7 @@ def compare(
         search = [list(searches), steps, queries, seed, precision]
         budgets = options.asked_for(adversaries)
         asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
+        asked += [] if channels is None else [channels]
         out = options.default_out(["compare", *models, data], asked)
     with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
         comparison = zn.compare(

@@ -21,6 +21,7 @@ def evaluate(
     k: options.Budgets = None,
     curve: options.Curve = None,
     unit: options.Unit = "pixel",
+    channels: options.Channels = None,
     low: options.Low = 0.0,
     high: options.High = 1.0,
     linf: options.Linf = None,
@@ -60,7 +61,7 @@ def evaluate(
     if attack is None:
         attack = "sparse_autoattack" if epsilon is None else "pgd"
     said = options.attacks(attack)
-    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf)
+    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf, channels)
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
@@ -79,6 +80,7 @@ def evaluate(
         search = [attack, steps, queries, seed, precision]
         budgets = options.asked_for(adversaries)
         asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
+        asked += [] if channels is None else [channels]
         out = options.default_out([model, data], asked)
     with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
         evaluation = zn.evaluate(

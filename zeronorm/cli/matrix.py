@@ -43,6 +43,7 @@ def matrix(
     split: options.Split = "test",
     limit: options.Limit = None,
     k: Annotated[str, typer.Option(help="Budgets: how many pixels may change.")] = "1,2,4",
+    channels: options.Channels = None,
     attack: Annotated[
         str, typer.Option(help="Attacks as of compare, or all: every sparse attack of the catalogue.")
     ] = _ATTACKS,
@@ -82,11 +83,13 @@ def matrix(
     """
     from zeronorm import checks
     from zeronorm.attacks.catalogue import catalogue, get
+    from zeronorm.files import local_path
 
+    out = local_path(out)
     if attack == "all":
         attack = ",".join(name for name, entry in catalogue.items() if "L0" in entry.norms)
     said = options.attacks(attack)
-    threats = options.threats(None, k, None, "pixel", 0.0, 1.0, None)
+    threats = options.threats(None, k, None, "pixel", 0.0, 1.0, None, channels)
     checks.integer("epochs", epochs, 1)
     if train_limit is not None:
         checks.integer("train_limit", train_limit, 1)
@@ -119,9 +122,9 @@ def matrix(
     )  # fmt: skip
     at_work = options.at_work(workers, ray)
     if known:
-        _, channels, *sides = dataset.x.shape
+        _, colours, *sides = dataset.x.shape
         some = zn.models.build(
-            "linear", in_channels=channels, image_size=sides, classes=len(dataset.class_names)
+            "linear", in_channels=colours, image_size=sides, classes=len(dataset.class_names)
         )
         given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
         # what no model could be asked

@@ -51,6 +51,12 @@ Curve = Annotated[
     ),
 ]
 Unit = Annotated[str, typer.Option(help="What a change is: a pixel (all its channels) or a feature.")]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        help="The axis of an input that holds its channels: first or last (default: the model's, or first)."
+    ),
+]
 Low = Annotated[float, typer.Option(help="Smallest value an input may take.")]
 High = Annotated[float, typer.Option(help="Largest value an input may take.")]
 Linf = Annotated[float | None, typer.Option(help="Cap on the change of each value.")]
@@ -97,6 +103,7 @@ def threats(
     low: float,
     high: float,
     linf: float | None,
+    channels: str | None = None,
 ) -> list[L0] | LinfBall:
     """The threat models asked for: an ℓ∞ ball, or budgets; of a curve the largest."""
     if epsilon is not None:
@@ -110,7 +117,7 @@ def threats(
 
     if curve is not None:
         checks.integer("curve", curve, 1)
-    return [zn.L0(budget, unit, low, high, linf) for budget in most]  # type: ignore[arg-type]
+    return [zn.L0(budget, unit, low, high, linf, channels=channels) for budget in most]  # type: ignore[arg-type]
 
 
 def ball(epsilon: float, low: float, high: float, **foreign: object) -> LinfBall:

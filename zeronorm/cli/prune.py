@@ -82,10 +82,11 @@ def prune(
     from zeronorm import checks
     from zeronorm.attacks.catalogue import get
     from zeronorm.defenses.pruning import weights
-    from zeronorm.files import locked, remember
+    from zeronorm.files import local_path, locked, remember
     from zeronorm.models.classifier import ARCHITECTURES
     from zeronorm.report.sparsity import ASKED, DEAD, measures, read_rows, verdict
 
+    out = local_path(out)
     checks.real("share", share, 0.0, 1.0, open_low=True, open_high=True)
     checks.real("epsilon", epsilon, 0.0, open_low=True)
     for name, low in (("seeds", 1), ("rounds", 0), ("epochs", 1), ("retrain_epochs", 1)):

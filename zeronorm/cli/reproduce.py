@@ -32,10 +32,11 @@ def reproduce(
     """
     from zeronorm.cli.model import resolve_device
     from zeronorm.evaluation import reproduction
+    from zeronorm.files import local_path
 
     chosen = reproduction.load(name)
     where = resolve_device(device)
-    out = out or Path("runs") / f"{name}-{scale}"
+    out = local_path(out or Path("runs") / f"{name}-{scale}")
 
     def show(row: reproduction.Row) -> None:
         place = ", ".join(f"{key} {value}" for key, value in row["where"].items())

@@ -123,7 +123,9 @@ class _Attempt:
 
     def finished(self, rows: list[Row]) -> None:
         """Hand over rows, and what was spent since the last time."""
-        forwards, backwards = int(self.counter.forwards.sum()), int(self.counter.backwards.sum())
+        counter = self.counter
+        forwards = int(counter.forwards.sum()) + counter.unattributed
+        backwards = int(counter.backwards.sum())
         before, self._spent = self._spent, Spent(time.perf_counter() - self._started, forwards, backwards)
         self.events.finished(self.shard, rows, self._spent - before)
 

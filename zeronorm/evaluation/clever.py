@@ -14,9 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import ArgumentError
 from zeronorm.metrics.clever import clever_score
+from zeronorm.modules import evaluation_mode
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L2, Box, Linf
 

@@ -120,11 +120,11 @@ def compare(
         ArgumentError: before anything is attacked, with all that cannot be used.
     """
     dataset = as_dataset(data)
-    threats = resolve_threats(threat, curve, dataset.x[:1])
     named = named_models(model)
+    threats = resolve_threats(threat, curve, dataset.x[:1], named.values())
     asked = named_attacks(attacks)
     given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
-    lengths = check_comparison(named, dataset, threats, asked, given)
+    lengths = check_comparison(named, dataset, threats, asked, given, batch_size)
 
     with ExitStack() as temporary:
         if out is None:
@@ -181,8 +181,9 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
     if not result.problems:  # else the adversarials to carry over are not to be trusted
         claimed = folder.read_transfers()
         compared = {run["model"]: models[run["model"]] for run in record["runs"]}
-        unit = folder.run(record["runs"][0]["path"]).read()["plan"]["threat"]["unit"]
-        fresh = list(transfer(folder, record["runs"], compared, dataset, L0(None, unit)))
+        told = folder.run(record["runs"][0]["path"]).read()["plan"]["threat"]
+        threat = L0(None, told["unit"], channels=told.get("channels"))
+        fresh = list(transfer(folder, record["runs"], compared, dataset, threat))
         result.problems += check_transfers(claimed.to_pylist(), fresh)
         result.adversarials += len(fresh)
         if record["transfer"] and digest_rows(claimed) != record["transfer"].get("rows_digest"):

@@ -15,6 +15,7 @@ from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
+from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import AttackLike, resolve_stages
@@ -69,6 +70,7 @@ def check_comparison(
     threats: Sequence[L0],
     attacks: NamedAttacks,
     given: Mapping[str, int],
+    batch_size: int | None = None,
 ) -> dict[str, dict[str, int]]:
     """Which of the lengths given (steps, queries) each attack takes.
 
@@ -98,7 +100,7 @@ def check_comparison(
     lengths = {name: lengths_for(attack, given) for name, attack in attacks.items()}
     for model_name, model in named.items():
         try:
-            differentiable = _fits(model, dataset)
+            differentiable = _fits(model, dataset, batch_size)
         except ArgumentError as error:
             problems.append(f"{model_name}: {error}")
             continue
@@ -120,13 +122,14 @@ def unfit_attacks(
     threats: Sequence[L0],
     attacks: NamedAttacks,
     given: Mapping[str, int],
+    batch_size: int | None = None,
 ) -> dict[str, str]:
     """The attacks that cannot be run on a model, each with why.
 
     Raises:
         ArgumentError: if the model cannot be attacked on this data at all.
     """
-    differentiable = _fits(model, dataset)
+    differentiable = _fits(model, dataset, batch_size)
     unfit = {}
     for name, attack in attacks.items():
         try:
@@ -153,11 +156,12 @@ def catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
     return [name.replace("-", "_") for name in names if isinstance(name, str)]
 
 
-def _fits(model: Model, dataset: Dataset | Stream) -> bool:
+def _fits(model: Model, dataset: Dataset | Stream, batch_size: int | None) -> bool:
     """Whether the model gives gradients; `ArgumentError` if it cannot be attacked on this data at all."""
     checks.model(model)
     checks.evaluation_mode(model)
-    return diagnosis.look_at(model, on_device(dataset, device_of(model))).differentiable
+    examples = on_device(dataset, device_of(model))
+    return diagnosis.look_at(in_batches(model, batch_size, examples.first(1).x), examples).differentiable
 
 
 def _try(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.data import Dataset
 from zeronorm.evaluation import diagnosis
@@ -19,6 +19,7 @@ from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict
 from zeronorm.evaluation.plan import AttackLike, PlannedStage, resolve_stages, resolve_threats, takes
 from zeronorm.evaluation.query_counter import QueryCounter
+from zeronorm.modules import evaluation_mode
 from zeronorm.threat_model import L0, Linf
 
 SHORT = {"steps": 100, "queries": 200}  # long enough for a ratio

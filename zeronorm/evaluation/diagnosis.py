@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode, filled_up
+from zeronorm import checks, losses
+from zeronorm.attacks.batch_under_attack import Model, filled_up
 from zeronorm.attacks.catalogue import catalogue, get
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, one_line
 from zeronorm.evaluation.fresh_pass import predict, verdict
+from zeronorm.metrics import interval
+from zeronorm.modules import evaluation_mode, layers_in_training, networks
 
 Finding = dict[str, str]
 
 SOME = 64  # inputs on which a model is looked at before the search
+_WIDE = 0.2  # of an interval
 
 # what is looked at, by the code of the finding that says otherwise
 CHECKS = {
@@ -27,12 +31,16 @@ CHECKS = {
     "batch-dependent-model": "the model answers the same alone and in a batch",
     "no-gradients": "the model gives gradients",
     "zero-gradient": "input gradients are not zero",
+    "layer-in-training-mode": "every layer is in evaluation mode",
+    "bounded-outputs": "logits are not squeezed by a sigmoid or tanh",
     "undefined-gradient": "input gradients are finite",
     "saturated-logits": "logits are not saturated",
     "clean-accuracy-near-chance": "clean accuracy is above chance",
     "black-box-beats-white-box": "black-box stages alone broke at most one example, or under 1 % of all, or under a "
     "tenth of what white-box stages broke",
     "search-not-converged": "the search had converged",
+    "no-passes": "every search asked the model",
+    "few-examples": "there are enough examples for a 95 % interval of at most 20 points",
     "unconfirmed-adversarials": "every adversarial held on a fresh pass",
     "outside-threat-model": "every result was within the threat model",
     "undefined-logits": "the model answered every input of the search with numbers",
@@ -77,11 +85,15 @@ def look_at(model: Model, examples: Dataset | Stream) -> Look:
         ArgumentError: if the model does not fit the data at all.
     """
     some = examples.first(SOME)
+    kept = _buffers(model)
     z, gradient = _logits_and_gradient(model, some.x, some.y)
     _check_fit(model, z, some, int(examples.y.max()))
+    z = losses.finite_below(z).float()
     if not getattr(model, "abstains", False):  # whose shares of votes lie beside one that is no share
         _refuse_probabilities(z)
-    return Look(z, gradient is not None, _inspect_model(model, some.x, z, gradient))
+    findings = _inspect_model(model, some.x, z, gradient)
+    _refuse_moving(model, kept)
+    return Look(z, gradient is not None, findings)
 
 
 def _logits_and_gradient(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -103,8 +115,8 @@ def _logits_and_gradient(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Te
         raise
     except Exception as error:  # whatever a stranger's model raises
         raise ArgumentError(
-            f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype}, but it failed on "
-            f"them: {one_line(error)}"
+            f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype} on {x.device}, but it "
+            f"failed on them: {one_line(error)} (one that takes certain batch sizes only needs batch_size)"
         ) from error
 
 
@@ -124,11 +136,22 @@ def _check_fit(model: Model, z: Tensor, some: Dataset, largest_label: int) -> No
 
 def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | None) -> list[Finding]:
     findings: list[Finding] = []
+    if layers := layers_in_training(model):
+        findings.append(
+            _finding(
+                "layer-in-training-mode",
+                "warning",
+                f"the model is in evaluation mode, and {_listed([f'{n} ({type(m).__name__})' for n, m in layers])} in "
+                "training mode",
+                "it is measured as it is: with whatever such layers do in training, such as dropout",
+                "call model.eval() if that was not meant",
+            )
+        )
     scale = float(first.std()) + 1e-12
     with torch.no_grad(), evaluation_mode(model):
-        alone = model(x[:1].clone())
+        alone = _checked(model, x[:1])
         if float((first[:1] - alone).abs().max()) > 1e-3 * scale:  # is it chance, or the rest of the batch?
-            second = model(x.clone())
+            second = _checked(model, x)
             alike = float((first - second).abs().max()) <= 1e-3 * scale
             findings.append(_BATCH_DEPENDENT if alike else _randomised(first.argmax(1), second.argmax(1)))
     margins = first.sort(1, descending=True).values
@@ -142,6 +165,17 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
                 "cross-entropy and its gradient are exactly 0 in float32 there: attacks that use them as they "
                 "are stop, those of this library do not",
                 "nothing to do here; distrust gradient attacks of other tools on this model",
+            )
+        )
+    if (squeezed := _squeezed(first)) is not None:
+        findings.append(
+            _finding(
+                "bounded-outputs",
+                "warning",
+                f"all {first.numel()} outputs for {len(x)} inputs lie in {squeezed[0]}, as after a {squeezed[1]}",
+                "where it is sure it rounds to its ends: gradients vanish there and ties hide what moves, so that "
+                "searches find less and robust accuracy is an over-estimate",
+                f"return what comes before the {squeezed[1]}",
             )
         )
     flat = torch.ones(len(x), 1) if gradient is None else gradient.flatten(1)
@@ -171,12 +205,29 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
     return findings
 
 
-def _refuse_probabilities(z: Tensor) -> None:
-    sums = z.sum(1)
-    if len(z) and bool((z >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
+def _checked(model: Model, x: Tensor) -> Tensor:
+    """Logits of a copy of the inputs."""
+    return losses.finite_below(checks.logits(model(x.clone()), len(x))).float()
+
+
+def _buffers(model: Model) -> dict[str, tuple[int, int]]:
+    """What tells whether a pass has written into a buffer, by its name."""
+    return {
+        name: (id(buffer), buffer._version)
+        for network in networks(model)
+        for name, buffer in network.named_buffers()
+        if not buffer.is_inference()
+    }
+
+
+def _refuse_moving(model: Model, before: Mapping[str, tuple[int, int]]) -> None:
+    if not (layers := layers_in_training(model)):
+        return
+    after = _buffers(model)
+    if moved := [name for name in after if after[name] != before.get(name)]:
         raise ArgumentError(
-            "model: expected logits, got probabilities (every row is non-negative and sums to 1); return the "
-            "values before softmax, or their logarithms"
+            f"model: expected one that a pass leaves as it is, but {moved[0]} changes, with {layers[0][0]} "
+            f"({type(layers[0][1]).__name__}) in training mode; call its eval()"
         )
 
 
@@ -197,6 +248,31 @@ def inspect_answers(
     return [_randomised(predicted, torch.tensor([row["prediction"] for row in clean]))]
 
 
+def _refuse_probabilities(z: Tensor) -> None:
+    if (whole := losses.probabilities(z)) is not None:
+        kind, remedy = ("", "") if whole == 1 else (" in per cent", "divided by 100, ")
+        raise ArgumentError(
+            f"model: expected logits, got probabilities{kind} (every row is non-negative and sums to {whole}); return "
+            f"the values before softmax, or {remedy}their logarithms"
+        )
+
+
+def _squeezed(z: Tensor) -> tuple[str, str] | None:
+    """The ends between which all outputs lie, and the function that may do so.  Logits know no ends and no sign."""
+    low, high = (float(z.min()), float(z.max())) if len(z) else (0.0, 0.0)
+    if low >= 0 and high <= 1 and high - low > 0.2:
+        return "[0, 1]", "sigmoid"
+    if -1 <= low < -0.9 and 0.9 < high <= 1:
+        return "[-1, 1]", "tanh"
+    return None
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence, with the verb after them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more} {'is' if len(names) == 1 else 'are'}"
+
+
 def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Finding]:
     """Look at a complete run: what do the successes say about the failures?"""
     findings: list[Finding] = []
@@ -204,6 +280,11 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
     n = data["n"]
     clean = [row for row in rows if row["stage"] == -1]
     correct = sum(row["outcome"] == "correct" for row in clean)
+    fewest = {row["example"]: math.inf if row["outcome"] == "correct" else 0 for row in clean}
+    for row in rows:
+        if row["outcome"] == "broken":
+            fewest[row["example"]] = min(fewest[row["example"]], row["distance"])
+    smallest = list(fewest.values())
     classes = max(2, len(data["class_names"] or ()), 1 + max((row["label"] for row in clean), default=1))
     if correct < n * min(1.5 / classes, 0.9 / classes + 0.1):
         findings.append(
@@ -299,6 +380,37 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
                 "look at the attack; those of this library never do this",
             )
         )
+    asked = {row["stage"] for row in rows if row["stage"] >= 0 and row["k"]}
+    for index, stage in enumerate(stages):
+        passes = sum(
+            session.get("stages", {}).get(stage["name"], {}).get("forwards", 0) for session in run["sessions"]
+        )
+        if index in asked and not passes:
+            findings.append(
+                _finding(
+                    "no-passes",
+                    "warning",
+                    f"{stage['name']} did not ask the model once",
+                    "it is no search: what it left says nothing about the model",
+                    "look at the attack; one that is tried on a copy of the model has to call the model it is given",
+                )
+            )
+    widest = max(
+        (interval(sum(s > k for s in smallest), n) for k in run["plan"]["threat"]["budgets"]),
+        key=lambda ends: ends[1] - ends[0],
+    )
+    if widest[1] - widest[0] > _WIDE:
+        findings.append(
+            _finding(
+                "few-examples",
+                "note",
+                f"{n} example{'' if n == 1 else 's'}: a 95 % interval reaches from {100 * widest[0]:.1f} to "
+                f"{100 * widest[1]:.1f} %",
+                "the figure of other examples of the same kind may lie anywhere in it",
+                f"take {enough(_WIDE)} examples for an interval of {100 * _WIDE:.0f} points at most, "
+                f"{enough(_WIDE / 2)} for one of {50 * _WIDE:.0f}",
+            )
+        )
     return findings
 
 
@@ -328,6 +440,15 @@ NO_GRADIENTS = {
     "meaning": "a white-box adversary, who has the weights, may well do better",
     "advice": "evaluate the differentiable model if there is one; for a real black box use zeronorm.models.BlackBox",
 }
+
+
+@cache
+def enough(width: float) -> int:
+    """How many examples the 95 % interval of any share needs to be no wider than that."""
+    n = int(3.6 / width**2)  # below it even where the normal law would do
+    while (ends := interval(n // 2, n))[1] - ends[0] > width:
+        n += 1
+    return n
 
 
 def _length(stage: Mapping[str, Any]) -> int:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zeronorm import checks, losses
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode, filled_up
+from zeronorm.attacks.batch_under_attack import Model, filled_up
 from zeronorm.errors import ArgumentError, blaming_model
+from zeronorm.modules import device_of as device_of
+from zeronorm.modules import evaluation_mode
 from zeronorm.threat_model import L0
 
 
@@ -56,9 +58,3 @@ def rebuild(x: Tensor, row: Mapping[str, Any], threat: L0) -> Tensor:
     values = torch.tensor(row["values"], dtype=x.dtype, device=x.device)
     grid[0, :, at] = values.view(len(at), grid.shape[1]).T
     return x_adv
-
-
-def device_of(model: Model) -> torch.device:
-    """Where the model's parameters are; the CPU for one without."""
-    parameter = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from zeronorm import checks, models, records, report
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.certification.catalogue import get, made_for
 from zeronorm.certification.confidence import check_probability
@@ -44,6 +44,7 @@ from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
 from zeronorm.files import unless_refused
+from zeronorm.modules import evaluation_mode
 from zeronorm.records.folders import ComparisonFolder, MatrixFolder
 from zeronorm.threat_model import L0, Linf
 
@@ -126,7 +127,7 @@ def matrix(
     unfit = {}
     for name, one in networks.items():
         with _named(name):
-            unfit[name] = unfit_attacks(one, dataset, threats, asked, given)
+            unfit[name] = unfit_attacks(one, dataset, threats, asked, given, batch_size)
     for attack in asked:
         if all(attack in why for why in unfit.values()):
             raise ArgumentError(
@@ -208,7 +209,8 @@ def check_matrix(
         raise ArgumentError(
             f"threat: expected L0, of which there are certificates, got {threat}; see compare"
         )
-    threats = resolve_threats(threat, False, dataset.x[:1])
+    models = names.values() if isinstance(names, Mapping) else ()
+    threats = resolve_threats(threat, False, dataset.x[:1], models)
     examples = on_device(dataset, torch.device("cpu"))
     for one in threats:
         check_box(examples, one)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -59,10 +59,12 @@ class PlannedStage:
         return self.attack in catalogue and self.function is get(self.attack).function
 
 
-def resolve_threats(threat: L0 | Linf | Sequence[L0], curve: bool, x: Tensor) -> tuple[L0, ...]:
+def resolve_threats(
+    threat: L0 | Linf | Sequence[L0], curve: bool, x: Tensor, models: Iterable[Model] = ()
+) -> tuple[L0, ...]:
     """The threat models of a run on inputs like x, by ascending budget: equal but for k.
 
-    An ℓ∞ ball becomes the capped sparse one that it is.
+    An ℓ∞ ball becomes the capped sparse one that it is.  Where channels are is the models' to say if nobody else does.
     """
     if isinstance(threat, Linf):
         checks.real("epsilon", threat.epsilon, 0.0, open_low=True)
@@ -76,6 +78,10 @@ def resolve_threats(threat: L0 | Linf | Sequence[L0], curve: bool, x: Tensor) ->
         raise ArgumentError(
             f"threat: expected an L0 threat model, several, or an Linf, got {type(threat).__name__}"
         )
+    said = {getattr(model, "channels", None) for model in models} & {"first", "last"}
+    if len(said) == 1 and x.dim() > 2:
+        (channels,) = said
+        threats = [t if t.channels or t.unit == "feature" else replace(t, channels=channels) for t in threats]
     budgets = [t.k for t in threats]
     if None in budgets:
         raise ArgumentError("threat: expected a budget k, got None")

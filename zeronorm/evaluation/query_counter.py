@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeronorm.attacks.batch_under_attack import TILE
 from zeronorm.errors import blaming_model
+from zeronorm.losses import finite_below
 
 
 class QueryCounter(nn.Module):
@@ -23,6 +25,7 @@ class QueryCounter(nn.Module):
         forwards, backwards: passes spent on each example, int64 (n,).
         exact: the model in full precision, where passes run in a lower one; else None.
         differentiable: whether the wrapped model offers gradients.
+        unattributed: passes over one input of which the attack did not say whose they are.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class QueryCounter(nn.Module):
         self.model = model
         self.differentiable = bool(getattr(model, "differentiable", True))
         self.exact = model if precision != "float32" else None
+        self.tile = getattr(model, "tile", TILE)
+        self.unattributed = 0
         self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
         self.backwards = torch.zeros(n, dtype=torch.int64, device=device)
         self._total = torch.zeros((), dtype=torch.float64, device=device)  # of all logits
@@ -81,7 +86,8 @@ class QueryCounter(nn.Module):
                 with torch.autocast(inputs.device.type, torch.bfloat16):
                     z = self.model(inputs)
                 z = z.float()
-        if isinstance(z, Tensor):
+        if isinstance(z, Tensor) and z.is_floating_point():
+            z = finite_below(z)
             self._total += z.detach().sum()  # which no pass waits for
         if rows is not None:
             each = torch.ones_like(rows)
@@ -92,6 +98,8 @@ class QueryCounter(nn.Module):
                     self.backwards.index_add_(0, rows, each)
 
                 z.register_hook(count_backward)
+        else:
+            self.unattributed += len(inputs)
         if self._on_pass is not None:
             self._on_pass(len(inputs) if rows is None else len(rows))
         return z

@@ -31,6 +31,7 @@ from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.attack_batch import AttackShard, StageWork
+from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, verdict
 from zeronorm.evaluation.in_process import InProcess, Spent, Underway
@@ -104,7 +105,7 @@ def evaluate(
         ArgumentError: before anything is attacked, for input that cannot be used.
     """
     dataset = as_dataset(data)
-    threats = resolve_threats(threat, curve, dataset.x[:1])
+    threats = resolve_threats(threat, curve, dataset.x[:1], [model])
     checks.model(model)
     batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
     seed = checks.integer("seed", seed, 0)
@@ -114,15 +115,16 @@ def evaluate(
     for one in threats:
         check_box(examples, one)
 
+    some = examples.first(1)
+    owned, model = model, in_batches(model, batch_size, some.x)
     look = diagnosis.look_at(model, examples)
     stages = resolve_stages(attack, differentiable=look.differentiable, steps=steps, queries=queries)
-    some = examples.first(1)
     for stage, one in product(stages, threats):
         stage.check(model, some.x, some.y, one)
     findings = list(look.findings)
     if not look.differentiable and getattr(model, "differentiable", True):
         findings.append(diagnosis.NO_GRADIENTS)
-    facts = models.describe(model)
+    facts = models.describe(owned)
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts | {"differentiable": look.differentiable},
         "data": describe_data(dataset),

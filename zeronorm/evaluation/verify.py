@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import one_line, reads_records
+from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.plan import digest
@@ -114,7 +115,9 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     if absent:
         result.problems.append(f"rows: the data lacks {_some(absent)}")
     examples = on_device(dataset, device_of(model))
-    threat = described_threat(plan["threat"], examples.first(1).x)
+    first = examples.first(1).x
+    threat = described_threat(plan["threat"], first)
+    asked = in_batches(model, _batch_size(record), first)
 
     labels, names = dataset.y.tolist(), dataset.names or (None,) * len(dataset)
     _check_completeness(known, plan, dict(zip(position, names, strict=True)), result)
@@ -125,11 +128,11 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     broken = [row for row in known if row["stage"] != -1 and row["outcome"] == "broken"]
     for some in _batches(clean):
         these = examples.at([position[row["example"]] for row in some])
-        _check_predictions(some, predict(model, these.x), these.y, result)
+        _check_predictions(some, predict(asked, these.x), these.y, result)
         result.predictions += len(some)
     for some in _batches(broken):
         these = examples.at([position[row["example"]] for row in some])
-        _check_adversarials(some, model, these, threat, result)
+        _check_adversarials(some, asked, these, threat, result)
         result.adversarials += len(some)
     pictures = folder.read_images()
     _check_pictures(pictures, examples, position, result)
@@ -314,12 +317,18 @@ def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
     low, high = (
         torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
     )
-    threat = L0(None, plan["unit"], low, high, plan["linf"])
+    threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
     if plan["allowed"] is None:
         return threat
     allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
     allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
-    return L0(None, plan["unit"], low, high, plan["linf"], allowed)
+    return replace(threat, allowed=allowed)
+
+
+def _batch_size(record: Mapping[str, Any]) -> int:
+    """Examples a pass may have: as many as the run was told."""
+    size = (record.get("execution") or {}).get("batch_size")
+    return size if isinstance(size, int) and 0 < size <= _BATCH else _BATCH
 
 
 def _batches(rows: list[Row]) -> list[list[Row]]:

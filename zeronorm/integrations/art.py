@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import ArgumentError
-from zeronorm.integrations.catalogue_attack import Unit, entry, threat_of
+from zeronorm.integrations.catalogue_attack import Unit, entry, in_logits, threat_of
 from zeronorm.integrations.extras import require
 from zeronorm.integrations.foreign_attack import ForeignAttack, Threat, box
 from zeronorm.models.black_box import BlackBox
+from zeronorm.threat_model import L0
 
 art = require("art", "integrations")
 _attack = require("art.attacks.attack", "integrations")
@@ -82,21 +83,24 @@ class ArtAttack(_attack.EvasionAttack):  # type: ignore[name-defined]
             )
 
     def generate(self, x: Any, y: Any = None, **unused: Any) -> Any:
-        """Adversarials of `x`, an array (batch, ...) with channels first.
+        """Adversarials of `x`, an array (batch, ...) with channels where the classifier says that they are.
 
-        `y`: true labels, or of a targeted attack the classes to reach; as indices or one-hot.  None: what the
-        classifier says of `x`.
+        `y`: true labels, or of a targeted attack the classes to reach; as indices (batch,) or (batch, 1), or one-hot
+        (batch, classes).  None: what the classifier says of `x`.
         """
         if y is None:
             if self.targeted:
                 raise ArgumentError("y: expected the classes to reach, got None")
-            y = self.estimator.predict(x)
-        labels = torch.from_numpy(np.asarray(y if np.ndim(y) == 1 else np.argmax(y, axis=1)).astype(np.int64))
+            y = np.argmax(self.estimator.predict(x), axis=1)
+        labels = _indices(y, len(x))
         chosen, model = entry(self.attack, self.options), _model_of(self.estimator)
         low, high = (_bound(bound) for bound in self.estimator.clip_values)
-        threat = threat_of(chosen, self.budget, self.unit, low, high)
+        last = getattr(self.estimator, "channels_first", True) is False
+        threat = threat_of(chosen, self.budget, self.unit, low, high, "last" if last else None)
         given, found = np.asarray(x), []
         x = given.astype(art.config.ART_NUMPY_DTYPE)  # as the classifier sees it
+        if len(x):
+            model = in_logits(model, torch.from_numpy(x).to(_device_of(self.estimator)))
         for start in range(0, len(x), self.batch_size):
             part = slice(start, start + self.batch_size)
             inputs = torch.from_numpy(np.ascontiguousarray(x[part])).to(_device_of(self.estimator))
@@ -140,6 +144,7 @@ class _Theirs(ForeignAttack):
         with torch.no_grad():
             classes = model(x).shape[1]
         shape, clip_values = tuple(x.shape[1:]), box(threat)
+        first = not (isinstance(threat, L0) and threat.channels == "last")
         if getattr(model, "differentiable", True):
             classifier = _estimators.PyTorchClassifier(
                 model,
@@ -147,6 +152,7 @@ class _Theirs(ForeignAttack):
                 input_shape=shape,
                 nb_classes=classes,
                 clip_values=clip_values,
+                channels_first=first,
                 device_type=x.device.type,
             )
         else:
@@ -155,11 +161,31 @@ class _Theirs(ForeignAttack):
                 return model(torch.from_numpy(np.asarray(images, dtype=_numpy(x)))).softmax(1).numpy()
 
             classifier = _estimators.BlackBoxClassifierNeuralNetwork(
-                predict, input_shape=shape, nb_classes=classes, clip_values=clip_values
+                predict, input_shape=shape, nb_classes=classes, clip_values=clip_values, channels_first=first
             )
         given = nn.functional.one_hot(y, classes).cpu().numpy() if self.labels else None
         found = self.made_of(classifier, **self.options).generate(x=x.cpu().numpy(), y=given)
         return torch.from_numpy(found)
+
+
+def _indices(y: Any, n: int) -> Tensor:
+    """Labels as ART takes them, (n,) or (n, 1) indices or (n, classes) one-hot, as indices."""
+    given = np.asarray(y)
+    expected = (
+        f"y: expected {n} class indices, of shape ({n},) or ({n}, 1), or one-hot of shape ({n}, classes)"
+    )
+    if given.ndim not in (1, 2) or len(given) != n or given.dtype.kind not in "iufb":
+        raise ArgumentError(f"{expected}, got {given.dtype} of shape {given.shape}")
+    if given.ndim == 2 and given.shape[1] > 1:
+        if not (np.isin(given, (0, 1)).all() and (given.sum(1) == 1).all()):
+            raise ArgumentError(f"{expected}, got rows such as {given[0].tolist()!s:.60}")
+        return torch.from_numpy(given.argmax(1))
+    flat = given.reshape(n)
+    if (flat != np.floor(flat)).any() or (flat < 0).any():
+        raise ArgumentError(
+            f"{expected}, got values such as {flat[(flat != np.floor(flat)) | (flat < 0)][0]}"
+        )
+    return torch.from_numpy(flat.astype(np.int64))
 
 
 def _model_of(estimator: Any) -> Model:

@@ -23,7 +23,7 @@ from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.fresh_pass import predict, rebuild
 from zeronorm.evaluation.result import Evaluation
 from zeronorm.evaluation.runner import evaluate
-from zeronorm.integrations.catalogue_attack import whole
+from zeronorm.integrations.catalogue_attack import Channels, whole
 from zeronorm.threat_model import L0
 
 _VERSIONS = {"standard": "published", "plus": "plus", "custom": "published"}
@@ -32,7 +32,8 @@ _VERSIONS = {"standard": "published", "plus": "plus", "custom": "published"}
 class AutoAttack:
     """sparse-AutoAttack with the arguments and methods of AutoAttack.
 
-    **Arguments** beyond those of AutoAttack: `unit` of the budget `eps`, `low` and `high` of inputs, `steps` of
+    **Arguments** beyond those of AutoAttack: `unit` of the budget `eps`, `low`, `high` and
+    `channels` of inputs, `steps` of
     white-box stages and `queries` of black-box ones.  `norm` is "L0"; `version` "standard" is the published
     ensemble, "plus" this library's; `attacks_to_run` names attacks of the catalogue instead, as "custom" asks
     for.  The model is attacked where its parameters are, whatever `device` says; without a seed it is 0.
@@ -53,6 +54,7 @@ class AutoAttack:
         unit: str = "pixel",
         low: float = 0.0,
         high: float = 1.0,
+        channels: Channels | None = None,
         steps: int | None = None,
         queries: int | None = None,
     ) -> None:
@@ -62,7 +64,7 @@ class AutoAttack:
                 "(zeronorm.integrations.from_torch_class runs it in zeronorm.evaluate)"
             )
         self.model, self.norm, self.epsilon, self.device = model, norm, whole(eps, "eps"), device
-        self.threat = L0(self.epsilon, unit, low, high)  # type: ignore[arg-type]
+        self.threat = L0(self.epsilon, unit, low, high, channels=channels)  # type: ignore[arg-type]
         self.seed = 0 if seed is None else checks.integer("seed", seed, 0)
         self.verbose, self.log_path = verbose, log_path
         self.version = checks.choice("version", version, _VERSIONS)

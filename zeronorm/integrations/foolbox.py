@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zeronorm.attacks.catalogue import Attack
 from zeronorm.errors import ArgumentError
-from zeronorm.integrations.catalogue_attack import Unit, entry, threat_of, whole
+from zeronorm.integrations.catalogue_attack import Channels, Unit, entry, in_logits, threat_of, whole
 from zeronorm.integrations.extras import require
 from zeronorm.integrations.foreign_attack import ForeignAttack, Threat, box, into
 from zeronorm.threat_model import L0
@@ -25,7 +25,12 @@ eagerpy, foolbox = (require(module, "integrations") for module in ("eagerpy", "f
 
 
 def to_foolbox(
-    attack: str = "sparse_autoattack", *, unit: Unit = "pixel", seed: int = 0, **options: Any
+    attack: str = "sparse_autoattack",
+    *,
+    unit: Unit = "pixel",
+    channels: Channels | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> Any:
     """One of our attacks as a Foolbox attack.
 
@@ -36,7 +41,7 @@ def to_foolbox(
     Criteria: `Misclassification` (or labels) and, where the attack can aim, `TargetedMisclassification`.
     """
     kind = _Minimal if entry(attack, options).kind == "minimal" else _Budget
-    return kind(attack, unit, seed, options)
+    return kind(attack, unit, channels, seed, options)
 
 
 def from_foolbox(attack: type, *, epsilon: float | None = None, **options: Any) -> ForeignAttack:
@@ -88,8 +93,8 @@ def _epsilon_of(attack: Any, threat: Threat, x: Tensor) -> float:
 class PixelDistance(foolbox.distances.Distance):  # type: ignore[name-defined]
     """How many positions differ, as a Foolbox distance; clipping keeps the largest changes."""
 
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
+    def __init__(self, unit: Unit, channels: Channels | None = None) -> None:
+        self.unit, self.channels = unit, channels
 
     def __repr__(self) -> str:
         return f"PixelDistance({self.unit!r})"
@@ -97,7 +102,7 @@ class PixelDistance(foolbox.distances.Distance):  # type: ignore[name-defined]
     def __call__(self, references: Any, perturbed: Any) -> Any:
         x, restore = _torch(references)
         x_adv, _ = _torch(perturbed)
-        return restore(L0(None, self.unit).distance(x, x_adv).to(x.dtype))
+        return restore(self._threat(None).distance(x, x_adv).to(x.dtype))
 
     def clip_perturbation(self, references: Any, perturbed: Any, epsilon: float) -> Any:
         x, restore = _torch(references)
@@ -105,15 +110,21 @@ class PixelDistance(foolbox.distances.Distance):  # type: ignore[name-defined]
         # a box that cuts nothing off: Foolbox clips to its own
         both = torch.stack([x, x_adv])
         low, high = float(both.min()), float(both.max())
-        threat = L0(min(whole(epsilon), L0(None, self.unit).positions(x)), self.unit, low, max(high, low + 1))
-        return restore(into(threat, x, x_adv))
+        k = min(whole(epsilon), self._threat(None).positions(x))
+        return restore(into(self._threat(k, low, max(high, low + 1)), x, x_adv))
+
+    def _threat(self, k: int | None, low: float = 0.0, high: float = 1.0) -> L0:
+        return L0(k, self.unit, low, high, channels=self.channels)
 
 
 class _Ours:
     """What both kinds share; Foolbox prints the attributes."""
 
-    def __init__(self, attack: str, unit: Unit, seed: int, options: dict[str, Any]) -> None:
+    def __init__(
+        self, attack: str, unit: Unit, channels: Channels | None, seed: int, options: dict[str, Any]
+    ) -> None:
         self.attack, self.unit, self.seed, self.options = attack, unit, seed, options
+        self.channels = channels
 
     @property
     def entry(self) -> Attack:
@@ -124,13 +135,16 @@ class _Ours:
     def distance(self) -> Any:
         norm = self.entry.norms[0]
         if norm == "L0":
-            return PixelDistance(self.unit)
+            return PixelDistance(self.unit, self.channels)
         return foolbox.distances.linf if norm == "Linf" else foolbox.distances.l2
 
     def search(self, model: Any, inputs: Any, criterion: Any, budget: float | None) -> Any:
         """Adversarials of the inputs' own kind."""
         x, restore = _torch(inputs)
-        threat = threat_of(self.entry, budget, self.unit, *model.bounds)
+        low, high = model.bounds
+        threat = threat_of(self.entry, budget, self.unit, low, high, self.channels)
+        if len(x):
+            model = in_logits(model, x)
         criterion = foolbox.attacks.base.get_criterion(criterion)
         options = dict(self.options)
         if isinstance(criterion, foolbox.criteria.Misclassification):

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, evaluation_mode
+from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import ArgumentError
+from zeronorm.modules import evaluation_mode
 from zeronorm.projections import onto_l0_box
 from zeronorm.threat_model import L0, L2, Linf
 
@@ -110,12 +111,14 @@ def into(threat: Threat, x: Tensor, found: Tensor) -> Tensor:
     if isinstance(threat, L2) or threat.contains(x, inside).all():
         return inside
     assert isinstance(threat, L0)
-    grid = threat.grid(x.contiguous().clone())
+    grid = threat.grid(x.contiguous().clone()).contiguous()
     k = threat.available(x) if threat.k is None else threat.k
     positions, values = onto_l0_box(
         threat.grid(inside), grid, threat.grid(low), threat.grid(high), k, threat.allowed_positions(x)
     )
-    return grid.scatter(2, positions[:, None].expand_as(values), values).view_as(x)
+    return threat.ungrid(
+        grid.scatter(2, positions[:, None].expand_as(values), values), x.shape[1:]
+    ).contiguous()
 
 
 @contextmanager

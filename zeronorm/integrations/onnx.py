@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from zeronorm.errors import ArgumentError
+from zeronorm.files import local_path
 from zeronorm.integrations.extras import require
 from zeronorm.models import BlackBox
 
@@ -32,15 +33,22 @@ def from_onnx(
     **Arguments:**
 
     - `path`: the file; it has one input, the images.
-    - `scores`: "logits" or "probabilities"; None: probabilities if those of an input of zeros sum to 1.
+    - `scores`: as of `BlackBox`; None: as the file's last operator says (where `onnx` is installed to read it), or
+      probabilities if those of an input of zeros sum to 1.  Inputs whose last axis is as short as channels are
+      (1, 3 or 4) have them there.
     - `output`: the name of the scores among several outputs; None: the only one of shape (batch, classes).
     - `batch_size`: as of `BlackBox`; a model of a fixed batch size is given so many at a time anyhow.
     - `providers`: where onnxruntime computes.
     """
-    run = _Session(Path(path), output, tuple(providers))
-    box = BlackBox(run, scores or run.kind_of_scores(), batch_size, name=f"onnx:{run.path.name}")
+    run = _Session(local_path(path, "model"), output, tuple(providers))
+    name = f"onnx:{run.path.name}"
+    box = BlackBox(run, scores or run.kind_of_scores(), batch_size, name, run.channels())
     box.digest = run.digest
     return box
+
+
+_CHANNELS = (1, 3, 4)
+_LAST = {"Softmax": "probabilities", "Sigmoid": "sigmoid", "Tanh": "tanh", "LogSoftmax": "logits"}
 
 
 class _Session:
@@ -77,12 +85,32 @@ class _Session:
         ]
 
     def kind_of_scores(self) -> str:
-        """What the scores of an input of zeros look like."""
+        """What the last operator makes of logits, or else what the scores of an input of zeros look like."""
+        if (kind := _LAST.get(self._last_operator())) is not None:
+            return kind
         sides = self.shape[1:]
         if not all(isinstance(side, int) for side in sides):
             return "logits"
         scores = self(np.zeros((1, *sides), dtype=self.dtype))
         return "probabilities" if (scores >= 0).all() and abs(scores.sum() - 1) < 1e-4 else "logits"
+
+    def channels(self) -> str | None:
+        """Where the channels of an input are, if its shape tells."""
+        first, *sides, last = self.shape[1:] if len(self.shape) > 3 else (0, 0)
+        longer = [side for side in (first, *sides) if not isinstance(side, int) or side > max(_CHANNELS)]
+        return "last" if last in _CHANNELS and len(longer) == len(self.shape) - 2 else None
+
+    def _last_operator(self) -> str:
+        try:
+            import onnx
+        except ImportError:
+            return ""
+        graph = onnx.load(str(self.path), load_external_data=False).graph
+        made_by = {name: node for node in graph.node for name in node.output}
+        node, passed_on = made_by.get(self.output), ("Identity", "Cast", "Reshape", "Flatten", "Squeeze")
+        while node is not None and node.op_type in passed_on:
+            node = made_by.get(node.input[0])
+        return node.op_type if node is not None else ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_session"}

@@ -19,7 +19,7 @@ from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.data import load as load_data
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.runner import evaluate
-from zeronorm.integrations.catalogue_attack import Unit, whole
+from zeronorm.integrations.catalogue_attack import Channels, Unit, whole
 from zeronorm.records.results import result_of, save_result
 from zeronorm.threat_model import L0
 
@@ -48,6 +48,7 @@ def benchmark(
     *,
     device: Any = None,
     unit: Unit = "pixel",
+    channels: Channels | None = None,
     out: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> tuple[float, float]:
@@ -71,7 +72,7 @@ def benchmark(
     result = evaluate(
         model,
         load_data(dataset, "test", n_examples),
-        L0(whole(eps, "eps"), unit),
+        L0(whole(eps, "eps"), unit, channels=channels),
         out=None if out is None else Path(out),
         batch_size=batch_size,
         name=model_name,

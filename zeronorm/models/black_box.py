@@ -12,7 +12,7 @@ from torch import Tensor
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
 
-_SCORES = ("logits", "probabilities")
+_SCORES = ("logits", "probabilities", "sigmoid", "tanh")
 
 
 class BlackBox:
@@ -22,8 +22,11 @@ class BlackBox:
 
     - `function`: takes a copy of the inputs as an array of their shape and dtype, `(b, ...)`; returns finite
       scores `(b, classes)`.
-    - `scores`: `"logits"` (any scores of which the largest wins) or `"probabilities"`, of which the logarithm
-      is taken, clipped below at the smallest normal number of their dtype.
+    - `scores`: `"logits"` (any scores of which the largest wins); `"probabilities"`, of which the logarithm
+      is taken, clipped below at the smallest normal number of their dtype; or what a `"sigmoid"` or `"tanh"` of
+      each logit gives, which is undone up to the rounding of their dtype.
+    - `channels`: the axis of an input that holds its channels, "first" or "last", where the function tells; the
+      evaluation counts pixels accordingly, unless the threat model says otherwise.
     - `batch_size`: the most examples to hand over in one call; None: all.
 
     Logits have the dtype of the inputs and no gradient: the black-box attacks apply, as the attribute
@@ -38,7 +41,11 @@ class BlackBox:
         scores: str = "logits",
         batch_size: int | None = None,
         name: str | None = None,
+        channels: str | None = None,
     ) -> None:
+        if channels is not None:
+            checks.choice("channels", channels, ("first", "last"))
+        self.channels = channels
         if not callable(function):
             raise ArgumentError(
                 f"function: expected a callable from an array to scores, got {type(function).__name__}"
@@ -81,6 +88,8 @@ class BlackBox:
             )
         if self.scores == "probabilities":
             scores = _log_probabilities(scores)
+        elif self.scores != "logits":
+            scores = _undone(scores, self.scores)
         self.classes = scores.shape[1]
         # a copy in float64: torch takes neither read-only arrays nor every dtype and stride of numpy
         return torch.from_numpy(scores.astype(np.float64)).to(dtype=x.dtype, device=x.device)
@@ -142,3 +151,18 @@ def _log_probabilities(p: Any) -> Any:
         )
     p = p.astype(np.result_type(p.dtype, np.float32))
     return np.log(np.maximum(p, np.finfo(p.dtype).tiny))
+
+
+def _undone(scores: Any, function: str) -> Any:
+    """The logits that a sigmoid or tanh of them was taken of."""
+    scores = scores.astype(np.result_type(scores.dtype, np.float32))
+    if function == "tanh":
+        scores = (1 + scores) / 2  # the sigmoid of twice the logit
+    if (scores < 0).any() or (scores > 1).any():
+        low = -1 if function == "tanh" else 0
+        raise ArgumentError(
+            f"function: expected a {function}, in [{low}, 1], got others; say scores='logits'"
+        )
+    least = np.finfo(scores.dtype).epsneg
+    p = np.clip(scores.astype(np.float64), least, 1 - least)
+    return (np.log(p) - np.log1p(-p)) / (2 if function == "tanh" else 1)

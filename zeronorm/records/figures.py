@@ -283,6 +283,20 @@ def data_title(data: Mapping[str, Any]) -> str:
     return f"{data['name']} ({split})" if split and split != data["name"] else f"{data['name']}"
 
 
+def channels_last(plan: Mapping[str, Any]) -> bool:
+    """Whether the last axis of a run's inputs holds channels that change together."""
+    threat = plan["threat"]
+    return threat.get("channels") == "last" and threat["unit"] == "pixel" and len(plan["data"]["shape"]) > 1
+
+
+def positions(plan: Mapping[str, Any], unit: str) -> int:
+    """How many positions an input of a run has, in that unit."""
+    shape = plan["data"]["shape"]
+    if unit != "pixel":
+        return math.prod(shape)
+    return math.prod(shape[:-1] if channels_last(plan) else shape[1:])
+
+
 def facts(entries: Iterable[tuple[str, Sequence[Any]]]) -> list[tuple[str, list[str]]]:
     """What is said under each heading, as text, without the lines and headings that have nothing to say."""
     said = [(name, [str(line) for line in lines if line is not None]) for name, lines in entries]

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError, one_line
-from zeronorm.files import awaited, check_regular, locked, parse_json, read_file, replace_files
+from zeronorm.files import awaited, check_regular, local_path, locked, parse_json, read_file, replace_files
 
 Row = dict[str, Any]  # one row, by the names of ROWS
 
@@ -102,7 +102,7 @@ class Folder:
     parts: tuple[str, tuple[str, ...]] | None = None  # a list in it, and what each entry needs
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = local_path(path, "folder")
         self.json = self.path / f"{self.what}.json"
         self.page = self.path / "report.html"
 
@@ -231,7 +231,8 @@ class RunFolder(Folder):
         if not self.images.exists():
             return {}
         try:
-            table = pq.read_table(self.images, schema=IMAGES)
+            with open(self.images, "rb") as file:
+                table = pq.read_table(file, schema=IMAGES)
             # not as Python's numbers, which take four times the room
             pictures = [x.values.to_numpy(zero_copy_only=False) for x in table["x"] if x.is_valid]
             return dict(zip(table["example"].to_pylist(), pictures, strict=True))
@@ -308,7 +309,8 @@ class MatrixFolder(Folder):
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         check_regular(path)
-        return pq.read_table(path, schema=schema, page_checksum_verification=True)
+        with open(path, "rb") as file:  # of a name pyarrow would read a ~ or s3: as it likes
+            return pq.read_table(file, schema=schema, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArgumentError(f"run: {path} is damaged or not a table of rows: {one_line(error)}") from None
 

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from zeronorm.errors import ArgumentError, printable, reads_records
-from zeronorm.files import parse_json, read_file, replace_files
+from zeronorm.files import local_path, parse_json, read_file, replace_files
 from zeronorm.records.certificate_figures import summarise_certificates
 from zeronorm.records.figures import Share, data_title, model_title, percent, summarise
 from zeronorm.records.folders import CertificateFolder, RunFolder, digest_rows
@@ -162,7 +162,7 @@ def save_result(result: Mapping[str, Any], folder: str | os.PathLike[str]) -> Pa
     """Write a result file to a folder, under a name that tells its plan; returns its path."""
     words = f"{model_title(result['model'])}-{result['data']['name']}"
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60]
-    path = Path(folder) / f"{slug}-{result['plan_digest'].removeprefix('sha256:')[:8]}.json"
+    path = local_path(folder, "save") / f"{slug}-{result['plan_digest'].removeprefix('sha256:')[:8]}.json"
     if path.exists():  # what people wrote there stays, unless something else is said now
         said = {name: text for name, text in result["about"].items() if text}
         result = dict(result) | {"about": read_result(path)["about"] | said}
@@ -211,7 +211,7 @@ def read_boards(sources: Sequence[str | os.PathLike[str]]) -> tuple[list[Board],
 
     Where a run and a result file have the same plan, the file says what it is about and the run the figures.
     """
-    paths = [Path(source) for source in sources]
+    paths = [local_path(source, "results") for source in sources]
     runs = [path for path in paths if RunFolder(path).exists()]
     rest = [path for path in paths if path not in runs]
     files = [file for path in rest for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from zeronorm.errors import ArgumentError
 from zeronorm.records.certificate_figures import CertificateSummary
-from zeronorm.records.figures import Summary, class_name, count
+from zeronorm.records.figures import Summary, channels_last, class_name, count
 
 Floats = npt.NDArray[np.float64]
 
@@ -133,6 +133,10 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
             f"got {flat.size}"
         )
     clean = flat.reshape(shape)
+    bounds = [np.broadcast_to(plan["threat"][bound], shape) for bound in ("low", "high")]
+    if channels_last(plan):
+        clean, *bounds = (np.moveaxis(values, -1, 0) for values in (clean, *bounds))
+        shape = clean.shape
     names = plan["data"].get("class_names")
     broken = row["outcome"] == "broken"
     adversarial, changed = _apply(clean, row, summary.unit) if broken else (clean, np.zeros(shape, bool))
@@ -144,7 +148,7 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
     changes: list[tuple[str, str, str]] = []
     more = 0
     if len(shape) == 3 and shape[0] in (1, 3):
-        low, high = (np.broadcast_to(plan["threat"][bound], shape) for bound in ("low", "high"))
+        low, high = bounds
         pictures = [_picture((clean - low) / (high - low), f"{title}, unchanged: {label}")]
         if broken and epsilon is not None:
             seen, change = (adversarial - low) / (high - low), 0.5 + (adversarial - clean) / (2 * epsilon)

@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from zeronorm.errors import ArgumentError, reading, reads_records
-from zeronorm.files import replace_files
+from zeronorm.files import local_path, replace_files
 from zeronorm.records import matrix_figures as matrix
 from zeronorm.records.certificate_figures import (
     CertificateSummary,
@@ -38,6 +38,7 @@ from zeronorm.records.figures import (
     facts,
     model_title,
     percent,
+    positions,
     summarise,
 )
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
@@ -78,16 +79,18 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     sparsity its own.  Runs of certificates share a page, with what attacks found beside them.  The page depends on
     the records alone: the same records give the same bytes.
     """
-    return _write(page(runs, Path(out).parent), Path(out))
+    out = local_path(out)
+    return _write(page(runs, out.parent), out)
 
 
 def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
     """The report of one or several run folders, as `render` writes it; that of a matrix links to those of its runs
     from the folder `beside`, if there is one."""
-    folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    given = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    folders = [local_path(folder, "runs") for folder in given]
     if not folders:
         raise ArgumentError("runs: expected at least one run folder, got none")
-    for folder in map(Path, folders):
+    for folder in folders:
         for kind, fits, made in _ALONE:
             if fits(folder) and len(folders) == 1:
                 return made(folder, beside)
@@ -98,7 +101,7 @@ def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
                 )
     if len(folders) == 1 and ComparisonFolder(folders[0]).exists():
         return comparison_page(ComparisonFolder(folders[0]))
-    paths = [path for folder in folders for path in _runs_in(Path(folder))]
+    paths = [path for folder in folders for path in _runs_in(folder)]
     if any(CertificateFolder(path).holds_certificates() for path in paths):
         return certificates_page(paths)
     sections = [_section(RunFolder(path), f"run-{i}") for i, path in enumerate(paths, start=1)]
@@ -130,7 +133,7 @@ def render_leaderboard(boards: Sequence[Board], problems: Sequence[str], out: Fo
         about = {entry.record["plan_digest"]: _about(entry) for board in boards for entry in board.entries}
         template = environment().get_template("leaderboard.html")
         text = template.render(boards=boards, problems=problems, about=about)
-    return _write(text, Path(out))
+    return _write(text, local_path(out))
 
 
 def _about(entry: Result) -> list[tuple[str, list[str]]]:
@@ -253,15 +256,14 @@ def _gallery_note(summary: Summary, pictures: bool) -> str:
 def _adversary(summary: Summary) -> Markup:
     """What the adversary may do, after "may change"."""
     plan, unit = summary.run["plan"], summary.unit
-    threat, shape = plan["threat"], plan["data"]["shape"]
-    positions = math.prod(shape[1:] if unit == "pixel" else shape)
+    threat = plan["threat"]
     low, high = np.min(threat["low"]), np.max(threat["high"])
     own = "" if np.ndim(threat["low"]) == np.ndim(threat["high"]) == 0 else ", each within its own bounds"
     if summary.epsilon is not None:
         return Markup("every value by at most <i>ε</i> = {}, within [{}, {}]{}").format(
             f"{summary.epsilon:g}", f"{low:g}", f"{high:g}", own
         )
-    text = f"of {count(positions, unit)}, to any value in [{low:g}, {high:g}]{own}"
+    text = f"of {count(positions(plan, unit), unit)}, to any value in [{low:g}, {high:g}]{own}"
     if threat.get("linf") is not None:
         text += f", by at most {threat['linf']:g} each"
     if threat.get("allowed") is not None:

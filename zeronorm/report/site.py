@@ -5,7 +5,6 @@ Every page stands alone, as that of a single run does; the index links to each o
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from zeronorm.errors import ArgumentError, reading
-from zeronorm.files import replace_files
+from zeronorm.files import local_path, replace_files
 from zeronorm.records.certificate_figures import summarise_certificates
 from zeronorm.records.comparison_figures import read_comparison
-from zeronorm.records.figures import Share, count, data_title, model_title, percent, summarise
+from zeronorm.records.figures import Share, count, data_title, model_title, percent, positions, summarise
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.records.matrix_figures import read_matrix
 from zeronorm.report import plots, sparsity, training
@@ -46,10 +45,10 @@ def write_site(runs: Sequence[Folder], out: Folder) -> Path:
     A run is the folder of an evaluation, of a comparison, of a matrix, of certificates, of a training or of a
     sweep over sparsity.  The pages depend on the records alone.
     """
-    folders = [Path(run) for run in runs]
+    folders = [local_path(run, "runs") for run in runs]
     if not folders:
         raise ArgumentError("runs: expected at least one run folder, got none")
-    target, entries = Path(out), []
+    target, entries = local_path(out), []
     files: dict[str, str] = {}
     for folder in folders:
         name = _free_name(folder.resolve().name, files)
@@ -196,9 +195,9 @@ def _data(plan: Mapping[str, Any], n: int) -> str:
 
 def _threat(plan: Mapping[str, Any], unit: str) -> str:
     """What may change, without how much of it."""
-    threat, shape = plan["threat"], plan["data"]["shape"]
+    threat = plan["threat"]
     cap = f", by at most {threat['linf']:g} each" if threat.get("linf") is not None else ""
-    if min(threat["budgets"]) == math.prod(shape[1:] if unit == "pixel" else shape):
+    if min(threat["budgets"]) == positions(plan, unit):
         return f"all {unit}s{cap}"
     return f"{unit}s{cap}" + (", where allowed" if threat.get("allowed") is not None else "")
 

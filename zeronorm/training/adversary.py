@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zeronorm.attacks.batch_under_attack import evaluation_mode
 from zeronorm.attacks.catalogue import Attack, get
 from zeronorm.attacks.signed_gradient import pgd
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
+from zeronorm.modules import evaluation_mode
 from zeronorm.seeding import Streams, below
 from zeronorm.threat_model import L0, Linf
 

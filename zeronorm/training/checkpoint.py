@@ -24,7 +24,7 @@ import safetensors.torch
 from torch import Tensor
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import locked, read_file, replace_files
+from zeronorm.files import local_path, locked, read_file, replace_files
 from zeronorm.models.checkpoint import SIDECAR, digest_tensors
 
 FORMAT = "zeronorm-training/2"
@@ -83,7 +83,7 @@ class TrainingFolder:
     """The folder of one training, opened for writing."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.metrics = self.path / "metrics.csv"
         self.page = self.path / "report.html"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zeronorm.attacks.batch_under_attack import evaluation_mode
+from zeronorm.modules import evaluation_mode
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import Linf
 from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
