@@ -26,13 +26,15 @@ from zeronorm.certification.catalogue import Certifier, get, made_for
 from zeronorm.certification.certificate import ABSTAIN
 from zeronorm.certification.confidence import check_probability, leading_class
 from zeronorm.certification.randomized_ablation import BOUNDS, votes_at_looks
+from zeronorm.data import Dataset, Stream
 from zeronorm.defenses.smoothed import smoothed
 from zeronorm.defenses.smoothed_classifier import SmoothedClassifier, part_in_training_mode
 from zeronorm.errors import ArgumentError, reads_records
-from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild
+from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway
 from zeronorm.evaluation.plan import digest, resolve_threats
-from zeronorm.evaluation.ray_workers import Effort, Here, Listener, Passed, Report, Share, Workers, at_work
+from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
@@ -120,9 +122,9 @@ def certify(
             f"model: expected a model in evaluation mode, got {part} in training mode; call model.eval()"
         )
     dataset = as_dataset(data)
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
     for threat in given.get("threats", ()):
-        examples.check(threat)
+        check_box(examples, threat)
     facts = models.describe(model)
     # before anything is written: an unfit model leaves no folder
     proving = _Proving(options, given, seed, batch_size)
@@ -158,8 +160,8 @@ def certify(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                with at_work(workers, prover, examples.device) as engine:
-                    run["execution"] = execution(examples.device, batch_size) | {"workers": engine.count}
+                with at_work(workers, prover, examples.y.device) as engine:
+                    run["execution"] = execution(examples.y.device, batch_size) | {"workers": engine.count}
                     session = Session(len(examples), on_progress, engine.count)
                     with noted(session, folder, run) as note:
                         rows = _go_on(engine, proving, examples, folder, rows, session, note, shared)
@@ -237,7 +239,7 @@ def recertify(
         if new["status"] != "complete":
             new |= {key: record[key] for key in ("execution", "sessions")}
             new["counts_of"] = {"plan_digest": record["plan_digest"], "rows_digest": record["rows_digest"]}
-            folder.write_run(new)
+            folder.write(new)
             shown = [{"example": e, "x": x} for e, x in source.read_images().items()]
             _close(folder, new, [one | more for one, more in zip(rows, judged, strict=True)], shown)
     return Certification(folder)
@@ -268,7 +270,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
             result.problems.append(f"{what} is {_short(found)}, the run says {_short(claimed)}")
     if result.problems:
         return result
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     method, options = plan["method"], plan["method"]["options"]
     certifier = get(method["name"])
@@ -337,7 +339,7 @@ def _check_votes(
 def _check_counterexamples(
     rows: list[Row],
     model: Any,
-    examples: Source,
+    examples: Dataset | Stream,
     place: Mapping[int, int],
     threats: Sequence[L0],
     result: Verification,
@@ -405,18 +407,18 @@ class _Proving:
     seed: int
     batch_size: int
 
-    def __call__(self, prover: Any, some: Examples, passed: Passed, report: Report) -> None:
+    def __call__(self, prover: Any, some: Dataset, events: Events) -> None:
         began = time.perf_counter()
         proved = self.of(prover, some)
         rows: list[Row] = [
             {name: row.get(name) for name in CertificateFolder.schema.names}
-            for row in (some.row(i, None, 0, "") | found for i, found in enumerate(proved))
+            for row in (first_columns(some, i, None, 0, "") | found for i, found in enumerate(proved))
         ]
         passes = sum(row["passes"] for row in rows)
-        passed(passes, lambda: 1.0)
-        report(rows, Effort(time.perf_counter() - began, passes, 0))
+        events.passed(passes, lambda: len(some))
+        events.finished(some, rows, Spent(time.perf_counter() - began, passes, 0))
 
-    def of(self, prover: SmoothedClassifier | _Prover, examples: Examples, **votes: int) -> list[Row]:
+    def of(self, prover: SmoothedClassifier | _Prover, examples: Dataset, **votes: int) -> list[Row]:
         """What each example's row says beyond whose it is; `votes` instead of the options'."""
         return (
             self._voted(prover, examples, dict(self.options) | votes)
@@ -424,7 +426,7 @@ class _Proving:
             else self._proved(prover, examples)
         )
 
-    def _voted(self, prover: SmoothedClassifier, examples: Examples, options: Mapping[str, Any]) -> list[Row]:
+    def _voted(self, prover: SmoothedClassifier, examples: Dataset, options: Mapping[str, Any]) -> list[Row]:
         selection, counts = prover.votes_for_certificate(
             examples.x, options, self.batch_size, seed=self.seed, ids=examples.ids
         )
@@ -435,7 +437,7 @@ class _Proving:
         judged = _judged(rows, options, list(examples.x.shape[1:]), get(prover.certificate))
         return [row | more for row, more in zip(rows, judged, strict=True)]
 
-    def _proved(self, prover: _Prover, examples: Examples) -> list[Row]:
+    def _proved(self, prover: _Prover, examples: Dataset) -> list[Row]:
         asked = {"y": examples.y, "ids": examples.ids, "seed": self.seed} | dict(self.given)
         certificate = get(prover.method).prove(prover.model, examples.x, self.options, **asked)
         found = [certificate.prediction, certificate.radius, certificate.margin, certificate.passes]
@@ -468,9 +470,9 @@ def _changes(x: Tensor, x_adv: Tensor, threat: L0) -> Row:
 
 
 def _go_on(
-    engine: Here | Workers,
+    engine: InProcess | Workers,
     proving: _Proving,
-    examples: Source,
+    examples: Dataset | Stream,
     folder: CertificateFolder,
     rows: list[Row],
     session: Session,
@@ -485,26 +487,38 @@ def _go_on(
     if "n0" in options:
         together = max(1, _PACKED * together // (options["n0"] + options["n"]))
 
-    def passed(some: Examples, passes: int, share: Share) -> None:
-        session.passes += passes
-
-    def written(some: Examples, fresh: list[Row], effort: Effort) -> None:
-        session.spent("certificates", effort)
-        session.rows += len(fresh)
-        rows.extend(fresh)
-        note()
-        folder.append(fresh)
-        certified = len([r for r in rows if r["radius"] is not None and r["prediction"] == r["label"]])
-        session.show("certificates", None, len(rows), len(examples), certified)
-
-    def fault(what: str) -> None:
-        session.faults.append(what)
-        note()
-
     shards = (examples.at(some) for some in cut(left, together, engine.count if shared else 1))
-    for _ in engine.map(proving, shards, Listener(passed, written, fault)):
+    events = _ProvingEvents(rows, len(examples), folder, session, note)
+    for _ in engine.map(proving, shards, events):
         pass
     return rows
+
+
+@dataclass
+class _ProvingEvents:
+    """What happens while certificates are made: counted, shown and written."""
+
+    rows: list[Row]
+    n: int
+    folder: CertificateFolder
+    session: Session
+    note: Callable[[], None]
+
+    def passed(self, passes: int, underway: Underway) -> None:
+        self.session.passes += passes
+
+    def finished(self, shard: Dataset, rows: list[Row], spent: Spent) -> None:
+        self.session.spent("certificates", spent)
+        self.session.rows += len(rows)
+        self.rows.extend(rows)
+        self.note()
+        self.folder.append(rows)
+        certified = len([r for r in self.rows if r["radius"] is not None and r["prediction"] == r["label"]])
+        self.session.show("certificates", None, len(self.rows), self.n, certified)
+
+    def fault(self, what: str) -> None:
+        self.session.faults.append(what)
+        self.note()
 
 
 def _judged(
@@ -535,7 +549,9 @@ def _null(value: int) -> int | None:
 # -- closing the run ---------------------------------------------------------------------------------------
 
 
-def _finish(folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Source) -> None:
+def _finish(
+    folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Dataset | Stream
+) -> None:
     order = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     rows = sorted(rows, key=lambda row: order[row["example"]])
     shown = records.pictured(rows, _PICTURES)
@@ -549,5 +565,5 @@ def _close(
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     run["status"] = "complete"
     run["summary"] = records.certified_json(records.summarise_certificates(run, folder.read_rows()))
-    folder.write_run(run)
+    folder.write(run)
     tidy_up(folder)

@@ -15,7 +15,7 @@ from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.examples import Source
+from zeronorm.evaluation.examples import check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import AttackLike, resolve_stages
 from zeronorm.threat_model import L0
@@ -78,9 +78,9 @@ def check_comparison(
     for name, low in (("steps", 0), ("queries", 1)):
         if name in given:
             checks.integer(name, given[name], low)
-    examples = Source.of(dataset, torch.device("cpu"))
+    examples = on_device(dataset, torch.device("cpu"))
     for threat in threats:
-        examples.check(threat)
+        check_box(examples, threat)
     parts = {name: catalogued(attack) for name, attack in attacks.items()}
     norms = {"L0", "Linf"} if threats[0].as_linf(dataset.x[:1]) else {"L0"}
     possible = [name for name, entry in catalogue.items() if norms.intersection(entry.norms)]
@@ -157,13 +157,7 @@ def _fits(model: Model, dataset: Dataset | Stream) -> bool:
     """Whether the model gives gradients; `ArgumentError` if it cannot be attacked on this data at all."""
     checks.model(model)
     checks.evaluation_mode(model)
-    examples = Source.of(dataset, device_of(model))
-    some = examples.first(diagnosis.SOME)
-    x, y = some.x, some.y
-    diagnosis.check_fit(model, x, examples.y, dataset.name, dataset.class_names)
-    differentiable = diagnosis.gives_gradients(model, x)
-    diagnosis.inspect_model(model, x, y, differentiable)
-    return differentiable
+    return diagnosis.look_at(model, on_device(dataset, device_of(model))).differentiable
 
 
 def _try(
@@ -175,7 +169,7 @@ def _try(
     lengths: Mapping[str, int],
 ) -> None:
     """Whatever the attack refuses, it refuses now."""
-    none = Source.of(dataset, device_of(model)).at([])
+    none = on_device(dataset, device_of(model)).at([])
     stages = resolve_stages(
         attack,
         differentiable=differentiable,

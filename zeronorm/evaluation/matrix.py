@@ -36,7 +36,7 @@ from zeronorm.evaluation.comparison_plan import (
     named_models,
     unfit_attacks,
 )
-from zeronorm.evaluation.examples import DataLike, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import differences, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
@@ -44,7 +44,7 @@ from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
 from zeronorm.files import unless_refused
-from zeronorm.records.folders import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
+from zeronorm.records.folders import ComparisonFolder, MatrixFolder
 from zeronorm.threat_model import L0, Linf
 
 _TIMED = 128  # examples answered to time an answer, at most
@@ -142,7 +142,7 @@ def matrix(
         "certificate": {"votes": votes, "n": n, "alpha": alpha},
     }
     folder = MatrixFolder(out)
-    with folder.locked(), unless_refused(folder.matrix_json), begun(workers) as engine:
+    with folder.locked(), unless_refused(folder.json), begun(workers) as engine:
         knowledge = {name: _knowledge(attack) for name, attack in asked.items()}
         record = _open(folder, plan, networks, sources or {}, knowledge, command)
         for number, entry in enumerate(record["models"], start=1):
@@ -209,9 +209,9 @@ def check_matrix(
             f"threat: expected L0, of which there are certificates, got {threat}; see compare"
         )
     threats = resolve_threats(threat, False, dataset.x[:1])
-    examples = Source.of(dataset, torch.device("cpu"))
+    examples = on_device(dataset, torch.device("cpu"))
     for one in threats:
-        examples.check(one)
+        check_box(examples, one)
     if len(names) < 2:
         raise ArgumentError(
             f"model: expected at least two models to compare, got {', '.join(names) or 'none'}"
@@ -280,7 +280,7 @@ def _open(
         }
         for name, network in networks.items()
     }
-    made: dict[str, Any] = {"format": MATRIX_FORMAT, "created": _now(), "command": command}
+    made: dict[str, Any] = {"format": folder.format, "created": _now(), "command": command}
     if folder.exists():
         made = folder.read()
         for what in ("data", "k", "certificate"):
@@ -333,7 +333,7 @@ def _knowledge(attack: Any) -> str:
 
 def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
     """Time of one answer, of the fastest of a few batches, and how many passes of the network it takes."""
-    some = Source.of(dataset, device_of(network)).first(_TIMED)
+    some = on_device(dataset, device_of(network)).first(_TIMED)
     passes = network.votes if isinstance(network, SmoothedClassifier) else 1
     fastest = math.inf
     with torch.inference_mode(), evaluation_mode(network):
@@ -352,7 +352,7 @@ def _method(network: Model, dataset: Dataset | Stream) -> tuple[str | None, str 
             return row.name, None
         return None, "there is no certificate for such a model"
     # such as of a truncated network that is no chain of linear layers
-    why = row.refusal(network, Source.of(dataset, device_of(network)).first(1).x)
+    why = row.refusal(network, on_device(dataset, device_of(network)).first(1).x)
     return (row.name, None) if why is None else (None, why)
 
 

@@ -94,7 +94,7 @@ class Evaluation(RunResult):
     def __init__(self, run: str | Path | RunFolder, keep: ExitStack | None = None) -> None:
         super().__init__(run if isinstance(run, RunFolder) else RunFolder(run), keep)
         with reading(self._folder.path):
-            self.summary = records.summarise(self._folder.read_run(), self._folder.read_rows())
+            self.summary = records.summarise(self._folder.read(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -109,7 +109,7 @@ class Evaluation(RunResult):
     @property
     def diagnosis(self) -> list[dict[str, str]]:
         """What the run noticed about its own figure."""
-        return list(self._folder.read_run()["diagnosis"])
+        return list(self._folder.read()["diagnosis"])
 
     def table(self) -> str:
         """The figures as a small table of text."""
@@ -144,7 +144,7 @@ class Certification(RunResult):
 
     def __init__(self, run: str | Path | CertificateFolder, keep: ExitStack | None = None) -> None:
         super().__init__(run if isinstance(run, CertificateFolder) else CertificateFolder(run), keep)
-        self.summary = records.summarise_certificates(self._folder.read_run(), self._folder.read_rows())
+        self.summary = records.summarise_certificates(self._folder.read(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:
