@@ -183,7 +183,7 @@ def _is_lipschitz(model: Any) -> bool:
     return bool(_architecture(model) == "l0_lipschitz")
 
 
-def _by_groups(model: Any) -> bool:
+def _votes(model: Any) -> bool:
     return bool(_architecture(model) == "feature_partition")
 
 
@@ -220,7 +220,7 @@ catalogue: dict[str, Certifier] = {
         Certifier("randomized_ablation", _ablation, *_PIXELS, _callable, _ablated, _LEVINE, **_ON_ABLATION),
         Certifier("discrete_smoothing", _discrete, *_FEATURES, _callable, _nowhere, _LEE, **_ON_NOISE),
         Certifier("l0_lipschitz", certify_l0_lipschitz, *_PROOF, check_l0_lipschitz, _is_lipschitz, _OURS),
-        Certifier("feature_partition", certify_feature_partition, *_PROOF, check_feature_partition, _by_groups, _GROUPS),  # noqa: E501
+        Certifier("feature_partition", certify_feature_partition, *_PROOF, check_feature_partition, _votes, _GROUPS),
         Certifier("truncation_window", certify_truncated, *_PROOF, check_truncated, _truncates, _OURS),
         Certifier("nearest_neighbour", certify_neighbours, *_PROOF, check_nearest_neighbour, _compares, _OURS),
     )
