@@ -53,7 +53,7 @@ def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
         codes.add("search-not-converged")
     if not run["plan"]["model"]["differentiable"]:
         codes |= {"no-gradients", "zero-gradient", "undefined-gradient"}
-    if not {"white", "black"} <= {_knowledge(stage["attack"]) for stage in stages}:
+    if not {"white", "black"} <= {_knowledge(stage) for stage in stages}:
         codes.add("black-box-beats-white-box")
     return [words for code, words in CHECKS.items() if code not in codes]
 
@@ -276,10 +276,10 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
     curve = run["plan"]["threat"]["curve"]  # there, passes that make an adversarial sparser are no search
     worth_saying = max(2, math.ceil(0.01 * n))
     broken = [row for row in rows if row["outcome"] == "broken"]
-    white = [i for i, stage in enumerate(stages) if _knowledge(stage["attack"]) == "white"]
+    white = [i for i, stage in enumerate(stages) if _knowledge(stage) == "white"]
     kinds = {row["example"]: set[str]() for row in broken}
     for row in broken:
-        kinds[row["example"]].add(_knowledge(stages[row["stage"]]["attack"]))
+        kinds[row["example"]].add(_knowledge(stages[row["stage"]]))
     by_white = sum("white" in kind for kind in kinds.values())
     withstood: dict[int, int] = {}  # the largest budget within which a white-box stage failed
     for row in rows:
@@ -418,8 +418,10 @@ def _length(stage: Mapping[str, Any]) -> int:
     return int(length * options.get("restarts", 1))
 
 
-def _knowledge(name: str) -> str:
-    return get(name).knowledge if name in catalogue else "other"
+def _knowledge(stage: Mapping[str, Any]) -> str:
+    if "custom" in stage or stage["attack"] not in catalogue:
+        return stage.get("knowledge") or "other"
+    return get(stage["attack"]).knowledge
 
 
 def _finding(code: str, level: str, seen: str, meaning: str, advice: str) -> Finding:
