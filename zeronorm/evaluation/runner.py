@@ -33,6 +33,7 @@ from zeronorm.evaluation.attack_batch import Batch, Search
 from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, Source, as_dataset
 from zeronorm.evaluation.fresh_pass import device_of, predict, verdict
+from zeronorm.evaluation.identity import check_answers
 from zeronorm.evaluation.ledger import CLEAN, Ledger
 from zeronorm.evaluation.plan import (
     AttackLike,
@@ -145,6 +146,7 @@ def evaluate(
         folder = RunFolder(out)
         with folder.locked():
             run, rows = open_run(folder, plan, command)
+            check_answers(model, examples, rows or folder.clean_rows(), folder.path)
             if run["status"] != "complete":
                 with reading(folder.path):
                     ledger = Ledger(examples, folder, rows)
