@@ -62,12 +62,12 @@ def evaluated(model: Any, out: Path | None, workers: Workers | None = None, **mo
 
 def rows_of(out: Path) -> list[Row]:
     folder = RunFolder(out)
-    assert folder.read_run()["status"] == "complete"
+    assert folder.read()["status"] == "complete"
     return folder.read_rows().to_pylist()  # type: ignore[no-any-return]
 
 
 def faults_of(out: Path) -> str:
-    first, *more = RunFolder(out).read_run()["sessions"][-1].get("faults", [": "])
+    first, *more = RunFolder(out).read()["sessions"][-1].get("faults", [": "])
     said = str(first).partition(": ")[2]  # of which stage
     return f"{said} ({len(more)} more)" if more else said
 

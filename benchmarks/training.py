@@ -25,7 +25,8 @@ from torch import Tensor, nn
 import zeronorm as zn
 from zeronorm.training import TrainingPlan
 from zeronorm.training.adversary import Adversary
-from zeronorm.training.methods import METHODS, Batch, Setting
+from zeronorm.training.method import Method, Setting, TrainingBatch
+from zeronorm.training.methods import METHODS
 
 
 class Watched(nn.Module):
@@ -70,7 +71,9 @@ def overhead(plan: TrainingPlan, data: zn.data.Dataset, rounds: int) -> tuple[fl
     )
     watched = Watched(model).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    loss_of = METHODS[plan.method].objective(Setting(plan, Adversary(plan, watched), data.y, 10, {}))
+    method = METHODS[plan.method]
+    assert isinstance(method, Method), "one of the loop over epochs"
+    loss_of = method.batch_loss(Setting(plan, Adversary(plan, watched), data.y, 10, {}))
 
     def update() -> None:
         optimizer.step()
@@ -79,7 +82,7 @@ def overhead(plan: TrainingPlan, data: zn.data.Dataset, rounds: int) -> tuple[fl
     def step(number: int) -> None:
         rows = torch.arange(plan.batch_size) + number * plan.batch_size
         rows %= len(data)
-        loss, _ = loss_of(watched, Batch(data.x[rows], data.y[rows], data.ids[rows], rows, 1, number))
+        loss, _ = loss_of(watched, TrainingBatch(data.x[rows], data.y[rows], data.ids[rows], rows, 1, number))
         loss.backward()
         update()
 

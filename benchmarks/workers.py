@@ -35,11 +35,11 @@ import torch
 
 import zeronorm as zn
 from benchmarks.faults import command_of, descendants
-from zeronorm.evaluation.ray_workers import Effort, Listener, Workers
+from zeronorm.evaluation.in_process import Events, Spent
+from zeronorm.evaluation.ray_workers import Workers
 from zeronorm.evaluation.runner import cut
 from zeronorm.records.folders import RunFolder
 
-SILENT = Listener(lambda *_: None, lambda *_: None, lambda _: None)
 FULL = 10_000  # steps and queries of the attacks by default
 
 
@@ -56,8 +56,16 @@ class Nothing:
         return len(self.x)
 
 
-def no_work(model: Any, shard: Nothing, passed: Any, report: Any) -> None:
-    report([], Effort(0.0, 0, 0))
+class Silent:
+    """Events that nobody wants to know of."""
+
+    def passed(self, *_: Any) -> None: ...
+    def finished(self, *_: Any) -> None: ...
+    def fault(self, *_: Any) -> None: ...
+
+
+def no_work(model: Any, shard: Nothing, events: Events) -> None:
+    events.finished(shard, [], Spent(0.0, 0, 0))
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -136,9 +144,9 @@ def cost_of_a_shard(workers: Workers, size: int) -> tuple[float, float]:
     workers.load(torch.nn.Identity(), torch.device("cpu"))
     with only(workers, 1) as one:
         assert one is not None
-        list(one.map(no_work, [Nothing(size)] * 2, SILENT))
+        list(one.map(no_work, [Nothing(size)] * 2, Silent()))
         shards = [Nothing(size)] * 12
-        clock, own, _ = _seconds(lambda: list(one.map(no_work, shards, SILENT)) and None)
+        clock, own, _ = _seconds(lambda: list(one.map(no_work, shards, Silent())) and None)
     return clock / len(shards), own / len(shards)
 
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from zeronorm import theory as theory
     from zeronorm import training as training
     from zeronorm.errors import ArgumentError as ArgumentError
-    from zeronorm.evaluation.certification import Certification as Certification
     from zeronorm.evaluation.certify import certify as certify
     from zeronorm.evaluation.certify import recertify as recertify
     from zeronorm.evaluation.certify import verify_certificates as verify_certificates
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from zeronorm.evaluation.matrix import Matrix as Matrix
     from zeronorm.evaluation.matrix import matrix as matrix
     from zeronorm.evaluation.matrix import verify_matrix as verify_matrix
+    from zeronorm.evaluation.result import Certification as Certification
     from zeronorm.evaluation.result import Evaluation as Evaluation
     from zeronorm.evaluation.runner import evaluate as evaluate
     from zeronorm.evaluation.verify import verify as verify
@@ -73,7 +73,7 @@ _ROOMS = (
 )
 _HOMES = {
     "ArgumentError": "zeronorm.errors",
-    "Certification": "zeronorm.evaluation.certification",
+    "Certification": "zeronorm.evaluation.result",
     "Comparison": "zeronorm.evaluation.compare",
     "Evaluation": "zeronorm.evaluation.result",
     "L0": "zeronorm.threat_model",

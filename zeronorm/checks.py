@@ -27,10 +27,18 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     return number
 
 
-def real(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
-    """`value` as a finite float within [low, high], or (low, high] with `open_low`."""
+def real(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """`value` as a finite float within [low, high], without its ends where they are open."""
     left = "(" if open_low else "["
-    right = "inf)" if high == math.inf else f"{high:g}]"
+    right = "inf)" if high == math.inf else f"{high:g}{')' if open_high else ']'}"
     allowed = f"a number in {left}{low:g}, {right}"
     try:
         if isinstance(value, str):  # which float() would read
@@ -38,8 +46,8 @@ def real(name: str, value: Any, low: float, high: float = math.inf, *, open_low:
         number = float(value)
     except (TypeError, ValueError):
         raise ArgumentError(f"{name}: expected {allowed}, got {value!r}") from None
-    too_low = number <= low if open_low else number < low
-    if not math.isfinite(number) or too_low or number > high:
+    outside = number < low or number > high or (open_low and number == low) or (open_high and number == high)
+    if not math.isfinite(number) or outside:
         raise ArgumentError(f"{name}: expected {allowed}, got {value!r}")
     return number
 

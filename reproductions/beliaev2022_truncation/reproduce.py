@@ -21,7 +21,7 @@ from zeronorm.certification import certify_truncated
 from zeronorm.data import Dataset
 from zeronorm.evaluation.reproduction import Work
 from zeronorm.seeding import Streams
-from zeronorm.training.methods import Batch
+from zeronorm.training.method import TrainingBatch
 from zeronorm.training.truncation_window import window_loss
 
 Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
@@ -211,7 +211,9 @@ def learn_window(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["lr"], total_steps=epochs * batches)
     for epoch in range(1, epochs + 1):
         for rows in Streams(0, data.ids, "window").order(epoch).split(128):
-            loss, _ = objective(model, Batch(data.x[rows], data.y[rows], data.ids[rows], rows, epoch, 0))
+            loss, _ = objective(
+                model, TrainingBatch(data.x[rows], data.y[rows], data.ids[rows], rows, epoch, 0)
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

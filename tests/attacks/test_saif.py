@@ -10,7 +10,7 @@ import torch
 from zeronorm import L0
 from zeronorm.attacks import saif
 from zeronorm.attacks import saif as module_function
-from zeronorm.attacks.batch_under_attack import searching
+from zeronorm.attacks.batch_under_attack import attacking
 from zeronorm.projections import top_k
 
 MODULE = __import__("sys").modules[module_function.__module__]
@@ -37,7 +37,7 @@ def drawn(monkeypatch):
     """Every run begins at these values and this mask, by the step that draws them."""
     starts = {0: (UP, LEFT)}
 
-    def _drawn(search, of, draw):
+    def _drawn(batch, of, draw):
         v, s = starts[draw]
         return v.expand(len(of), 1, -1).clone(), s.expand(len(of), -1).clone()
 
@@ -95,10 +95,10 @@ def test_vertices(k, slope, s):
     slope = torch.tensor(slope, dtype=torch.float64)
     g = slope / change
     y = torch.tensor([0])
-    with searching("saif", Linear(), CLEAN, y, L0(k), targeted=None, seed=0, ids=None) as search:
-        v_best, s_best = MODULE._vertices(search, g, search.x + change)
+    with attacking("saif", Linear(), CLEAN, y, L0(k), targeted=None, seed=0, ids=None) as batch:
+        v_best, s_best = MODULE._vertices(batch, g, batch.x + change)
     assert s_best.tolist() == [s]
-    up = torch.where(g > 0, 1.0, torch.where(g < 0, 0.0, search.x + change))
+    up = torch.where(g > 0, 1.0, torch.where(g < 0, 0.0, batch.x + change))
     assert torch.equal(v_best, up)
     every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 4)
     every = every[every.sum(1) <= k]
@@ -119,7 +119,7 @@ def test_the_objective_never_falls_and_runs_begin_anew(drawn, monkeypatch):
     """A step that would lower the loss is refused; after so many, values and mask are drawn again."""
     draws = []
 
-    def _drawn(search, of, draw):
+    def _drawn(batch, of, draw):
         draws.append(draw)
         return UP.expand(len(of), 1, -1).clone(), LEFT.expand(len(of), -1).clone()
 

@@ -76,11 +76,9 @@ def test_deep_fool_of_the_fact_sheet():
         "test", lambda v: v @ W.T, x, y, threat, targeted=None, seed=0, ids=None
     ) as minimal:
         free = torch.ones(1, 2, dtype=torch.bool)
-        r, normal = _deep_fool(minimal.search, x[:, None], torch.tensor([0]), free, 50, 10, 0.02)
+        r, normal = _deep_fool(minimal.batch, x[:, None], torch.tensor([0]), free, 50, 10, 0.02)
         only = torch.tensor([[False, True]])
-        r_of_one, normal_of_one = _deep_fool(
-            minimal.search, x[:, None], torch.tensor([0]), only, 50, 10, 0.02
-        )
+        r_of_one, normal_of_one = _deep_fool(minimal.batch, x[:, None], torch.tensor([0]), only, 50, 10, 0.02)
     assert r[0, 0].tolist() == pytest.approx([-0.5, 0.5])
     assert normal[0, 0].tolist() == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)])
     # along the second axis class 1 is 1 away, class 2 is 2.5

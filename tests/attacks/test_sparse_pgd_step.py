@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeronorm.attacks import sparse_pgd_step as MODULE
-from zeronorm.attacks.batch_under_attack import Search
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack
 from zeronorm.projections import top_k
 
 
 def search_of(x, low, high):
-    search = Search.__new__(Search)
-    search.__dict__.update(x=x, low=low, high=high)
-    return search
+    batch = BatchUnderAttack.__new__(BatchUnderAttack)
+    batch.__dict__.update(x=x, low=low, high=high)
+    return batch
 
 
 def moved(monkeypatch, v, x, G, mask, support, projected, *, compiled, low=0.0, high=1.0, α=0.25):

@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 
 from zeronorm import L0
 from zeronorm.attacks import sparse_rs_proposal as MODULE
-from zeronorm.attacks.batch_under_attack import searching
+from zeronorm.attacks.batch_under_attack import attacking
 
 
 @pytest.fixture(params=["compiled", "torch"])
@@ -28,8 +28,8 @@ def proposed(x, M, moved, *, step=5, n=None, colours=None, table=None):
     table = torch.arange(x.shape[2] if n is None else n) if table is None else table
     colours = torch.full((len(x), x.shape[1], M.shape[1]), 0.5, dtype=x.dtype) if colours is None else colours
     before = M.clone(), colours.clone()
-    with searching("test", sure, x, y, L0(1), targeted=None, seed=0, ids=None) as search:
-        result = MODULE.propose(search, step, M, colours, table, moved)
+    with attacking("test", sure, x, y, L0(1), targeted=None, seed=0, ids=None) as batch:
+        result = MODULE.propose(batch, step, M, colours, table, moved)
     assert torch.equal(M, before[0]) and torch.equal(colours, before[1]), "what was is kept, to return to"
     return result
 

@@ -164,7 +164,7 @@ def test_a_curve(zeronorm, tmp_path):
     told = json.loads(said.out.splitlines()[-1])
     assert list(told["robust_accuracy"]) == ["0", "1", "2", "3", "4", "5"]
     assert told["median_distance"] >= 1
-    assert RunFolder(tmp_path / "run").read_run()["plan"]["threat"]["curve"] is True
+    assert RunFolder(tmp_path / "run").read()["plan"]["threat"]["curve"] is True
 
 
 def test_options_reach_the_plan(zeronorm, tmp_path):
@@ -174,7 +174,7 @@ def test_options_reach_the_plan(zeronorm, tmp_path):
         "evaluate", "--limit", 4, *words.split(), *attack, "--device", "cpu", "--out", tmp_path / "run"
     )
     assert said.status == 0, said.err
-    run = RunFolder(tmp_path / "run").read_run()
+    run = RunFolder(tmp_path / "run").read()
     threat = run["plan"]["threat"]
     assert (threat["unit"], threat["low"], threat["high"], threat["linf"]) == ("feature", -0.5, 1.5, 0.9)
     assert threat["budgets"] == [3] and run["plan"]["seed"] == 7 and run["plan"]["precision"] == "bfloat16"
@@ -273,7 +273,7 @@ def test_a_model_of_ones_own(zeronorm, mine, form):
     said = zeronorm(*words, "--steps", 5, "--out", "run")
     assert said.status == 0, said.err
     assert json.loads(said.out.splitlines()[-1])["clean_accuracy"] == 1.0
-    assert RunFolder("run").read_run()["plan"]["model"]["name"] == f"module_of_mine:{form}"
+    assert RunFolder("run").read()["plan"]["model"]["name"] == f"module_of_mine:{form}"
     assert "--trust" in zeronorm("verify", "run").err  # records may be anyone's
     assert zeronorm("verify", "run", "--trust").status == 0
 

@@ -154,7 +154,7 @@ def test_options_of_attacks_reach_the_plan(zeronorm, tmp_path):
     attack = "sparse_rs:loss=margin:restarts=2,sparse_rs:initial_fraction=0.3"
     said = zeronorm("compare", *SEARCH[:4], "--attack", attack, "--queries", 5, "--out", tmp_path)
     assert said.status == 0, said.err
-    runs = [RunFolder(tmp_path / run["path"]).read_run() for run in ComparisonFolder(tmp_path).read()["runs"]]
+    runs = [RunFolder(tmp_path / run["path"]).read() for run in ComparisonFolder(tmp_path).read()["runs"]]
     first, second = (run["plan"]["attack"]["stages"][0]["options"] for run in runs)
     assert (first["loss"], first["restarts"], first["queries"]) == ("margin", 2, 5)
     assert second["initial_fraction"] == 0.3

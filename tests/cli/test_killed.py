@@ -46,7 +46,7 @@ def assert_same(folder: RunFolder, told: dict, expected: tuple) -> None:
     complete, _, expected_told = expected
     assert folder.read_rows().equals(complete.read_rows())
     assert told | {"run": ""} == expected_told | {"run": ""}
-    one, other = folder.read_run(), complete.read_run()
+    one, other = folder.read(), complete.read()
     for key in ("plan", "rows_digest", "summary", "diagnosis", "status"):
         assert one[key] == other[key], key
     assert {path.name for path in folder.path.iterdir()} == {path.name for path in complete.path.iterdir()}
@@ -62,13 +62,13 @@ def killed_and_resumed(mode, kills, seed, uninterrupted, home):
             break
         folder = RunFolder(home / "run")
         rows.append(folder.read_rows().num_rows)
-        begun += folder.exists() and len(folder.read_run()["sessions"]) > begun
-        ended = folder.exists() and folder.read_run()["status"] == "complete"  # killed while it drew the page
+        begun += folder.exists() and len(folder.read()["sessions"]) > begun
+        ended = folder.exists() and folder.read()["status"] == "complete"  # killed while it drew the page
     assert rows == sorted(rows), "what was finished is never lost"
     command = Command(home, *words)
     assert command.wait() == 0, command.stderr
     assert_same(RunFolder(home / "run"), json.loads(command.stdout.splitlines()[-1]), uninterrupted[mode])
-    sessions = RunFolder(home / "run").read_run()["sessions"]
+    sessions = RunFolder(home / "run").read()["sessions"]
     assert len(sessions) == begun + (not ended), "a killed session is one too"
     assert_paid_for(RunFolder(home / "run"), sessions)
     return rows

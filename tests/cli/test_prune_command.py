@@ -82,7 +82,7 @@ def test_a_dead_network_is_said_and_not_scored(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--share", "1"], "share: expected a number in [0, 1), got 1.0"),
+        (["--share", "1"], "share: expected a number in (0, 1), got 1.0"),
         (["--seeds", "0"], "seeds: expected an integer of at least 1, got 0"),
         (["--l2", "sparse_rs"], "l2: expected attacks within L2, got sparse_rs"),
         (["--l2", "fool"], "attack: expected one of"),
@@ -93,7 +93,7 @@ def test_a_dead_network_is_said_and_not_scored(tmp_path):
             "keep_dense: expected layers of the model (1, 3, 5, first, last), got 'conv7'",
         ),
         (["--keep-dense", "1,3,5"], "keep_dense: expected a layer at least that may be pruned"),
-        (["--share", "-0.1"], "share: expected a number in [0, 1), got -0.1"),
+        (["--share", "-0.1"], "share: expected a number in (0, 1), got -0.1"),
         (["--limit", "1"], "limit: expected an integer of at least 2, got 1"),
         (["--data", "digitz"], "data: expected one of"),
     ],

@@ -87,24 +87,24 @@ def greedy(
     From an adversarial it takes random pixels back, so that the first is not the last.
     """
     with searching_minimal("greedy", model, x, y, threat, targeted=None, seed=seed, ids=ids) as minimal:
-        search = minimal.search
-        v = search.x.clone()
+        batch = minimal.batch
+        v = batch.x.clone()
         for step in range(steps):
-            if len(search.rows) == 0:
+            if len(batch.rows) == 0:
                 break
-            _, reached, gradient = search.score_and_gradient(v)
+            _, reached, gradient = batch.score_and_gradient(v)
             minimal.note(reached, v)
             keep = minimal.leave(minimal.fewest == 1)
             if keep is not None:
                 v, reached, gradient = v[keep], reached[keep], gradient[keep]
-            changed = (v != search.x).any(1)
+            changed = (v != batch.x).any(1)
             end = torch.where(gradient > 0, 1.0, 0.0)
             promising = ((gradient * (end - v)).sum(1) > 0) & ~changed
-            chance = search.streams.uniform(step, changed.shape[1], v.dtype)
+            chance = batch.streams.uniform(step, changed.shape[1], v.dtype)
             one = (chance * promising).argmax(1, keepdim=True)
             another = torch.zeros_like(changed).scatter_(1, one, True) & promising & ~reached[:, None]
             back = changed & reached[:, None] & (chance < 0.3)
-            v = torch.where(another[:, None], end, torch.where(back[:, None], search.x, v))
+            v = torch.where(another[:, None], end, torch.where(back[:, None], batch.x, v))
         return minimal.finished()
 
 

@@ -89,7 +89,10 @@ MODELS = {
         After(lambda z: z.argmax(1)),
         r"model: expected a floating point tensor of logits, got torch\.int64",
     ),
-    "one score": (After(lambda z: z[:, 0]), r"model: expected logits of shape \(2, classes\) .*, got \(2,\)"),
+    "one score": (
+        After(lambda z: z[:, 0]),
+        r"model: expected logits of shape \(20, classes\) .*, got \(20,\)",
+    ),
     "one class": (After(lambda z: z[:, :1]), "model: expected logits of shape .*at least 2 classes"),
     "few classes": (
         After(lambda z: z[:, :3]),

@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on(run, tmp_path):
     zn.certify(Brightness(), dataset(), out=part, batch_size=32, **VOTES)
     assert rows(part) == rows(run)
     again = zn.certify(Brightness(), dataset(), out=part, **VOTES)  # complete: nothing is done again
-    assert rows(again.run) == rows(run) and len(folder.read_run()["sessions"]) == 2
+    assert rows(again.run) == rows(run) and len(folder.read()["sessions"]) == 2
 
 
 def test_another_plan_is_refused(run):
@@ -128,7 +128,7 @@ def test_other_levels_from_the_same_votes(run, tmp_path):
         )
     assert zn.verify_certificates(strict.run, Brightness(), dataset())
     tight = zn.recertify(run, tmp_path / "tight", bound="all_votes")
-    assert tight.summary.run["counts_of"]["rows_digest"] == CertificateFolder(run).read_run()["rows_digest"]
+    assert tight.summary.run["counts_of"]["rows_digest"] == CertificateFolder(run).read()["rows_digest"]
     with pytest.raises(ArgumentError, match="alpha: expected a number between 0 and 1"):
         zn.recertify(run, tmp_path / "no", alpha=2.0)
 
@@ -137,9 +137,9 @@ def tamper(run, change) -> None:
     folder = CertificateFolder(run)
     found = folder.read_rows().to_pylist()
     change(found)
-    record = folder.read_run()
+    record = folder.read()
     record["rows_digest"] = folder.fold(found, [])
-    folder.write_run(record)
+    folder.write(record)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_verify_notices(run, change, says):
 def test_verify_casts_votes_again(run):
     def forge(found):
         found[0].update(selection=[0, 40, 0], counts=[0, 200, 0])
-        options = CertificateFolder(run).read_run()["plan"]["method"]["options"]
+        options = CertificateFolder(run).read()["plan"]["method"]["options"]
         from zeronorm.evaluation.certify import _judged
 
         found[0].update(_judged(found[:1], options, [1, 5, 5])[0])

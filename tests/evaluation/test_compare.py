@@ -386,7 +386,7 @@ def test_other_claims_that_were_changed(copy, models, data):
     ):
         zn.verify_comparison(copy, {"plain": models["plain"]}, data)
     folder.write(record | {"status": "running"})
-    with pytest.raises(zn.ArgumentError, match="expected a complete one, got one that stopped early"):
+    with pytest.raises(zn.ArgumentError, match="expected a complete comparison, got one that stopped early"):
         zn.verify_comparison(copy, models, data)
 
 
@@ -404,7 +404,7 @@ def test_a_run_put_in_the_place_of_another(copy, models, data, tmp_path):
     [
         ({"format": "zeronorm-run/1"}, "expected format zeronorm-comparison/1"),
         ({"runs": []}, "is damaged: it names no runs"),
-        ({"runs": [{"model": "a", "attack": "b", "path": "../../elsewhere"}]}, "expected the path of a run within"),
+        ({"runs": [{"model": "a", "attack": "b", "path": "../../elsewhere"}]}, "expected a path within"),
         ({"runs": [{"model": "a", "attack": "b", "path": "nothing"}]}, "expected at least one run that has begun"),
     ],
 )  # fmt: skip

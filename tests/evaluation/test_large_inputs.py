@@ -88,5 +88,5 @@ def test_the_command_line_streams_what_is_large(shards, tmp_path, monkeypatch, c
     assert main.run(["verify", "run", "--trust"]) == 0
     assert not asked
     assert "every claim holds: 4 clean predictions" in capsys.readouterr().out
-    plan = RunFolder(tmp_path / "run").read_run()["plan"]
+    plan = RunFolder(tmp_path / "run").read()["plan"]
     assert plan["data"]["name"] == shards and plan["data"]["shape"] == [3, 224, 224]

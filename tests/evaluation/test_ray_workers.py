@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,7 @@ from benchmarks.faulty_models import Faulty
 from zeronorm import ArgumentError
 from zeronorm.evaluation import ray_workers as module
 from zeronorm.evaluation import runner
-from zeronorm.evaluation.attack_batch import Batch
-from zeronorm.evaluation.examples import Examples
+from zeronorm.evaluation.attack_batch import AttackShard
 from zeronorm.evaluation.ray_workers import Workers
 from zeronorm.records.folders import CertificateFolder, RunFolder
 
@@ -45,7 +45,7 @@ def rows_of(evaluation):
 
 
 def session_of(evaluation):
-    return RunFolder(evaluation.run).read_run()["sessions"][-1]
+    return RunFolder(evaluation.run).read()["sessions"][-1]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_two_find_what_one_finds(cluster, digits, alone, tmp_path):
             *digits, [zn.L0(1), zn.L0(2)], **QUICK, workers=two, out=tmp_path / "run", on_progress=seen.append
         )
     assert rows_of(found) == alone
-    assert RunFolder(found.run).read_run()["execution"]["workers"] == 2
+    assert RunFolder(found.run).read()["execution"]["workers"] == 2
     spent = session_of(found)["stages"]
     assert sum(effort["forwards"] for effort in spent.values()) == sum(r["forwards"] for r in alone if r["k"])
     assert {state.workers for state in seen} == {2} and seen[-1].passes > 0
@@ -113,7 +113,7 @@ def test_who_dies_again_and_again_ends_the_run_with_its_rows_kept(cluster, digit
     ):
         zn.evaluate(faulty, data, zn.L0(2), **QUICK, workers=two, out=tmp_path / "run")
     kept = RunFolder(tmp_path / "run")
-    assert len(kept.read_rows()) == 120 and "done again" in kept.read_run()["sessions"][-1]["faults"][0]
+    assert len(kept.read_rows()) == 120 and "done again" in kept.read()["sessions"][-1]["faults"][0]
 
 
 def test_certificates_of_two_are_those_of_one(cluster, digits):
@@ -138,7 +138,7 @@ def test_a_comparison_begins_its_workers_once(cluster, digits, monkeypatch):
 
 def test_who_is_not_looked_at_is_not_taken_for_hung(monkeypatch):
     class Host:
-        still, why, killed = 0.0, "", False
+        still, why, killed, underway = 0.0, "", False, 0.0
 
         def pulse(self):
             return 0, 0.0
@@ -150,11 +150,11 @@ def test_who_is_not_looked_at_is_not_taken_for_hung(monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     for away in (0.5, 500.0, 500.0):  # a disk that stalls
         now += away
-        workers._watch({1: (host, None)}, module.Listener(print, print, print))
+        workers._watch({1: (host, None)}, SimpleNamespace(passed=print))
     assert not host.killed
     for _ in range(20):
         now += 0.5
-        workers._watch({1: (host, None)}, module.Listener(print, print, print))
+        workers._watch({1: (host, None)}, SimpleNamespace(passed=print))
     assert host.killed and host.why == "its worker did nothing for 10 s"
 
 
@@ -200,8 +200,9 @@ def test_without_a_batch_size_both_have_work(cluster, digits):
 
 
 def test_halves_are_the_whole():
-    examples = Examples(torch.rand(5, 1, 2, 2), torch.arange(5), torch.arange(5) + 7, list("abcde"))
-    whole = Batch([3, 4, 8, 9, 11], examples, torch.rand(5, 1, 2, 2), [True, False, False, True, False])
+    x, y, ids = torch.rand(5, 1, 2, 2), torch.arange(5), torch.arange(5) + 7
+    examples = zn.data.Dataset(x, y, ids, "given", "given", (), tuple("abcde"))
+    whole = AttackShard([3, 4, 8, 9, 11], examples, torch.rand(5, 1, 2, 2), [True, False, False, True, False])
     first, second = whole.halves()
     assert first.places + second.places == whole.places and first.written + second.written == whole.written
     assert torch.equal(torch.cat([first.start, second.start]), whole.start)

@@ -172,8 +172,8 @@ def test_a_torn_last_line_at_every_byte(journal, model, data, uninterrupted):
         journal.write_bytes(whole[:end])
         assert_same(evaluate(model, data, "list", folder.path), uninterrupted["list"])
         (folder.path / "rows.parquet").unlink()
-        run = folder.read_run() | {"status": "running"}
-        folder.write_run(run)
+        run = folder.read() | {"status": "running"}
+        folder.write(run)
 
 
 def test_a_damaged_line_is_one_clear_error(journal, model, data, capsys):
@@ -281,10 +281,10 @@ def test_killed_between_the_last_steps(model, data, uninterrupted, tmp_path):
     """With rows.parquet but a run.json that says running; and complete but with the journal, or without a page."""
     evaluation = evaluate(model, data, "list", tmp_path / "run")
     folder = RunFolder(evaluation.run)
-    complete, all_rows = folder.read_run(), rows(evaluation)
+    complete, all_rows = folder.read(), rows(evaluation)
 
     folder.append(all_rows)
-    folder.write_run(complete | {"status": "running", "summary": None, "rows_digest": None})
+    folder.write(complete | {"status": "running", "summary": None, "rows_digest": None})
     folder.table.write_bytes(b"")  # the rename may have come before the content, on some file systems
     assert_same(evaluate(model, data, "list", folder.path), uninterrupted["list"])
 

@@ -36,8 +36,10 @@ def run(checkpoint, tmp_path_factory):
 
 
 def test_its_rows_are_its_certificates(checkpoint, run):
-    data, record = zn.data.load("digits", "test", 40), CertificateFolder(run).read_run()
-    assert record["plan"]["method"] == {"name": "truncation_window", "options": {}}
+    data, record = zn.data.load("digits", "test", 40), CertificateFolder(run).read()
+    assert record["plan"]["method"] == {
+        "name": "truncation_window", "kind": "deterministic", "unit": "pixel", "arithmetic": "deployed", "options": {},
+    }  # fmt: skip
     expected = certify_truncated(zn.models.load(checkpoint), data.x)
     for i, row in enumerate(CertificateFolder(run).read_rows().to_pylist()):
         assert (row["prediction"], row["radius"]) == (expected.prediction[i], expected.radius[i])
@@ -59,9 +61,9 @@ def test_verify_proves_again(checkpoint, run, tmp_path):
     rows = folder.read_rows().to_pylist()
     assert rows == CertificateFolder(run).read_rows().to_pylist()
     rows[0]["radius"] += 1
-    record = folder.read_run()
+    record = folder.read()
     record["rows_digest"] = folder.fold(rows, [])
-    folder.write_run(record)
+    folder.write(record)
     problems = zn.verify_certificates(again, zn.models.load(checkpoint), data).problems
     assert any("example 0: radius is" in problem for problem in problems), problems
 

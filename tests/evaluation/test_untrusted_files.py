@@ -257,8 +257,8 @@ def test_a_journal_whose_checksums_are_right(originals, tmp_path, unchecked, cap
     """Who writes a line can write its checksum."""
     shutil.copytree(originals / "run", tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    run = json.loads(folder.run_json.read_text())
-    folder.run_json.write_text(json.dumps(run | {"status": "running"}))
+    run = json.loads(folder.json.read_text())
+    folder.json.write_text(json.dumps(run | {"status": "running"}))
     folder.table.unlink()
     body = json.dumps(line)
     folder.journal.write_text(f"{body}\t{zlib.crc32(body.encode()):08x}\n")

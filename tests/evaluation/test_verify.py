@@ -79,10 +79,10 @@ def rewrite(folder, new_rows, *, forged):
     table = pa.Table.from_pylist(new_rows, schema=ROWS)
     pq.write_table(table, folder.table, write_page_checksum=True)
     if forged:
-        told = folder.read_run() | {"rows_digest": digest_rows(table)}
+        told = folder.read() | {"rows_digest": digest_rows(table)}
         with contextlib.suppress(LookupError, ValueError, TypeError):  # some rows give no figures
             told["summary"] = summary_of(told, table)
-        folder.write_run(told)
+        folder.write(told)
 
 
 # -- one field of one row ----------------------------------------------------------------------------------
@@ -124,14 +124,14 @@ def lies(row):
 def test_any_lie_in_any_row(kind, forged, runs, model, data, tmp_path):
     shutil.copytree(runs[kind].path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    told, honest = folder.read_run(), rows(folder.path)
+    told, honest = folder.read(), rows(folder.path)
 
     @given(st.data())
     @settings(max_examples=60, deadline=None)
     def check(draw):
         index = draw.draw(st.integers(0, len(honest) - 1))
         field, value = draw.draw(st.sampled_from(lies(honest[index])))
-        folder.write_run(told)
+        folder.write(told)
         rewrite(
             folder, [*honest[:index], honest[index] | {field: value}, *honest[index + 1 :]], forged=forged
         )
@@ -188,18 +188,18 @@ def test_the_claim_is_named(run, model, data, outcome, field, value, problem):
 def test_any_row_deleted_doubled_or_invented(kind, runs, model, data, tmp_path):
     shutil.copytree(runs[kind].path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    told, honest = folder.read_run(), rows(folder.path)
+    told, honest = folder.read(), rows(folder.path)
     for index in random.Random(0).sample(range(len(honest)), 12):
         for changed, problem in (
             (honest[:index] + honest[index + 1 :], r"rows: \d+ are missing"),
             (honest[:index] + honest[index : index + 1] + honest[index:], "has two rows"),
         ):
-            folder.write_run(told)
+            folder.write(told)
             rewrite(folder, changed, forged=True)
             problems = zn.verify(folder.path, model, data).problems
             assert any(re.search(problem, text) for text in problems), problems
     searched = next(row for row in honest if row["outcome"] == "robust")
-    folder.write_run(told)
+    folder.write(told)
     rewrite(folder, [*honest, searched | {"k": 9}], forged=True)
     problems = zn.verify(folder.path, model, data).problems
     assert "rows: 1 are of searches that the plan does not ask for" in problems
@@ -214,9 +214,9 @@ def test_rows_in_another_order(run, model, data):
 
 
 def changed_run(folder, change):
-    told = folder.read_run()
+    told = folder.read()
     change(told)
-    folder.write_run(told)
+    folder.write(told)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +304,12 @@ def test_an_unfinished_run_is_refused(run, model, data):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda run: run.run_json.unlink(), "found no run.json in"),
-        (lambda run: run.run_json.write_text('{"format'), "run.json cannot be read"),
-        (lambda run: run.run_json.write_bytes(b"\xff\xfe\x00"), "run.json cannot be read"),
-        (lambda run: run.run_json.write_text("[]"), "expected format zeronorm-run/1 in .*, got 'list'"),
-        (lambda run: run.run_json.write_text('{"format": "other/2"}'), "got 'other/2'"),
-        (lambda run: run.run_json.write_text('{"format": "zeronorm-run/1"}'), "it has no status, plan"),
+        (lambda run: run.json.unlink(), "found no run.json in"),
+        (lambda run: run.json.write_text('{"format'), "run.json cannot be read"),
+        (lambda run: run.json.write_bytes(b"\xff\xfe\x00"), "run.json cannot be read"),
+        (lambda run: run.json.write_text("[]"), "expected format zeronorm-run/1 in .*, got 'list'"),
+        (lambda run: run.json.write_text('{"format": "other/2"}'), "got 'other/2'"),
+        (lambda run: run.json.write_text('{"format": "zeronorm-run/1"}'), "it has no status, plan"),
         (lambda run: run.table.unlink(), "expected rows.parquet of the complete run"),
         (lambda run: run.table.write_bytes(b""), "rows.parquet is damaged"),
         (lambda run: run.table.write_bytes(run.table.read_bytes()[:-20]), "rows.parquet is damaged"),
@@ -328,7 +328,7 @@ def test_not_a_folder(run, model, data):
     with pytest.raises(zn.ArgumentError, match=r"run: expected the folder of a run, found no run\.json"):
         zn.verify(run.path / "nowhere", model, data)
     with pytest.raises(zn.ArgumentError, match="run: expected the folder of a run, got the file"):
-        zn.verify(run.run_json, model, data)
+        zn.verify(run.json, model, data)
 
 
 def test_any_changed_byte_of_the_table(run, model, data):

@@ -7,43 +7,43 @@ import pytest
 
 from zeronorm.kernels.numba import compiled, part
 from zeronorm.kernels.vectors import (
-    FEW,
+    FEW_LANES,
     LANES,
-    above,
-    alike,
-    ascending,
-    at_least,
-    at_most,
-    below,
-    highest,
-    larger,
-    largest,
-    largest_of_both,
+    add_unless,
+    broadcast,
+    first_set_bit,
+    greater,
+    greater_equal,
+    last_set_bit,
+    less,
+    less_equal,
     load,
     load_few,
-    lowest,
-    minus,
-    ones,
-    plus_product,
-    plus_product_unless,
-    plus_unless,
-    products,
-    smaller,
-    smallest,
-    smallest_of_both,
-    some_products,
+    load_padded_products,
+    load_products,
+    maximum,
+    merge_largest,
+    merge_smallest,
+    minimum,
+    multiply,
+    multiply_add,
+    multiply_add_unless,
+    negate,
+    popcount,
+    reduce_max,
+    reduce_min,
+    reduce_sum,
+    sort_lanes,
     store,
-    store_all,
-    times,
-    total,
+    store_rows,
     where_at_least,
 )
 
 
 @part
 def marks(words, a, number):
-    words[0], words[1] = at_least(a, number), at_most(a, number)
-    words[2], words[3] = above(a, number), below(a, number)
+    words[0], words[1] = greater_equal(a, number), less_equal(a, number)
+    words[2], words[3] = greater(a, number), less(a, number)
 
 
 @compiled
@@ -51,16 +51,16 @@ def everything(start, stop, a, b, number, vectors, words, numbers):
     for row in range(start, stop):
         x, y = load(a, row, 0), load(b, row, 0)
         marks(words, x, number)
-        store(vectors, 0, 0, times(x, y))
-        store(vectors, 1, 0, larger(x, y))
-        store(vectors, 2, 0, smaller(x, y))
-        store(vectors, 3, 0, minus(x))
-        store(vectors, 4, 0, plus_product(x, number, y))
-        store(vectors, 5, 0, plus_unless(x, y, words[0]))
+        store(vectors, 0, 0, multiply(x, y))
+        store(vectors, 1, 0, maximum(x, y))
+        store(vectors, 2, 0, minimum(x, y))
+        store(vectors, 3, 0, negate(x))
+        store(vectors, 4, 0, multiply_add(x, number, y))
+        store(vectors, 5, 0, add_unless(x, y, words[0]))
         store(vectors, 6, 0, where_at_least(x, number, numbers[0]))
-        store(vectors, 7, 0, alike(number))
-        numbers[1], numbers[2], numbers[3] = largest(x), smallest(x), total(x)
-        words[4], words[5], words[6] = ones(words[0]), lowest(words[0]), highest(words[0])
+        store(vectors, 7, 0, broadcast(number))
+        numbers[1], numbers[2], numbers[3] = reduce_max(x), reduce_min(x), reduce_sum(x)
+        words[4], words[5], words[6] = popcount(words[0]), first_set_bit(words[0]), last_set_bit(words[0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -95,10 +95,10 @@ def test_nothing_compares_with_nan():
 def between_lanes(start, stop, a, b, number, vectors, words):
     for row in range(start, stop):
         x, y = load(a, row, 0), load(b, row, 0)
-        words[0], words[1] = at_least(x, y), above(x, y)
-        store(vectors, 0, 0, plus_product_unless(x, number, y, words[0]))
-        store(vectors, 1, 0, plus_product_unless(x, y, y, words[0]))
-        store(vectors, 2, FEW, load_few(a, row, 3))
+        words[0], words[1] = greater_equal(x, y), greater(x, y)
+        store(vectors, 0, 0, multiply_add_unless(x, number, y, words[0]))
+        store(vectors, 1, 0, multiply_add_unless(x, y, y, words[0]))
+        store(vectors, 2, FEW_LANES, load_few(a, row, 3))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -112,19 +112,19 @@ def test_lanes_with_lanes(dtype):
     assert (bits == [x >= y, x > y]).all()
     expected = [np.where(x >= y, x, x + factor * y) for factor in (dtype(0.7), y)]
     np.testing.assert_allclose(vectors[:2], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(vectors[2, FEW : 2 * FEW], x[3 : 3 + FEW])
-    assert not vectors[2, :FEW].any() and not vectors[2, 2 * FEW :].any()
+    np.testing.assert_array_equal(vectors[2, FEW_LANES : 2 * FEW_LANES], x[3 : 3 + FEW_LANES])
+    assert not vectors[2, :FEW_LANES].any() and not vectors[2, 2 * FEW_LANES :].any()
 
 
 @compiled
 def in_groups(start, stop, once, x, weight, like, count, pad, whole, some, high, low):
     for _ in range(start, stop):
-        a = ascending(products(like, x, 3, 5, weight, 1, 2, 0, pad))
-        b = ascending(some_products(like, x, 3, 5, weight, 1, 2, count, pad))
-        store_all(whole, a)
-        store_all(some, b)
-        store_all(high, largest_of_both(a, b))
-        store_all(low, smallest_of_both(a, b))
+        a = sort_lanes(load_products(like, x, 3, 5, weight, 1, 2, 0, pad))
+        b = sort_lanes(load_padded_products(like, x, 3, 5, weight, 1, 2, count, pad))
+        store_rows(whole, a)
+        store_rows(some, b)
+        store_rows(high, merge_largest(a, b))
+        store_rows(low, merge_smallest(a, b))
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
@@ -132,12 +132,14 @@ def in_groups(start, stop, once, x, weight, like, count, pad, whole, some, high,
 def test_groups_are_sorted_lane_by_lane(size, dtype):
     generator = np.random.default_rng(size)
     x, weight = (generator.standard_normal(shape).astype(dtype).round(1) for shape in ((30, 30), (2, 20)))
-    whole, some, high, low = np.zeros((4, size, FEW), dtype)
+    whole, some, high, low = np.zeros((4, size, FEW_LANES), dtype)
     count = max(1, size - 2)
     in_groups(np.zeros(1), x, weight, (0,) * size, count, dtype(9), whole, some, high, low)
-    made = x[5 : 5 + size, 5 : 5 + FEW] * weight[1, 2 : 2 + size, None]  # row 3, coordinate 2: row 5 of x
+    made = (
+        x[5 : 5 + size, 5 : 5 + FEW_LANES] * weight[1, 2 : 2 + size, None]
+    )  # row 3, coordinate 2: row 5 of x
     np.testing.assert_array_equal(whole, np.sort(made, 0))
-    padded = np.concatenate([made[:count], np.full((size - count, FEW), dtype(9))])
+    padded = np.concatenate([made[:count], np.full((size - count, FEW_LANES), dtype(9))])
     np.testing.assert_array_equal(some, np.sort(padded, 0))
     both = np.sort(np.concatenate([made, padded]), 0)
     np.testing.assert_array_equal(high, both[size:])

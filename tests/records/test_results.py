@@ -31,7 +31,7 @@ def test_a_result_says_what_the_report_says(runs, result):
     from zeronorm.records.folders import RunFolder
 
     folder = RunFolder(runs["list"].path)
-    summary = report.summarise(folder.read_run(), folder.read_rows())
+    summary = report.summarise(folder.read(), folder.read_rows())
     assert result["n"] == summary.n and result["clean"] == summary.clean_accuracy.count
     assert result["robust"] == {str(k): summary.robust_accuracy[k].count for k in summary.budgets}
     assert list(result["about"]) == list(ABOUT)

@@ -190,7 +190,7 @@ def write_run(
     else:
         images = [{"example": 7 * i + 3, "x": x[i].ravel().tolist()} for i in range(min(n, pictures))]
         run["rows_digest"] = folder.fold(rows, images)
-    folder.write_run(run)
+    folder.write(run)
     return folder
 
 
@@ -219,10 +219,10 @@ def write_comparison(
                 continue
             known = [share * (1 - 0.6 * i / len(attacks)) for share in (0.5, 0.8, 1)]
             run = write_run(path / place, x, y, model=weights[model], seed=i, known=known, **options)
-            record = run.read_run()
+            record = run.read()
             record["plan"]["model"] |= {"name": model}
             record["plan"]["attack"] = {"name": attack, "stages": record["plan"]["attack"]["stages"]}
-            run.write_run(record)
+            run.write(record)
             runs.append(
                 {"model": model, "attack": attack, "path": place, "rows_digest": record["rows_digest"]}
             )

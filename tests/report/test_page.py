@@ -65,7 +65,7 @@ def pictures(page: Page) -> list[np.ndarray]:
 
 def test_every_kind_of_run_makes_a_page_with_its_figures(folder, tmp_path):
     page = Page(render(folder.path, tmp_path / "report.html"))
-    summary = summarise(folder.read_run(), folder.read_rows())
+    summary = summarise(folder.read(), folder.read_rows())
     if summary.n:
         for share in [summary.clean_accuracy, *(summary.robust_accuracy[k] for k in summary.budgets)]:
             low, high = share.interval
@@ -99,7 +99,7 @@ def test_same_records_same_bytes(runs, tmp_path):
 def test_nothing_in_a_record_speaks_html(tmp_path):
     x, y = digits(12)
     folder = write_run(tmp_path / "run", x, y, budgets=[1])
-    run = folder.read_run()
+    run = folder.read()
     plan = run["plan"]
     for place in (plan["model"], plan["data"], plan["attack"], run["versions"], run["execution"]):
         for key, value in place.items():
@@ -111,7 +111,7 @@ def test_nothing_in_a_record_speaks_html(tmp_path):
     ]
     finding = {"code": EVIL, "level": "warning", "seen": EVIL, "meaning": EVIL, "advice": EVIL}
     run |= {"command": EVIL, "created": EVIL, "diagnosis": [finding], "checks": [EVIL], "plan_digest": EVIL}
-    folder.write_run(run)
+    folder.write(run)
     rows = [row | {"name": EVIL, "attack": EVIL} for row in folder.read_rows().to_pylist()]
     folder.fold(rows, [{"example": id_, "x": x_} for id_, x_ in folder.read_images().items()])
     for runs in ([folder.path], [folder.path, folder.path]):
@@ -167,7 +167,7 @@ def test_gallery_of_inputs_in_a_box_of_their_own(tmp_path):
     folder = write_run(tmp_path / "run", x, y, budgets=[2])
     plain = pictures(Page(render(folder.path, tmp_path / "plain.html")))
     mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.25, 0.3])
-    run = folder.read_run()
+    run = folder.read()
     run["plan"]["threat"] |= {
         "low": ((0 - mean) / std)[:, None, None].tolist(),
         "high": ((1 - mean) / std)[:, None, None].tolist(),
@@ -181,7 +181,7 @@ def test_gallery_of_inputs_in_a_box_of_their_own(tmp_path):
         for id_, x_ in folder.read_images().items()
     ]
     folder.fold(rows, images)
-    folder.write_run(run)
+    folder.write(run)
     page = Page(render(folder.path, tmp_path / "own.html"))
     assert all(np.array_equal(a, b) for a, b in zip(plain, pictures(page), strict=True))
     assert "to any value in [-2.5, 2.5], each within its own bounds." in page.text
@@ -212,16 +212,16 @@ def test_checks_are_listed(tmp_path):
 
 def test_rows_that_contradict_run_json_are_said(tmp_path):
     folder = write_run(tmp_path / "run", *digits(20), budgets=[1])
-    summary = summarise(folder.read_run(), folder.read_rows())
+    summary = summarise(folder.read(), folder.read_rows())
     told = {
         "n": 20,
         "clean_accuracy": summary.clean_accuracy.value,
         "robust_accuracy": {"1": summary.robust_accuracy[1].value},
     }
-    folder.write_run(folder.read_run() | {"summary": told})
+    folder.write(folder.read() | {"summary": told})
     assert "disagree" not in Page(render(folder.path, tmp_path / "report.html")).text
     told["robust_accuracy"]["1"] += 0.05
-    folder.write_run(folder.read_run() | {"summary": told})
+    folder.write(folder.read() | {"summary": told})
     assert (
         "The rows and run.json disagree. k = 1:" in Page(render(folder.path, tmp_path / "report.html")).text
     )
@@ -236,7 +236,7 @@ def test_several_runs_are_compared(runs, tmp_path):
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids)) == 5
     assert {attrs["href"][1:] for tag, attrs in page.tags if tag == "a"} == set(ids)
-    summary = summarise(folders[0].read_run(), folders[0].read_rows())
+    summary = summarise(folders[0].read(), folders[0].read_rows())
     first_row = page.text[page.text.index("digits (list) digits (test)") :]
     figures = [summary.clean_accuracy, *(summary.robust_accuracy[k] for k in (1, 2, 4, 8))]
     shown = re.findall(r"\d+\.\d", first_row)[: len(figures)]
@@ -269,10 +269,10 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 def test_titles_are_short(tmp_path, name, architecture, title):
     """The whole name is in the provenance; data that were given as tensors are said once."""
     folder = write_run(tmp_path / "run", *digits(5), budgets=[1])
-    run = folder.read_run()
+    run = folder.read()
     run["plan"]["model"] |= {"name": name, "architecture": architecture or name}
     run["plan"]["data"] |= {"name": "given", "split": "given"}
-    folder.write_run(run)
+    folder.write(run)
     page = Page(render(folder.path, tmp_path / "report.html"))
     assert f"<title>{title} on given · zeronorm report</title>" in page.source
     assert f"<h1>{title}</h1>" in page.source and f"<p>{name}</p>" in page.source
@@ -284,7 +284,7 @@ def test_what_a_class_is_read_as(runs, tmp_path):
     folder = runs["list"]
     text = Page(render(folder.path, tmp_path / "report.html")).text
     assert "broken within k = 8: most often read as" in text and "×" not in text.partition("Examples")[0]
-    for one in summarise(folder.read_run(), folder.read_rows()).classes:
+    for one in summarise(folder.read(), folder.read_rows()).classes:
         if one.mistaken_for is not None:
             read_as, times = one.mistaken_for
             broken = one.clean.count - one.robust[8].count
@@ -343,9 +343,9 @@ def test_a_change_that_cannot_be_drawn_is_named(tmp_path, change, message):
 
 def test_images_of_another_shape_are_named(tmp_path):
     folder = write_run(tmp_path / "run", *digits(9), budgets=[2])
-    run = copy.deepcopy(folder.read_run())
+    run = copy.deepcopy(folder.read())
     run["plan"]["data"]["shape"] = [1, 8, 9]
-    folder.write_run(run)
+    folder.write(run)
     with pytest.raises(
         ArgumentError, match=r"^run: expected 72 values of example \d+ in images.parquet, got 64"
     ):

@@ -77,7 +77,7 @@ def test_a_row_and_a_page_for_each_kind_of_run(every_kind, tmp_path):
 def _read(folder):
     from zeronorm.records.folders import RunFolder
 
-    return RunFolder(folder).read_run(), RunFolder(folder).read_rows()
+    return RunFolder(folder).read(), RunFolder(folder).read_rows()
 
 
 def test_names_that_collide_or_are_no_names(runs, tmp_path):

@@ -74,12 +74,12 @@ def check_against_the_twin(run, rows: pa.Table) -> None:
 
 
 def test_every_kind_of_run_agrees_with_the_twin(folder):
-    check_against_the_twin(folder.read_run(), folder.read_rows())
+    check_against_the_twin(folder.read(), folder.read_rows())
 
 
 def test_every_point_of_an_interrupted_run_agrees_with_the_twin(runs):
     for kind in ("list", "curve", "minimal_list", "minimal_curve"):
-        run, rows = runs[kind].read_run() | {"status": "running"}, runs[kind].read_rows()
+        run, rows = runs[kind].read() | {"status": "running"}, runs[kind].read_rows()
         for cut in range(0, rows.num_rows, 23):
             check_against_the_twin(run, rows.slice(0, cut))
 
@@ -217,15 +217,15 @@ def test_a_minimal_attack_answers_at_every_budget():
 
 
 def test_only_lists_name_their_budgets_and_curves_every_k(runs):
-    list_ = summarise(runs["list"].read_run(), runs["list"].read_rows())
-    curve = summarise(runs["curve"].read_run(), runs["curve"].read_rows())
+    list_ = summarise(runs["list"].read(), runs["list"].read_rows())
+    curve = summarise(runs["curve"].read(), runs["curve"].read_rows())
     assert list(list_.robust_accuracy) == list_.budgets == [1, 2, 4, 8]
     assert list(curve.robust_accuracy) == list(range(13))
     assert curve.budgets == [1, 2, 4, 8, 12]
 
 
 def test_flat_inputs_have_features_whatever_the_plan_says(runs):
-    run = copy.deepcopy(runs["tabular"].read_run())
+    run = copy.deepcopy(runs["tabular"].read())
     run["plan"]["threat"]["unit"] = "pixel"
     assert summarise(run, runs["tabular"].read_rows()).unit == "feature"
 
@@ -277,7 +277,7 @@ def test_per_cent_says_none_and_all_only_when_so(share, text):
 
 
 def test_text_table_says_the_figures(folder):
-    run = folder.read_run()
+    run = folder.read()
     summary = summarise(run, folder.read_rows())
     text = text_table(summary)
     lines = text.splitlines()
@@ -292,7 +292,7 @@ def test_text_table_says_the_figures(folder):
 
 
 def test_text_table_lets_no_control_character_through(runs):
-    run = runs["list"].read_run()
+    run = runs["list"].read()
     run["plan"]["model"]["name"] = "evil\x1b[2J\nname"
     text = text_table(summarise(run, runs["list"].read_rows()))
     assert "\x1b" not in text

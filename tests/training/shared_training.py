@@ -42,14 +42,14 @@ def main(out: Path, names: list[str]) -> None:
 
     torch.set_num_threads(1)
     PRECISIONS["float32"] = "64-true"
-    load, build = data.load, loop._build
+    load, build = data.load, loop.starting_model
 
     def doubled(*asked):
         found = load(*asked)
         object.__setattr__(found, "x", found.x.double())
         return found
 
-    data.load, loop._build = doubled, lambda *given: build(*given).double()
+    data.load, loop.starting_model = doubled, lambda *given: build(*given).double()
     told = {}
     for name in names:
         result = train(TrainingPlan(out=out / name, **(SMALL | CASES[name])))

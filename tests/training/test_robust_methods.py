@@ -19,7 +19,8 @@ from zeronorm.threat_model import L0
 from zeronorm.training import train
 from zeronorm.training.adversary import Adversary
 from zeronorm.training.fast_ls import sparse_noise
-from zeronorm.training.methods import METHODS, Batch, Setting
+from zeronorm.training.method import Setting, TrainingBatch
+from zeronorm.training.methods import METHODS
 
 ROBUST = ("sat", "strades", "fast_ls")
 DIGITS = data.load("digits", "train", 12)
@@ -37,7 +38,7 @@ def model():
 
 def batch_of(epoch=1, step=0, rows=None):
     rows = torch.arange(len(X)) if rows is None else rows
-    return Batch(X[rows], Y[rows], IDS[rows], rows, epoch, step)
+    return TrainingBatch(X[rows], Y[rows], IDS[rows], rows, epoch, step)
 
 
 def setting_of(plan, adversary, memory=None):
@@ -58,14 +59,24 @@ class _Given(nn.Module):
         return self.moved if x[0, 0, 0, 0] else self.clean
 
 
+class _Shifts(Adversary):
+    """Adds the same to every value."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x, *rest):
+        return x + self.by
+
+
 @pytest.mark.parametrize(
     ("method", "beta", "loss"),
     [("sat", 3.0, 1.0549569), ("strades", 3.0, 1.7796695), ("strades", 0.0, 0.1698460)],
 )
 def test_the_losses_by_hand(plan, method, beta, loss):
     x, y = torch.zeros(1, 1, 1, 1), torch.tensor([0])
-    setting = Setting(plan(method=method, k=1, beta=beta), lambda x, *rest: x + 1, y, 3, {})
-    found, logits = METHODS[method].objective(setting)(_Given(), Batch(x, y, y, y, 1, 0))
+    setting = Setting(plan(method=method, k=1, beta=beta), _Shifts(1), y, 3, {})
+    found, logits = METHODS[method].batch_loss(setting)(_Given(), TrainingBatch(x, y, y, y, 1, 0))
     assert float(found) == pytest.approx(loss, abs=1e-6)
     assert torch.equal(logits, _Given.moved)
 
@@ -73,13 +84,13 @@ def test_the_losses_by_hand(plan, method, beta, loss):
 def test_the_trade_off_is_differentiated_in_both_arguments(plan):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
     x, y = torch.full((1, 1, 1, 1), 0.3), torch.tensor([0])
-    setting = Setting(plan(method="strades", k=1, beta=2.0), lambda x, *rest: x + 0.6, y, 2, {})
+    setting = Setting(plan(method="strades", k=1, beta=2.0), _Shifts(0.6), y, 2, {})
 
     def loss(w):
         a, b = (0.3 * w).log_softmax(0), (0.9 * w).log_softmax(0)
         return -a[0] + 2.0 * (a.exp() * (a - b)).sum()
 
-    METHODS["strades"].objective(setting)(linear, Batch(x, y, y, y, 1, 0))[0].backward()
+    METHODS["strades"].batch_loss(setting)(linear, TrainingBatch(x, y, y, y, 1, 0))[0].backward()
     weight = linear[1].weight
     assert torch.allclose(weight.grad.flatten(), torch.func.grad(loss)(weight.detach().flatten()), atol=1e-6)
 
@@ -191,7 +202,7 @@ def test_what_batch_normalisation_sees(plan, model, method, forwards):
     for which in forwards:
         twin(X if which == "clean" else x_adv)
 
-    METHODS[method].objective(setting_of(asked, Adversary(asked, model)))(model, batch_of())
+    METHODS[method].batch_loss(setting_of(asked, Adversary(asked, model)))(model, batch_of())
     assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
@@ -199,7 +210,7 @@ class TestFastLS:
     def test_labels_are_a_moving_average_after_the_warm_up(self, plan, model):
         asked = plan(method="fast_ls", k=1, epochs=4, label_warm_up=0.5, label_momentum=0.75)
         memory = {}
-        loss = METHODS["fast_ls"].objective(setting_of(asked, Adversary(asked, model), memory))
+        loss = METHODS["fast_ls"].batch_loss(setting_of(asked, Adversary(asked, model), memory))
         given = nn.functional.one_hot(Y, 10).float()
         assert torch.equal(memory["labels"], given)
         loss(model, batch_of(epoch=2))
@@ -217,7 +228,7 @@ class TestFastLS:
     def test_the_memory_of_a_resumed_training_is_used(self, plan, model):
         asked = plan(method="fast_ls", k=1)
         memory = {"labels": torch.full((12, 10), 0.1)}
-        METHODS["fast_ls"].objective(setting_of(asked, Adversary(asked, model), memory))
+        METHODS["fast_ls"].batch_loss(setting_of(asked, Adversary(asked, model), memory))
         assert float(memory["labels"].max()) == pytest.approx(0.1)
 
     def test_one_step_by_default(self, plan):

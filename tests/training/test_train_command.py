@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from zeronorm.cli.train import train as command
 from zeronorm.errors import ArgumentError
 from zeronorm.models.checkpoint import RELEASED
 from zeronorm.threat_model import L0
-from zeronorm.training import TrainingPlan
+from zeronorm.training import TrainingPlan, train
 
 app = typer.Typer()
 app.command()(command)
@@ -52,98 +52,79 @@ def test_a_network_pruned_to_death_is_said(tmp_path):
     assert "warning" not in run("--out", tmp_path / "alive", *quick, 0.5).stderr
 
 
-def test_options_reach_the_plan(tmp_path):
-    plan = TrainingPlan(
-        out=tmp_path / "out",
-        model="preact-resnet18",
-        model_arguments={"activation": "relu"},
-        epochs=1,
-        batch_size=7,
-        lr=0.01,
-        schedule="step",
-        momentum=0.5,
-        weight_decay=0.0,
-        crop=2,
-        flip=True,
-        normalize=False,
-        validation=0.25,
-        limit=16,
-        seed=9,
-        precision="bfloat16",
-    )
-    sidecar = trained_as(plan)
-    assert sidecar["training"]["plan"] == plan.identity()
-    assert "mean" not in sidecar["arguments"]
-
-
-def test_options_of_robust_training_reach_the_plan(tmp_path):
+def test_the_sidecar_keeps_the_plan_and_the_command_that_states_it(tmp_path):
     plan = TrainingPlan(
         out=tmp_path / "out",
         model_arguments={"width": 0.1},
         method="fast_ls",
         k=2,
-        multi_k=1.5,
         attack={"sparse_pgd": {"step_size": 0.5}, "sparse_rs": {"loss": "margin"}},
         steps=2,
-        gradient="alternate",
-        tolerance=4,
-        beta=1.5,
-        noise=0.5,
-        label_momentum=0.8,
-        label_warm_up=0.5,
         average=0.9,
+        normalize=False,
         epochs=2,
         limit=50,
         validation_limit=3,
         validation_steps=4,
         validation_queries=5,
     )
-    assert trained_as(plan)["training"]["plan"] == plan.identity()
-
-
-def trained_as(plan):
-    """The sidecar of what the plan's command line trains."""
     words = shlex.split(plan.command().replace("DIR", str(plan.out)))
     assert words[:2] == ["zeronorm", "train"]
     run(*words[2:])
-    return models.load(plan.out).facts
+    sidecar = models.load(plan.out).facts
+    assert sidecar["training"]["plan"] == plan.identity()
+    assert sidecar["training"]["command"] == plan.command()
+    assert "mean" not in sidecar["arguments"]
 
 
-def test_every_field_of_the_plan_is_an_option_and_the_defaults_agree():
-    parameters = typer.main.get_command(app).params
-    options = {parameter.name: parameter.default for parameter in parameters}
-    for option in fields(TrainingPlan):
-        name = {"model_arguments": "set_"}.get(option.name, option.name)
-        assert name in options
-        if name == "attack":
-            assert options[name] is None and option.default is None
-        elif name in ("track", "keep_dense"):
-            assert (options[name], option.default) == ("", ())
-        elif name in (
-            "model",
-            "budget",
-            "epochs",
-            "batch_size",
-            "lr",
-            "weight_decay",
-            "crop",
-            "flip",
-            "precision",
-        ):  # vary
-            assert options[name] is None
-        elif name not in ("out", "set_"):
-            assert options[name] == option.default
+def test_a_certified_method_takes_the_same_path(tmp_path):
+    out = tmp_path / "out"
+    quick = (
+        "--method",
+        "l0-lipschitz",
+        "--limit",
+        200,
+        "--epochs",
+        2,
+        "--batch-size",
+        50,
+        "--set",
+        "templates=2",
+    )
+    result = run("--out", out, "--json", *quick)
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["n"] == told["certified"]["n"] == 360 and os.path.exists(told["weights"])
+    assert f"{told['accuracy']:.1%} of 360 test images right, half proved at" in result.stdout.splitlines()[0]
+    assert f"next: zeronorm certify --model {out}" in result.stdout
+    assert [line.partition(":")[0] for line in result.stderr.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+    facts = models.load(out).facts
+    assert facts["certified"] == told["certified"] and facts["training"]["command"].endswith("--out DIR")
+    assert set(facts["training"]) == {"command", "plan", "seconds", "device", "threads"}
+    again = train(TrainingPlan(
+        method="l0_lipschitz", limit=200, epochs=2, batch_size=50, model_arguments={"templates": 2}, out=tmp_path / "b"
+    ))  # fmt: skip
+    assert models.digest(again.model) == told["digest"] and again.certified == told["certified"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--resume",), "resume: the method l0_lipschitz takes no resume"),
+        (("--device", "cuda"), "device: the method l0_lipschitz trains on the cpu, got 'cuda'"),
+        (("--devices", 2), "devices: the method l0_lipschitz trains on one, got 2"),
+        (("--retained", 9), "retained: the method l0_lipschitz takes no retained"),
+    ],
+)
+def test_what_a_certified_method_refuses(tmp_path, words, says):
+    with pytest.raises(ArgumentError, match=f"^{says}$"):
+        run("--out", tmp_path / "out", "--method", "l0_lipschitz", *words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_settings(tmp_path):
     for words, match in [
         (("--set", "width"), "set: expected NAME=VALUE, got 'width'"),
         (("--set", "seed=3"), "set: expected none of in_channels"),
-        (("--model", "resnet21"), "model: expected one of"),
-        (
-            ("--method", "at"),
-            "method: expected one of standard, .*, l0_lipschitz, feature_partition, got 'at'",
-        ),
     ]:
         with pytest.raises(ArgumentError, match=match):
             run("--out", tmp_path / "out", *words)

@@ -8,7 +8,7 @@ import torch
 import zeronorm as zn
 from zeronorm.errors import ArgumentError
 from zeronorm.training import train
-from zeronorm.training.ablation import Encoding
+from zeronorm.training.encoding import Encoding
 
 QUICK = {
     "method": "ablation", "model": "lenet_300_100", "model_arguments": {}, "retained": 24, "epochs": 6,

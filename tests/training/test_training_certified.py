@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from l0_lipschitz_attack import greedy
@@ -9,9 +11,11 @@ from l0_lipschitz_attack import greedy
 import zeronorm as zn
 from zeronorm.errors import ArgumentError
 from zeronorm.models.l0_lipschitz import STEP
-from zeronorm.training.l0_lipschitz import CertifiedTraining, _Smooth, train_l0_lipschitz
+from zeronorm.training import TrainingPlan
+from zeronorm.training.l0_lipschitz import _Smooth, train_l0_lipschitz
 
-QUICK = CertifiedTraining(budget=4.0, epochs=8, batch_size=60, temperature=2.0)
+PLAN = TrainingPlan(method="l0_lipschitz", out="unused")
+QUICK = replace(PLAN, budget=4.0, epochs=8, batch_size=60, temperature=2.0)
 
 
 def build(**arguments):
@@ -82,9 +86,7 @@ def test_same_plan_same_tables_and_no_global_state_moves(trained):
     again = train_l0_lipschitz(build(), zn.data.load("digits", "train"), QUICK)
     assert torch.equal(again.network.tables, trained.network.tables)
     assert torch.equal(torch.get_rng_state(), state)
-    other = train_l0_lipschitz(
-        build(), zn.data.load("digits", "train", 400), CertifiedTraining(epochs=1, seed=1)
-    )
+    other = train_l0_lipschitz(build(), zn.data.load("digits", "train", 400), replace(PLAN, epochs=1, seed=1))
     assert not torch.equal(other.network.tables, trained.network.tables)
 
 
@@ -93,7 +95,7 @@ def test_whole_numbers_are_the_smooth_network_rounded(trained):
     data = zn.data.load("digits", "train", 300)
     network = build(templates=2).network
     encoded = network.encode(data.x).bool()
-    plan = CertifiedTraining(softness=1e-4, patch_softness=1e-4)
+    plan = replace(PLAN, softness=1e-4, patch_softness=1e-4)
     smooth = _Smooth(network, plan, encoded, data.y, torch.Generator().manual_seed(0))
     smooth.learn(encoded.float(), data.y, 0.2)
     smooth.round_into(network)
@@ -104,10 +106,8 @@ def test_whole_numbers_are_the_smooth_network_rounded(trained):
 def test_refusals():
     data = zn.data.load("digits", "train", 100)
     with pytest.raises(ArgumentError, match="model: expected an l0_lipschitz network, got small_cnn"):
-        train_l0_lipschitz(zn.models.build("small_cnn", image_size=8), data)
+        train_l0_lipschitz(zn.models.build("small_cnn", image_size=8), data, PLAN)
     with pytest.raises(ArgumentError, match="x: expected inputs of shape"):
-        train_l0_lipschitz(zn.models.build("l0_lipschitz"), data)
+        train_l0_lipschitz(zn.models.build("l0_lipschitz"), data, PLAN)
     with pytest.raises(ArgumentError, match="data: expected examples of 12 classes, got 10"):
-        train_l0_lipschitz(build(classes=12), data)
-    with pytest.raises(ArgumentError, match="budget: expected a number"):
-        CertifiedTraining(budget=-1.0)
+        train_l0_lipschitz(build(classes=12), data, PLAN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from feature_partition_attack import by_groups
@@ -9,9 +11,12 @@ from feature_partition_attack import by_groups
 import zeronorm as zn
 from zeronorm.certification import certify_feature_partition
 from zeronorm.errors import ArgumentError
-from zeronorm.training.feature_partition import PartitionTraining, _one_cycle, train_feature_partition
+from zeronorm.training import TrainingPlan
+from zeronorm.training.feature_partition import _one_cycle, train_feature_partition
 
-QUICK = PartitionTraining(
+PLAN = TrainingPlan(method="feature_partition", out="unused")
+QUICK = replace(
+    PLAN,
     budget=3.0,
     temperature=2.0,
     sharpness=1.0,
@@ -48,7 +53,7 @@ def test_it_learns_to_certify(trained):
 
 
 def test_a_larger_budget_trades_clean_accuracy_for_radius(trained):
-    plan = PartitionTraining(**QUICK.record() | {"budget": 0.0, "temperature": 0.5})
+    plan = replace(QUICK, budget=0.0, temperature=0.5)
     careless = train_feature_partition(build(), zn.data.load("digits", "train"), plan)
     (test, found), (_, other) = certified(trained), certified(careless)
     assert (
@@ -58,7 +63,7 @@ def test_a_larger_budget_trades_clean_accuracy_for_radius(trained):
 
 @pytest.mark.parametrize("pattern", ["random", "strided"])
 def test_hard_votes(pattern):
-    plan = PartitionTraining(**QUICK.record() | {"groups": 16, "epochs": 20})
+    plan = replace(QUICK, groups=16, epochs=20)
     model = build(votes="hard", partition=pattern, groups=16, shared=False, widths=[24])
     train_feature_partition(model, zn.data.load("digits", "train"), plan)
     test, certificate = certified(model)
@@ -83,7 +88,7 @@ def test_attacks_break_nothing_within_the_radius(trained, attack):
 
 
 def test_an_attack_that_knows_the_groups_succeeds_beyond_the_radius_and_never_within():
-    plan = PartitionTraining(**QUICK.record() | {"budget": 2.0})
+    plan = replace(QUICK, budget=2.0)
     model = train_feature_partition(
         build(partition=(((4, 0), (0, 4)),), mirrored=True), zn.data.load("digits", "train"), plan
     )
@@ -123,9 +128,7 @@ def test_same_plan_same_weights_and_no_global_state_moves(trained):
 def test_sharpness_multiplies_what_was_learnt():
     data = zn.data.load("digits", "train", 120)
     plain, sharp = (
-        train_feature_partition(
-            build(), data, PartitionTraining(**QUICK.record() | {"epochs": 1, "sharpness": sharpness})
-        )
+        train_feature_partition(build(), data, replace(QUICK, epochs=1, sharpness=sharpness))
         for sharpness in (1.0, 4.0)
     )
     x = data.x[:5]
@@ -141,12 +144,10 @@ def test_the_learning_rate_rises_and_falls():
 def test_refusals():
     data = zn.data.load("digits", "train", 100)
     with pytest.raises(ArgumentError, match="model: expected a feature_partition network, got small_cnn"):
-        train_feature_partition(zn.models.build("small_cnn", image_size=8), data)
+        train_feature_partition(zn.models.build("small_cnn", image_size=8), data, PLAN)
     with pytest.raises(ArgumentError, match="x: expected inputs of shape"):
-        train_feature_partition(zn.models.build("feature_partition"), data)
+        train_feature_partition(zn.models.build("feature_partition"), data, PLAN)
     with pytest.raises(ArgumentError, match="data: expected labels below 4, got 9"):
-        train_feature_partition(build(classes=4), data)
+        train_feature_partition(build(classes=4), data, PLAN)
     with pytest.raises(ArgumentError, match="lr: expected a finite loss"):
-        train_feature_partition(build(), data, PartitionTraining(lr=1e30, epochs=2))
-    with pytest.raises(ArgumentError, match="precision: expected one of"):
-        PartitionTraining(precision="half")
+        train_feature_partition(build(), data, replace(PLAN, lr=1e30, epochs=2))

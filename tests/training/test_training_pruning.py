@@ -131,20 +131,16 @@ def test_l1_shrinks_the_weights(plan, tmp_path):
 
 def test_bad_input(plan, initial, tmp_path):
     for changes, match in (
-        ({"prune": 1.0}, r"prune: expected a number in \[0, 1\), got 1.0"),
-        ({"prune": -0.1}, r"prune: expected a number in \[0, 1\), got -0.1"),
-        ({"prune_rounds": 0}, "prune_rounds: expected an integer of at least 1, got 0"),
         (
             {"prune": 0.5, "prune_rounds": 3},
-            "prune_rounds: expected an epoch at least around each of 3 rounds",
+            "prune_rounds: expected at least one epoch for each of 3 rounds",
         ),
-        ({"l1": -1.0}, r"l1: expected a number in \[0, inf\), got -1"),
         ({"initial": "nowhere", "model_arguments": {}}, "model: expected a built-in model"),
         (
             {"initial": initial, "model": "resnet20", "model_arguments": {}},
-            "model: expected that of .*small_cnn",
+            "model: expected small_cnn, that of .*, got resnet20",
         ),
-        ({"initial": initial}, "model: expected that of .*small_cnn, or none beside it"),
+        ({"initial": initial}, "set: expected none beside initial, which brings its own, got width"),
     ):
         with pytest.raises(ArgumentError, match=match):
             plan(**changes)

@@ -9,7 +9,7 @@ import zeronorm as zn
 from zeronorm.certification import certify_truncated, worst_case_logits
 from zeronorm.errors import ArgumentError
 from zeronorm.training import TrainingPlan, train
-from zeronorm.training.methods import Batch
+from zeronorm.training.method import TrainingBatch
 from zeronorm.training.truncation_window import window_loss
 
 
@@ -18,7 +18,9 @@ def proven(objective, data, test):
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for epoch in range(1, 13):
         for rows in torch.arange(len(data)).split(100):
-            loss, logits = objective(model, Batch(data.x[rows], data.y[rows], data.ids[rows], rows, epoch, 0))
+            loss, logits = objective(
+                model, TrainingBatch(data.x[rows], data.y[rows], data.ids[rows], rows, epoch, 0)
+            )
             assert logits.shape == (len(rows), 10)
             optimizer.zero_grad()
             loss.backward()
@@ -37,7 +39,7 @@ def test_the_budget_rises():
     objective = window_loss(4, 8)
     for epoch, budget in {1: 0, 2: 0, 3: 1, 5: 2, 8: 3, 9: 4, 20: 4}.items():
         expected = torch.nn.functional.cross_entropy(worst_case_logits(model, x, y, budget), y)
-        assert torch.equal(objective(model, Batch(x, y, y, y, epoch, 0))[0], expected)
+        assert torch.equal(objective(model, TrainingBatch(x, y, y, y, epoch, 0))[0], expected)
 
 
 def test_by_the_training_loop(tmp_path):

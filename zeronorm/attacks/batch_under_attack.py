@@ -25,7 +25,7 @@ from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0, Linf
 
 Model = Callable[[Tensor], Tensor]
-Objective = Literal["cross_entropy", "margin"]
+LossName = Literal["cross_entropy", "margin"]
 
 # Matrix kernels work in tiles: on the CPUs tried, a row's logits and gradient depend on its batch only through
 # the rows beyond the last multiple of 4.  Filled up to such a multiple, a row comes out bitwise the same in
@@ -34,7 +34,7 @@ TILE = 4
 
 
 @contextmanager
-def searching(
+def attacking(
     name: str,
     model: Model,
     x: Tensor,
@@ -44,10 +44,10 @@ def searching(
     targeted: Tensor | None,
     seed: int,
     ids: Tensor | None,
-    objective: Objective = "cross_entropy",
+    objective: LossName = "cross_entropy",
     norm: type[L0] | type[Linf] = L0,
-) -> Iterator[Search]:
-    """A `Search` over checked arguments, with the model in evaluation mode and no gradients recorded.
+) -> Iterator[BatchUnderAttack]:
+    """A `BatchUnderAttack` over checked arguments, with the model in evaluation mode and no gradients recorded.
 
     An attack within an ℓ∞ budget searches the same way: all features may change, each by so much.
     """
@@ -68,10 +68,10 @@ def searching(
         raise ArgumentError(f"threat: {name} needs a budget, expected an integer k, got None")
     threat.check_inputs(x)
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model):
-        search = Search(name, model, x, y, threat, targeted, seed, ids, objective)
+        batch = BatchUnderAttack(name, model, x, y, threat, targeted, seed, ids, objective)
         if len(x) > 0:
-            search.drop_those_at_goal()
-        yield search
+            batch.drop_those_at_goal()
+        yield batch
 
 
 def filled_up(model: Model, inputs: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def filled_up(model: Model, inputs: Tensor) -> Tensor:
     return inputs
 
 
-class Search:
+class BatchUnderAttack:
     """A batch under attack.
 
     Iterates are sparse: `positions` (a, s) and `values` (a, g, s) to write there.  Examples leave once they are
@@ -104,7 +104,7 @@ class Search:
         targeted: Tensor | None,
         seed: int,
         ids: Tensor | None,
-        objective: Objective,
+        objective: LossName,
     ) -> None:
         assert threat.k is not None
         self.name, self.model, self.k = name, model, threat.k

@@ -77,41 +77,41 @@ def carlini_wagner_l0(
     with searching_minimal(
         "carlini_wagner_l0", model, x, y, threat, targeted=targeted, seed=seed, ids=ids
     ) as minimal:
-        search = minimal.search
-        everyone = torch.arange(len(search.rows), device=search.x.device)
-        low, high = (bound.expand_as(search.x) for bound in search.box_of(everyone))
+        batch = minimal.batch
+        everyone = torch.arange(len(batch.rows), device=batch.x.device)
+        low, high = (bound.expand_as(batch.x) for bound in batch.box_of(everyone))
         middle, half = (low + high) / 2, (high - low) / 2
-        w = ((search.x - middle) / half).clamp(-1, 1).mul_(_INSIDE).atanh_()
+        w = ((batch.x - middle) / half).clamp(-1, 1).mul_(_INSIDE).atanh_()
         m, s = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments
         S = torch.ones_like(w[:, 0], dtype=torch.bool)
-        if search.allowed is not None:
-            S &= search.allowed
+        if batch.allowed is not None:
+            S &= batch.allowed
         # in S for good, and out of it since the last success
         needed, taken = (torch.zeros_like(S) for _ in range(2))
         c = torch.full_like(w[:, 0, 0], constant)
-        waited = torch.zeros_like(search.rows)  # steps since the last success
+        waited = torch.zeros_like(batch.rows)  # steps since the last success
         succeeded, careful = (torch.zeros_like(waited, dtype=torch.bool) for _ in range(2))
 
         for step in range(steps):
-            if len(search.rows) == 0:
+            if len(batch.rows) == 0:
                 break
             tanh = w.tanh()
-            v = torch.where(S[:, None], torch.clamp(middle + half * tanh, low, high), search.x)
-            z, pullback = search.logits_and_pullback(v)
-            reached = search.at_goal(z)
+            v = torch.where(S[:, None], torch.clamp(middle + half * tanh, low, high), batch.x)
+            z, pullback = batch.logits_and_pullback(v)
+            reached = batch.at_goal(z)
             minimal.note(reached, v)
 
-            goal = search.goal[:, None]
+            goal = batch.goal[:, None]
             best = z.scatter(1, goal, -torch.inf).argmax(1, keepdim=True)
             f_by_z = torch.zeros_like(z).scatter_(1, best, -1.0).scatter_(1, goal, 1.0)
-            if search.targeted:
+            if batch.targeted:
                 f_by_z = -f_by_z
             f, G = (z * f_by_z).sum(1), pullback(f_by_z)
 
             # after a success the least contributions leave, otherwise c grows, and those that left come back
             done = minimal.fewest == 1
             if reached.any():
-                leaves = _least(G, v - search.x, S & ~needed, -f, careful) & reached[:, None]
+                leaves = _least(G, v - batch.x, S & ~needed, -f, careful) & reached[:, None]
                 taken = torch.where(reached[:, None], leaves, taken)
                 S = S & ~leaves
                 done |= reached & ~leaves.any(1)
@@ -127,7 +127,7 @@ def carlini_wagner_l0(
                 done |= missed & ~(S & ~needed).any(1)
             waited[waited == inner_steps] = 0
 
-            gradient = torch.where(f > 0, c, 0.0)[:, None, None] * G * 2 * half + (v - search.x) / half
+            gradient = torch.where(f > 0, c, 0.0)[:, None, None] * G * 2 * half + (v - batch.x) / half
             gradient = gradient * (1 - tanh * tanh) * S[:, None]
             m = β1 * m + (1 - β1) * gradient
             s = β2 * s + (1 - β2) * gradient * gradient

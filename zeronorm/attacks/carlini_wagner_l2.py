@@ -79,41 +79,37 @@ def carlini_wagner_l2(
     with searching_shortest(
         "carlini_wagner_l2", model, x, y, threat, targeted=targeted, seed=seed, ids=ids
     ) as minimal:
-        search = minimal.search
-        everyone = torch.arange(len(search.rows), device=search.x.device)
-        low, high = (bound.expand_as(search.x) for bound in search.box_of(everyone))
+        batch = minimal.batch
+        everyone = torch.arange(len(batch.rows), device=batch.x.device)
+        low, high = (bound.expand_as(batch.x) for bound in batch.box_of(everyone))
         middle, half = (low + high) / 2, (high - low) / 2
         free = half > 0
         # in float64: near its ends the last bit of atanh hangs on the place in memory
         start = (
-            ((search.x - middle) / half.where(free, 1.0))
-            .double()
-            .clamp(-_INSIDE, _INSIDE)
-            .atanh()
-            .to(search.x)
+            ((batch.x - middle) / half.where(free, 1.0)).double().clamp(-_INSIDE, _INSIDE).atanh().to(batch.x)
         )
         c = torch.full_like(start[:, 0, 0], constant)
         least, most = torch.zeros_like(c), torch.full_like(c, torch.inf)  # failed, and succeeded
-        goal = search.goal[:, None]
+        goal = batch.goal[:, None]
         for number in range(rounds if len(everyone) else 0):
             w, m, s = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
             succeeded = torch.zeros_like(everyone, dtype=torch.bool)
             for step in range(steps * number // rounds, steps * (number + 1) // rounds):
                 since = step - steps * number // rounds + 1
                 tanh = w.tanh()
-                v = torch.clamp(middle + half * tanh, low, high).where(free, search.x)
-                z, pullback = search.logits_and_pullback(v)
+                v = torch.clamp(middle + half * tanh, low, high).where(free, batch.x)
+                z, pullback = batch.logits_and_pullback(v)
                 best = z.scatter(1, goal, -torch.inf).argmax(1, keepdim=True)
                 f_by_z = torch.zeros_like(z).scatter_(1, best, -1.0).scatter_(1, goal, 1.0)
-                if search.targeted:
+                if batch.targeted:
                     f_by_z = -f_by_z
                 f = (z * f_by_z).sum(1).nan_to_num(torch.inf, torch.inf, torch.inf)
                 sure = confidence + _ROUNDING * torch.finfo(z.dtype).eps * z.abs().amax(1)
-                reached = search.at_goal(z) & (f <= -sure)
+                reached = batch.at_goal(z) & (f <= -sure)
                 succeeded |= reached
                 minimal.note(reached, v)
                 weight = torch.where(f > -sure, c, 0.0)[:, None, None]
-                gradient = (weight * pullback(f_by_z) + 2 * (v - search.x)) * half * (1 - tanh * tanh)
+                gradient = (weight * pullback(f_by_z) + 2 * (v - batch.x)) * half * (1 - tanh * tanh)
                 m = β1 * m + (1 - β1) * gradient
                 s = β2 * s + (1 - β2) * gradient * gradient
                 scale = (s / (1 - β2**since)).sqrt_().add_(1e-8)

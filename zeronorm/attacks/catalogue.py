@@ -13,19 +13,15 @@ from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0
 from zeronorm.attacks.carlini_wagner_l2 import carlini_wagner_l2
 from zeronorm.attacks.corner_search import corner_search
 from zeronorm.attacks.deepfool import deepfool
-from zeronorm.attacks.fgsm import fgsm
 from zeronorm.attacks.fmn_l0 import fmn_l0
 from zeronorm.attacks.guided_exchange import guided_exchange
-from zeronorm.attacks.iterative_fgsm import iterative_fgsm
 from zeronorm.attacks.jsma import jsma
 from zeronorm.attacks.locally_linear import locally_linear
-from zeronorm.attacks.momentum_fgsm import momentum_fgsm
-from zeronorm.attacks.pgd import pgd
 from zeronorm.attacks.pgd0 import pgd0
 from zeronorm.attacks.pointwise import pointwise
-from zeronorm.attacks.randomized_fgsm import randomized_fgsm
 from zeronorm.attacks.saif import saif
 from zeronorm.attacks.sigma_zero import sigma_zero
+from zeronorm.attacks.signed_gradient import fgsm, iterative_fgsm, momentum_fgsm, pgd, randomized_fgsm
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
 from zeronorm.attacks.sparse_fool import sparse_fool
 from zeronorm.attacks.sparse_pgd import sparse_pgd

@@ -81,19 +81,19 @@ def corner_search(
     with searching_minimal(
         "corner_search", model, x, y, threat, targeted=None, seed=seed, ids=ids
     ) as minimal:
-        search = minimal.search
+        batch = minimal.batch
         corners = _Corners(minimal, pass_size)
-        if len(search.rows) == 0:
+        if len(batch.rows) == 0:
             return minimal.finished()
         tried = corners.count if queries is None or queries >= corners.count else -(-3 * queries // 4)
         best = _one_pixel(corners, tried, candidates)
-        left = None if queries is None else torch.full_like(search.rows, queries - tried)
-        if len(search.rows) == 0:
+        left = None if queries is None else torch.full_like(batch.rows, queries - tried)
+        if len(batch.rows) == 0:
             return minimal.finished()
-        orderings, most = best.shape[1], min(search.k, best.shape[2])
+        orderings, most = best.shape[1], min(batch.k, best.shape[2])
 
         # the best n changes of each ordering together
-        suffices = torch.full_like(search.rows, most + 1)
+        suffices = torch.full_like(batch.rows, most + 1)
         distinct = _distinct(best, corners.colours)
         for n in range(2, most + 1):
             todo = suffices > n
@@ -107,7 +107,7 @@ def corner_search(
             suffices[of[found]] = n
 
         # random combinations, of fewer pixels than that
-        share = torch.full_like(search.rows, samples)
+        share = torch.full_like(batch.rows, samples)
         if left is not None:
             share = torch.minimum(share, left // ((suffices - 2).clamp_min_(1) * orderings))
         blocks = -(-samples // _BLOCK)
@@ -121,7 +121,7 @@ def corner_search(
                     if len(of) == 0:
                         break
                     step = 1 + (n * orderings + ordering) * blocks + block
-                    bits = search.streams.select(of).bits(step, _BLOCK * n)
+                    bits = batch.streams.select(of).bits(step, _BLOCK * n)
                     entries = best[of, ordering].gather(1, ranks(bits, best.shape[2]))
                     _, found = corners.judge(of, entries.unflatten(1, (_BLOCK, n)), size[of])
                     suffices[of[found]] = n
@@ -136,19 +136,19 @@ def ranks(bits: Int[Tensor, "m r"], candidates: int) -> Int[Tensor, "m r"]:
 
 def _one_pixel(corners: _Corners, tried: int, candidates: int) -> Int[Tensor, "a j r"]:
     """Move single pixels to corners; who breaks leaves.  The best corners of each ordering, in order."""
-    minimal, search = corners.minimal, corners.minimal.search
+    minimal, batch = corners.minimal, corners.minimal.batch
     if tried < corners.count:
-        visit = search.streams.bits(0, corners.count).argsort(dim=1)[:, :tried]
+        visit = batch.streams.bits(0, corners.count).argsort(dim=1)[:, :tried]
     else:
-        visit = torch.arange(tried, device=search.x.device).expand(len(search.rows), -1)
-    score, best = search.x.new_zeros(len(search.rows), 0, 0), visit[:, None, :0]
+        visit = torch.arange(tried, device=batch.x.device).expand(len(batch.rows), -1)
+    score, best = batch.x.new_zeros(len(batch.rows), 0, 0), visit[:, None, :0]
     for offset in range(0, tried, _BLOCK):
-        if len(search.rows) == 0:
+        if len(batch.rows) == 0:
             break
         entries = visit[:, offset : offset + _BLOCK]
-        z, _ = corners.judge(torch.arange(len(search.rows), device=visit.device), entries[:, :, None])
-        y = search.goal[:, None, None]
-        untargeted = losses.margin(z.flatten(0, 1), search.goal.repeat_interleave(z.shape[1]))
+        z, _ = corners.judge(torch.arange(len(batch.rows), device=visit.device), entries[:, :, None])
+        y = batch.goal[:, None, None]
+        untargeted = losses.margin(z.flatten(0, 1), batch.goal.repeat_interleave(z.shape[1]))
         favoured = z - z.gather(2, y.expand(-1, z.shape[1], 1))
         favoured.scatter_(2, y.expand(-1, z.shape[1], 1), untargeted.view_as(entries)[:, :, None])
         favoured = favoured.nan_to_num_(-torch.inf, -torch.inf, -torch.inf).transpose(1, 2)
@@ -178,16 +178,16 @@ class _Corners:
 
     def __init__(self, minimal: MinimalSearch, pass_size: int) -> None:
         self.minimal, self.pass_size = minimal, pass_size
-        search = minimal.search
-        channels, pixels = search.x.shape[1:]
+        batch = minimal.batch
+        channels, pixels = batch.x.shape[1:]
         if channels > _CHANNELS:
             raise ArgumentError(
                 f"x: corner_search tries all 2^channels corners of a pixel, expected at most {_CHANNELS} "
                 f'channels, got {channels}; with unit="feature" they count one by one'
             )
-        device = search.x.device
+        device = batch.x.device
         positions = torch.arange(pixels, device=device)
-        self._positions = positions if search.allowed is None else positions[search.allowed]
+        self._positions = positions if batch.allowed is None else positions[batch.allowed]
         self.colours = 1 << channels
         self.count = len(self._positions) * self.colours
         codes, channel = torch.arange(self.colours, device=device), torch.arange(channels, device=device)
@@ -200,21 +200,21 @@ class _Corners:
 
         With `size`, only so many candidates of each example are asked about; the logits of others are NaN.
         """
-        search = self.minimal.search
+        batch = self.minimal.batch
         c = entries.shape[1]
         logits = []
         # an example's candidates share a pass, so that its passes can be counted
         for some in torch.arange(len(of), device=of.device).split(max(self.pass_size // c, 1)):
             inputs, owner = self._inputs(of[some], entries[some]), of[some].repeat_interleave(c)
             if size is None:
-                logits.append(search.logits(inputs, owner).unflatten(0, (-1, c)))
+                logits.append(batch.logits(inputs, owner).unflatten(0, (-1, c)))
                 continue
             asked = (torch.arange(c, device=of.device) < size[some][:, None]).flatten()
-            z = search.logits(inputs[asked], owner[asked])
+            z = batch.logits(inputs[asked], owner[asked])
             logits.append(z.new_full((len(inputs), z.shape[1]), torch.nan).unflatten(0, (-1, c)))
             logits[-1].view(-1, z.shape[1])[asked] = z
         z = torch.cat(logits)
-        reached = search.at_goal(z.flatten(0, 1), of.repeat_interleave(c)).view(-1, c)
+        reached = batch.at_goal(z.flatten(0, 1), of.repeat_interleave(c)).view(-1, c)
         return z, self._note(of, entries, reached)
 
     def _note(
@@ -224,21 +224,21 @@ class _Corners:
         found = reached.any(1)
         if not found.any():
             return found
-        search, some = self.minimal.search, found.nonzero().flatten()
+        batch, some = self.minimal.batch, found.nonzero().flatten()
         inputs = self._inputs(of[some], entries[some]).unflatten(0, (len(some), -1))
-        changes = (inputs != search.x[of[some], None]).any(2).sum(2)
+        changes = (inputs != batch.x[of[some], None]).any(2).sum(2)
         at = changes.masked_fill_(~reached[some] | (changes == 0), inputs.shape[3] + 1).argsort(
             dim=1, stable=True
         )
-        everyone = search.x.clone()
+        everyone = batch.x.clone()
         everyone[of[some]] = inputs[torch.arange(len(some), device=at.device), at[:, 0]]
-        reached = torch.zeros_like(search.goal, dtype=torch.bool).index_fill_(0, of[some], True)
-        return self.minimal.note(reached & (everyone != search.x).flatten(1).any(1), everyone)[of]
+        reached = torch.zeros_like(batch.goal, dtype=torch.bool).index_fill_(0, of[some], True)
+        return self.minimal.note(reached & (everyone != batch.x).flatten(1).any(1), everyone)[of]
 
     def _inputs(self, of: Int[Tensor, "m"], entries: Int[Tensor, "m c n"]) -> Float[Tensor, "mc g p"]:
         """The clean inputs with changes written one over the other: of several at one pixel, the last stays."""
-        search, (m, c, n) = self.minimal.search, entries.shape
-        channels, pixels = search.x.shape[1:]
+        batch, (m, c, n) = self.minimal.batch, entries.shape
+        channels, pixels = batch.x.shape[1:]
         position = self._positions[entries // self.colours].view(m * c, n)
         if n > 1:
             slots = torch.arange(n, dtype=torch.int32, device=of.device).expand_as(position)
@@ -248,9 +248,9 @@ class _Corners:
             entries = entries.reshape(m * c, n).gather(1, last.long()).view(m, c, n)
         bits = self._bits[entries % self.colours].permute(0, 3, 1, 2).reshape(m, channels, c * n)
         at = position.view(m, 1, c * n).expand(-1, channels, -1)
-        low, high = (v.expand(m, channels, pixels).gather(2, at) for v in search.box_of(of))
+        low, high = (v.expand(m, channels, pixels).gather(2, at) for v in batch.box_of(of))
         values = torch.where(bits, high, low).unflatten(2, (c, n))
-        inputs = search.x[of].repeat_interleave(c, 0)
+        inputs = batch.x[of].repeat_interleave(c, 0)
         return inputs.scatter_(
             2, position[:, None].expand(-1, channels, -1), values.transpose(1, 2).reshape(m * c, channels, n)
         )

@@ -63,21 +63,21 @@ def deepfool(
     checks.real("overshoot", overshoot, 0.0)
 
     with searching_shortest("deepfool", model, x, y, threat, targeted=None, seed=seed, ids=ids) as minimal:
-        search = minimal.search
-        v, before = search.x.clone(), search.x.clone()
+        batch = minimal.batch
+        v, before = batch.x.clone(), batch.x.clone()
         for step in range(steps + 1):
-            if len(search.rows) == 0:
+            if len(batch.rows) == 0:
                 break
-            low, high = search.box_of(torch.arange(len(v), device=v.device))
-            tried = torch.clamp(search.x + (1 + overshoot) * (v - search.x), low, high)
+            low, high = batch.box_of(torch.arange(len(v), device=v.device))
+            tried = torch.clamp(batch.x + (1 + overshoot) * (v - batch.x), low, high)
             if step == steps:  # the last is only tried
-                minimal.note(search.at_goal(search.logits(tried)), tried)
+                minimal.note(batch.at_goal(batch.logits(tried)), tried)
                 break
-            z, pullback = search.logits_and_pullback(tried)
-            reached = search.at_goal(z)
+            z, pullback = batch.logits_and_pullback(tried)
+            reached = batch.at_goal(z)
             minimal.note(reached, tried)
             lost = ~z.isfinite().all(1)
-            goal = search.goal[:, None]
+            goal = batch.goal[:, None]
             lead = (z - z.gather(1, goal)).scatter(1, goal, -torch.inf).masked_fill(lost[:, None], -1.0)
             rivals = lead.topk(min(classes, z.shape[1]) - 1, dim=1).indices
             nearest, after = torch.full_like(z[:, 0], torch.inf), v

@@ -70,21 +70,21 @@ def fmn_l0(
     checks.real("budget_step_size", budget_step_size, _LAST, 1.0)
 
     with searching_minimal("fmn_l0", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as minimal:
-        search = minimal.search
-        v, ε = search.x.clone(), torch.ones_like(search.rows)
+        batch = minimal.batch
+        v, ε = batch.x.clone(), torch.ones_like(batch.rows)
         pace = torch.ones_like(v[:, :1, :1])
         before = [v, torch.zeros_like(v)]  # the iterate and its direction, to step back to
 
         for step in range(steps + 1):
-            if len(search.rows) == 0:
+            if len(batch.rows) == 0:
                 break
             if step == steps:
-                minimal.note(search.score(v)[1], v)
+                minimal.note(batch.score(v)[1], v)
                 break
             cosine = (1 + math.cos(math.pi * step / steps)) / 2
             α = step_size * (0.01 + 0.99 * cosine)
             γ = _LAST + (budget_step_size - _LAST) * cosine
-            objective, reached, G = search.score_and_gradient(v)
+            objective, reached, G = batch.score_and_gradient(v)
             minimal.note(reached, v)
             keep = minimal.leave(minimal.fewest == 1)
             if keep is not None:
@@ -96,11 +96,11 @@ def fmn_l0(
             fewer = torch.minimum(torch.minimum(ε - 1, (ε * (1 - γ)).long()), minimal.fewest)
             more = torch.maximum(ε + 1, (ε * (1 + γ)).long())
             lost = objective == -math.inf
-            ε = torch.where(lost, ε, torch.where(reached, fewer, more)).clamp_(0, search.k)
+            ε = torch.where(lost, ε, torch.where(reached, fewer, more)).clamp_(0, batch.k)
 
-            G = G * search.width
-            if search.allowed is not None:
-                G.mul_(search.allowed)
+            G = G * batch.width
+            if batch.allowed is not None:
+                G.mul_(batch.allowed)
             unit(G, 2.0)
             if lost.any():
                 lost = lost[:, None, None]
@@ -108,7 +108,7 @@ def fmn_l0(
                 v, G = torch.where(lost, before[0], v), torch.where(lost, before[1], G)
             before = [v, G]
 
-            moved = torch.addcmul(v, G, pace * (α * search.width))
-            clipped, gains = clipped_gains(moved, search.x, search.low, search.high)
-            v = torch.where(top_each(gains, ε)[:, None], clipped, search.x)
+            moved = torch.addcmul(v, G, pace * (α * batch.width))
+            clipped, gains = clipped_gains(moved, batch.x, batch.low, batch.high)
+            v = torch.where(top_each(gains, ε)[:, None], clipped, batch.x)
         return minimal.finished()

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
 from zeronorm.attacks.sparse_pgd import ascend
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
@@ -68,41 +68,41 @@ def guided_exchange(
     checks.real("penalty", penalty, 0.0)
     checks.integer("warm_up", warm_up, 0)
 
-    with searching("guided_exchange", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
-        if len(search.rows) == 0:
-            return search.finished()
-        k, pixels = search.k, search.x.shape[2]
+    with attacking("guided_exchange", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as batch:
+        if len(batch.rows) == 0:
+            return batch.finished()
+        k, pixels = batch.k, batch.x.shape[2]
         pairs = k * threat.available(x)
         # S holds k positions, at first such as change nothing; `colours` is what stands there
         if warm_up:
-            ascend(search, warm_up, start=start)
-            if len(search.rows) == 0:
-                return search.finished()
-            S, colours = search.attempt()
+            ascend(batch, warm_up, start=start)
+            if len(batch.rows) == 0:
+                return batch.finished()
+            S, colours = batch.attempt()
         else:
-            preference = search.streams.uniform(0, pixels, x.dtype)
-            values = search.x
-            if (given := search.start_from(start)) is not None:
+            preference = batch.streams.uniform(0, pixels, x.dtype)
+            values = batch.x
+            if (given := batch.start_from(start)) is not None:
                 values, changed = given
                 preference = preference + changed
             S = top_k(preference, k)
-            colours = search.at(values, S)
-        v = search.inputs(S, colours)
-        best, reached, G = search.score_and_gradient_iterate(S, colours)
-        vain = search.x.new_zeros(len(S), pixels)  # how often each pixel was tried since an exchange was kept
-        keep = search.record(best, reached, S, colours)
+            colours = batch.at(values, S)
+        v = batch.inputs(S, colours)
+        best, reached, G = batch.score_and_gradient_iterate(S, colours)
+        vain = batch.x.new_zeros(len(S), pixels)  # how often each pixel was tried since an exchange was kept
+        keep = batch.record(best, reached, S, colours)
         if keep is not None:
             S, colours, v, best, G, vain = (s.index_select(0, keep) for s in (S, colours, v, best, G, vain))
 
         for step in range(1, steps + 1):
-            if len(search.rows) == 0:
+            if len(batch.rows) == 0:
                 break
             draw = 2 * (warm_up + step)  # names not used by the steps before
-            slot, entering, corner = _exchange(search, draw, S, colours, v, G, temperature, penalty * vain)
+            slot, entering, corner = _exchange(batch, draw, S, colours, v, G, temperature, penalty * vain)
             S_new = S.scatter(1, slot, entering)
             colours_new = colours.scatter(2, slot[:, None].expand_as(corner), corner)
-            objective, reached = search.score_iterate(S_new, colours_new)
-            keep = search.record(objective, reached, S_new, colours_new)
+            objective, reached = batch.score_iterate(S_new, colours_new)
+            keep = batch.record(objective, reached, S_new, colours_new)
 
             vain.scatter_add_(1, entering, torch.ones_like(entering, dtype=vain.dtype))
             accepted = objective > best
@@ -114,22 +114,22 @@ def guided_exchange(
                     s.index_select(0, keep) for s in (S, colours, v, best, G, vain, accepted, stuck)
                 )
             if stuck.any():
-                fresh = top_k(search.streams.uniform(draw + 1, pixels, x.dtype), k)
+                fresh = top_k(batch.streams.uniform(draw + 1, pixels, x.dtype), k)
                 S = torch.where(stuck[:, None], fresh, S)
-                colours = torch.where(stuck[:, None, None], search.at(search.x, fresh), colours)
+                colours = torch.where(stuck[:, None, None], batch.at(batch.x, fresh), colours)
             moved = (accepted | stuck).nonzero().flatten()
             if len(moved) and step < steps:
-                there = search.inputs(S[moved], colours[moved], moved)
-                objective, _, gradient = search.score_and_gradient(there, moved)
+                there = batch.inputs(S[moved], colours[moved], moved)
+                objective, _, gradient = batch.score_and_gradient(there, moved)
                 v.index_copy_(0, moved, there)
                 best.index_copy_(0, moved, objective)
                 G = G.index_copy(0, moved, gradient)
                 vain.index_fill_(0, moved, 0.0)
-        return search.finished()
+        return batch.finished()
 
 
 def _exchange(
-    search: Search,
+    batch: BatchUnderAttack,
     draw: int,
     S: Int[Tensor, "a k"],
     colours: Float[Tensor, "a g k"],
@@ -143,19 +143,19 @@ def _exchange(
     The pixel is one of S already, in its own slot, or another, for which one of S leaves.
     """
     k, pixels = S.shape[1], G.shape[2]
-    gain = torch.maximum(G * (search.high - v), G * (search.low - v)).sum(1)
-    if search.allowed is not None:
-        gain = gain.masked_fill(~search.allowed, -math.inf)
-    relief = (search.at(G, S) * (search.at(search.x, S) - colours)).sum(1)  # minus the cost of putting back
+    gain = torch.maximum(G * (batch.high - v), G * (batch.low - v)).sum(1)
+    if batch.allowed is not None:
+        gain = gain.masked_fill(~batch.allowed, -math.inf)
+    relief = (batch.at(G, S) * (batch.at(batch.x, S) - colours)).sum(1)  # minus the cost of putting back
 
-    u = search.streams.uniform(draw, pixels + k, gain.dtype)
+    u = batch.streams.uniform(draw, pixels + k, gain.dtype)
     noise = u.clamp_(1e-7, 1 - 1e-7).log_().neg_().log_().neg_().mul_(temperature)  # Gumbel's distribution
     entering = (gain / _spread(gain.topk(min(4 * k, pixels), dim=1).values)).add_(noise[:, :pixels])
     entering = entering.sub_(demerits).argmax(1, keepdim=True)
     leaving = (relief / _spread(relief)).add_(noise[:, pixels:]).argmax(1, keepdim=True)
     inside = entering == S
     slot = torch.where(inside.any(1, keepdim=True), inside.long().argmax(1, keepdim=True), leaving)
-    return slot, entering, search.corners(search.at(G, entering) > 0, entering)
+    return slot, entering, batch.corners(batch.at(G, entering) > 0, entering)
 
 
 def _spread(promises: Float[Tensor, "a n"]) -> Float[Tensor, "a 1"]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.threat_model import L0
 
@@ -67,26 +67,26 @@ def jsma(
     checks.integer("pass_size", pass_size, 1)
 
     with searching_minimal("jsma", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as minimal:
-        search, in_pixels = minimal.search, threat.unit == "pixel" and x.dim() > 2
-        of, target = torch.arange(len(search.rows), device=search.rows.device), search.goal
+        batch, in_pixels = minimal.batch, threat.unit == "pixel" and x.dim() > 2
+        of, target = torch.arange(len(batch.rows), device=batch.rows.device), batch.goal
         if targeted is None and len(of):
-            z = search.logits(search.x)
+            z = batch.logits(batch.x)
             others = z.scatter(1, target[:, None], -torch.inf)
             targets = others.topk(min(classes, z.shape[1]) - 1, dim=1).indices
             of, target = of.repeat_interleave(targets.shape[1]), targets.flatten()
-        v = before = search.x[of]
+        v = before = batch.x[of]
         changes, free = torch.zeros_like(of), torch.ones_like(v[:, 0], dtype=torch.bool)
-        if search.allowed is not None:
-            free &= search.allowed
+        if batch.allowed is not None:
+            free &= batch.allowed
         retreated = torch.zeros_like(of, dtype=torch.bool)
 
         while len(of):
-            reached, lost, d = _look(search, v, of, target, pass_size)
+            reached, lost, d = _look(batch, v, of, target, pass_size)
             if reached.any():
                 # the first run of each example that got there: all have made as many steps
                 run = torch.arange(len(of), device=of.device).masked_fill_(~reached, len(of))
-                run = torch.full_like(search.goal, len(of)).scatter_reduce_(0, of, run, "amin")
-                done, sparse = run < len(of), search.x.clone()
+                run = torch.full_like(batch.goal, len(of)).scatter_reduce_(0, of, run, "amin")
+                done, sparse = run < len(of), batch.x.clone()
                 sparse[done] = v[run[done]]
                 done = minimal.note(done, sparse)
                 left = (~done[of]).nonzero().flatten()
@@ -95,11 +95,11 @@ def jsma(
                 state = (of, target, v, before, changes, free, retreated, lost, d)
                 of, target, v, before, changes, free, retreated, lost, d = (s[left] for s in state)
 
-            low, high = search.box_of(of)
+            low, high = batch.box_of(of)
             end = torch.where(d > 0, high, torch.where(d < 0, low, v))
             move = end - v if in_pixels else (end - v).sign()
             saliency, at = (d * move).sum(1).masked_fill(~free, 0.0).max(1)
-            moves = ~lost & (saliency > 0) & (changes < search.k)
+            moves = ~lost & (saliency > 0) & (changes < batch.k)
             everywhere = at[:, None, None].expand(-1, v.shape[1], 1)
             after = v.scatter(2, everywhere, end.gather(2, everywhere))
             before, v = v, torch.where(moves[:, None, None], after, before)
@@ -114,14 +114,18 @@ def jsma(
 
 
 def _look(
-    search: Search, v: Float[Tensor, "r g p"], of: Int[Tensor, "r"], target: Int[Tensor, "r"], pass_size: int
+    batch: BatchUnderAttack,
+    v: Float[Tensor, "r g p"],
+    of: Int[Tensor, "r"],
+    target: Int[Tensor, "r"],
+    pass_size: int,
 ) -> tuple[Bool[Tensor, "r"], Bool[Tensor, "r"], Float[Tensor, "r g p"]]:
     """Who is there, whose logits are no numbers, and ∂ log F_t = ∂z_t - Σ_j F_j ∂z_j."""
     seen = []
     for some in torch.arange(len(of), device=of.device).split(pass_size):
-        z, pullback = search.logits_and_pullback(v[some], of[some])
+        z, pullback = batch.logits_and_pullback(v[some], of[some])
         aim = torch.zeros_like(z).scatter_(1, target[some, None], 1.0)
         lost = ~z.isfinite().all(1)
-        seen.append((search.at_goal(z, of[some]), lost, pullback((aim - z.softmax(1)).nan_to_num(0.0))))
+        seen.append((batch.at_goal(z, of[some]), lost, pullback((aim - z.softmax(1)).nan_to_num(0.0))))
     reached, lost, d = (torch.cat(part) for part in zip(*seen, strict=True))
     return reached, lost & ~reached, d

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search, searching
-from zeronorm.attacks.signed_ascent import ascend
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
+from zeronorm.attacks.signed_gradient import ascend
 from zeronorm.threat_model import Linf
 
 
@@ -62,7 +62,7 @@ def locally_linear(
         checks.integer("rivals", rivals, 1)
     if step_size is not None:
         checks.real("step_size", step_size, 0.0, open_low=True)
-    with searching(
+    with attacking(
         "locally_linear",
         model,
         x,
@@ -73,26 +73,26 @@ def locally_linear(
         ids=ids,
         objective="margin",
         norm=Linf,
-    ) as search:
-        if len(search.rows) == 0:
-            return search.finished()
+    ) as batch:
+        if len(batch.rows) == 0:
+            return batch.finished()
         if step_size is None:
             step_size = threat.epsilon if steps == 1 else threat.epsilon / 4
-        z = search.logits(search.x)
+        z = batch.logits(batch.x)
         tried = z.shape[1] - 1 if rivals is None else min(rivals, z.shape[1] - 1)
         # of every example, whoever else leaves: the other classes, the likeliest first
         order = torch.zeros(len(x), tried, dtype=torch.int64, device=x.device)
-        z = z.scatter(1, search.goal[:, None], -torch.inf)
-        order[search.rows] = z.argsort(dim=1, descending=True, stable=True)[:, :tried]
+        z = z.scatter(1, batch.goal[:, None], -torch.inf)
+        order[batch.rows] = z.argsort(dim=1, descending=True, stable=True)[:, :tried]
         for rival in order.T:
-            ascend(search, None, steps, step_size, look=partial(_look, search, rival))
-        return search.finished()
+            ascend(batch, None, steps, step_size, look=partial(_look, batch, rival))
+        return batch.finished()
 
 
 def _look(
-    search: Search, rival: Int[Tensor, "b"], v: Float[Tensor, "a g p"]
+    batch: BatchUnderAttack, rival: Int[Tensor, "b"], v: Float[Tensor, "a g p"]
 ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
     """The largest lead of another class, whether it is one, and the slope of the rival's."""
-    z, pullback = search.logits_and_pullback(v)
-    lead = torch.zeros_like(z).scatter_(1, rival[search.rows, None], 1.0)
-    return *search.judged(z), pullback(lead.scatter_(1, search.goal[:, None], -1.0))
+    z, pullback = batch.logits_and_pullback(v)
+    lead = torch.zeros_like(z).scatter_(1, rival[batch.rows, None], 1.0)
+    return *batch.judged(z), pullback(lead.scatter_(1, batch.goal[:, None], -1.0))

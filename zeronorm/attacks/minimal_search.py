@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks, distances
-from zeronorm.attacks.batch_under_attack import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0, L2
 
@@ -31,12 +31,12 @@ def searching_minimal(
     seed: int,
     ids: Tensor | None,
 ) -> Iterator[MinimalSearch]:
-    """As `searching`, for an attack that looks for the fewest changes; `threat.k` bounds them, None does not."""
+    """As `attacking`, for an attack that looks for the fewest changes; `threat.k` bounds them, None does not."""
     bounded = threat
     if isinstance(threat, L0) and threat.k is None:
         bounded = threat.with_k(threat.available(x))
-    with searching(name, model, x, y, bounded, targeted=targeted, seed=seed, ids=ids) as search:
-        yield MinimalSearch(search)
+    with attacking(name, model, x, y, bounded, targeted=targeted, seed=seed, ids=ids) as batch:
+        yield MinimalSearch(batch)
 
 
 @contextmanager
@@ -51,27 +51,27 @@ def searching_shortest(
     seed: int,
     ids: Tensor | None,
 ) -> Iterator[ShortestSearch]:
-    """As `searching`, for an attack that looks for the shortest change; `threat.epsilon` bounds it, None does not."""
+    """As `attacking`, for an attack that looks for the shortest change; `threat.epsilon` bounds it, None does not."""
     if not isinstance(threat, L2):
         raise ArgumentError(f"threat: {name} works on an L2 threat model, got {type(threat).__name__}")
     free = threat.as_l0(checks.examples(x))
-    with searching(name, model, x, y, free, targeted=targeted, seed=seed, ids=ids) as search:
-        yield ShortestSearch(search, threat.epsilon)
+    with attacking(name, model, x, y, free, targeted=targeted, seed=seed, ids=ids) as batch:
+        yield ShortestSearch(batch, threat.epsilon)
 
 
 class MinimalSearch:
     """Keeps, for every example, the adversarial with the fewest changed positions that was noted.
 
-    `search` has the model's passes, the box and the random streams; its examples stay until `leave` drops them.
+    `batch` has the model's passes, the box and the random streams; its examples stay until `leave` drops them.
     """
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self._found = search.x.clone()  # by the rows at the start; clean until something is found
-        self._start = search.rows
-        self._limit: float = search.k
-        self._fewest = torch.full_like(search.rows, torch.iinfo(torch.int64).max)
-        self._at = torch.arange(len(search.rows), device=search.rows.device)  # the active rows among those
+    def __init__(self, batch: BatchUnderAttack) -> None:
+        self.batch = batch
+        self._found = batch.x.clone()  # by the rows at the start; clean until something is found
+        self._start = batch.rows
+        self._limit: float = batch.k
+        self._fewest = torch.full_like(batch.rows, torch.iinfo(torch.int64).max)
+        self._at = torch.arange(len(batch.rows), device=batch.rows.device)  # the active rows among those
 
     @property
     def fewest(self) -> Int[Tensor, "a"] | Float[Tensor, "a"]:
@@ -85,12 +85,12 @@ class MinimalSearch:
 
     def distance(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
         """How many positions are changed."""
-        return (inputs != self.search.x).any(1).sum(1)
+        return (inputs != self.batch.x).any(1).sum(1)
 
     def note(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
         """Keep those inputs that reached the goal with fewer changes than before; returns which."""
         count = self.distance(inputs)
-        better = self.search.confirmed(reached & (count < self.fewest), inputs)
+        better = self.batch.confirmed(reached & (count < self.fewest), inputs)
         at = self._at[better]
         self._found[at] = inputs[better]
         self._fewest[at] = count[better]
@@ -99,34 +99,34 @@ class MinimalSearch:
     def leave(self, done: Bool[Tensor, "a"]) -> Int[Tensor, "c"] | None:
         """Drop examples that need no further search; returns the rows of the attack's own state that stay."""
         self._tell(done)
-        keep = self.search.drop(done)
+        keep = self.batch.drop(done)
         if keep is not None:
             self._at = self._at[keep]
         return keep
 
     def finished(self) -> Tensor:
         """The result: the sparsest adversarials within the budget, the other inputs clean."""
-        self._tell(torch.ones_like(self.search.rows, dtype=torch.bool))
+        self._tell(torch.ones_like(self.batch.rows, dtype=torch.bool))
         within = self._fewest <= self._limit
-        result, grid = self.search.result, self.search.clean
+        result, grid = self.batch.result, self.batch.clean
         grid[self._start[within]] = self._found[within]
         return result
 
     def _tell(self, done: Bool[Tensor, "a"]) -> None:
         """Tell a model that watches itself being searched who of these is broken, and by what."""
         found = done & (self.fewest <= self._limit)
-        if found.any() and (tell := getattr(self.search.model, "broken", None)) is not None:
-            tell(self.search.rows[found], self.search.shaped(self.sparsest[found]))
+        if found.any() and (tell := getattr(self.batch.model, "broken", None)) is not None:
+            tell(self.batch.rows[found], self.batch.shaped(self.sparsest[found]))
 
 
 class ShortestSearch(MinimalSearch):
     """Keeps, for every example, the adversarial of the least Euclidean distance that was noted; `fewest` is that."""
 
-    def __init__(self, search: Search, limit: float | None) -> None:
-        super().__init__(search)
+    def __init__(self, batch: BatchUnderAttack, limit: float | None) -> None:
+        super().__init__(batch)
         self._limit = sys.float_info.max if limit is None else limit
         self._fewest = torch.full_like(self._fewest, torch.inf, dtype=torch.float64)
 
     def distance(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
         """Euclidean length of the change, in float64."""
-        return distances.l2(self.search.x.double(), inputs.double())
+        return distances.l2(self.batch.x.double(), inputs.double())

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
 from zeronorm.projections import onto_l0_box, unit
 from zeronorm.threat_model import L0
 
@@ -63,38 +63,38 @@ def pgd0(
     checks.real("step_size", step_size, 0.0, open_low=True)
     checks.integer("restarts", restarts, 1)
 
-    with searching("pgd0", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
+    with attacking("pgd0", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as batch:
         for restart in range(restarts):
-            if len(search.rows):
-                _ascend(search, steps, step_size, restart)
-        return search.finished()
+            if len(batch.rows):
+                _ascend(batch, steps, step_size, restart)
+        return batch.finished()
 
 
-def _ascend(search: Search, steps: int, step_size: float, restart: int) -> None:
+def _ascend(batch: BatchUnderAttack, steps: int, step_size: float, restart: int) -> None:
     """One run from a random point of the box."""
-    u = search.streams.uniform(restart, search.x[0].numel(), search.x.dtype).view_as(search.x)
-    v = search.low + (search.high - search.low) * u
-    η = torch.full_like(search.x[:, :1, :1], step_size)
+    u = batch.streams.uniform(restart, batch.x[0].numel(), batch.x.dtype).view_as(batch.x)
+    v = batch.low + (batch.high - batch.low) * u
+    η = torch.full_like(batch.x[:, :1, :1], step_size)
     before = None
 
     for step in range(steps + 1):
-        positions, values = onto_l0_box(v, search.x, search.low, search.high, search.k, search.allowed)
-        iterate = search.inputs(positions, values)
+        positions, values = onto_l0_box(v, batch.x, batch.low, batch.high, batch.k, batch.allowed)
+        iterate = batch.inputs(positions, values)
         if step == steps:
-            search.record(*search.score(iterate), positions, values)
+            batch.record(*batch.score(iterate), positions, values)
             return
-        objective, reached, G = search.score_and_gradient(iterate)
-        keep = search.record(objective, reached, positions, values)
+        objective, reached, G = batch.score_and_gradient(iterate)
+        keep = batch.record(objective, reached, positions, values)
         if keep is not None:
             if len(keep) == 0:
                 return
             iterate, objective, G, η = (s[keep] for s in (iterate, objective, G, η))
             before = None if before is None else (before[0][keep], before[1][keep])
 
-        G = unit(G * search.width, 1.0)
+        G = unit(G * batch.width, 1.0)
         lost = (objective == -math.inf)[:, None, None]
         if before is not None and lost.any():
             η = torch.where(lost, η / 2, η)
             iterate, G = torch.where(lost, before[0], iterate), torch.where(lost, before[1], G)
         before = iterate, G
-        v = iterate + G * (η * search.width)
+        v = iterate + G * (η * batch.width)

@@ -76,13 +76,13 @@ def pointwise(
     with searching_minimal(
         "pointwise", model, x, y, threat, targeted=targeted, seed=seed, ids=ids
     ) as minimal:
-        search, walk, step = minimal.search, _Walk(minimal, repetitions), 0
-        while len(search.rows):
+        batch, walk, step = minimal.batch, _Walk(minimal, repetitions), 0
+        while len(batch.rows):
             walk.check_now(walk.spent == queries - 1)
             inputs, asked = walk.candidates(step)
             of = asked.nonzero().flatten()
             if len(of):
-                asked[of] = search.at_goal(search.logits(inputs[of], of), of)
+                asked[of] = batch.at_goal(batch.logits(inputs[of], of), of)
                 walk.spent[of] += 1
             walk.learn(inputs, asked, step)
             walk.leave((walk.restart >= restarts) | (walk.spent == queries) | (minimal.fewest == 1))
@@ -105,7 +105,7 @@ class _Walk:
 
     def __init__(self, minimal: MinimalSearch, repetitions: int) -> None:
         self.minimal, self.repetitions = minimal, repetitions
-        rows, x = minimal.search.rows, minimal.search.x
+        rows, x = minimal.batch.rows, minimal.batch.x
         self.levels = min(100, x.shape[2])
         self.density = x.new_ones(len(rows))
         self.start, self.current = x.clone(), x.clone()
@@ -123,7 +123,7 @@ class _Walk:
 
     def candidates(self, step: int) -> tuple[Float[Tensor, "a g p"], Bool[Tensor, "a"]]:
         """What each example would ask about next, and who does: noise no sparser than the best is not asked about."""
-        x = self.minimal.search.x
+        x = self.minimal.batch.x
         asked = torch.ones_like(self.phase, dtype=torch.bool)
         at = self._head()[:, None].expand(-1, x.shape[1], -1)
         clean = (self.phase == _WALK)[:, None, None]
@@ -156,29 +156,29 @@ class _Walk:
 
     def _noise(self, of: Int[Tensor, "m"], step: int) -> Float[Tensor, "m g p"]:
         """Each position at an end of the box, with the probability that is tried now."""
-        search = self.minimal.search
-        channels, pixels = search.x.shape[1:]
-        bits = search.streams.select(of).bits(2 * step, pixels)
+        batch = self.minimal.batch
+        channels, pixels = batch.x.shape[1:]
+        bits = batch.streams.select(of).bits(2 * step, pixels)
         noisy = below(bits, 1 << 31) < (self._share()[of, None] * 2.0**31).long()  # the upper half of a word
-        if search.allowed is not None:
-            noisy &= search.allowed
+        if batch.allowed is not None:
+            noisy &= batch.allowed
         # the lower half: all channels alike, salt or pepper; in every second restart each for itself
         channel = torch.arange(channels, device=of.device)[:, None] % 32
         coins = bits[:, None] >> torch.where((self.restart[of] % 2 == 1)[:, None, None], channel, 0)
-        low, high = search.box_of(of)
+        low, high = batch.box_of(of)
         corner = torch.where((coins & 1).bool(), high, low)
-        return torch.where(noisy[:, None], corner, search.x[of])
+        return torch.where(noisy[:, None], corner, batch.x[of])
 
     def _share(self) -> Float[Tensor, "a"]:
         return self.density * (self.level + 1) / self.levels
 
     def _started(self, inputs: Tensor, starting: Tensor, reached: Tensor, step: int) -> None:
-        search = self.minimal.search
+        batch = self.minimal.batch
         over = starting & (reached | self.dense | (self.level + 1 == self.levels))
         if reached.any():
             of = reached.nonzero().flatten()
             self.start[of], self.density[of] = inputs[of], (1.2 * self._share()[of]).clamp_max_(1.0)
-            self.changes[of] = (inputs[of] != search.x[of]).any(1).sum(1)
+            self.changes[of] = (inputs[of] != batch.x[of]).any(1).sum(1)
         self.level[starting] += 1
         self.level[over] = 0
         self.repetition[over] += 1
@@ -190,8 +190,8 @@ class _Walk:
             self.phase[of], self.current[of] = _WALK, self.start[of]
             self.head[of] = self.needed[of] = self.undoable[of] = 0
             # positions in random order, those that differ first
-            key = search.streams.select(of).bits(2 * step + 1, search.x.shape[2]) >> 1
-            same = (self.start[of] == search.x[of]).all(1)
+            key = batch.streams.select(of).bits(2 * step + 1, batch.x.shape[2]) >> 1
+            same = (self.start[of] == batch.x[of]).all(1)
             self.ring[of] = key.masked_fill_(same, torch.iinfo(torch.int64).max).argsort(dim=1)
             self._arrive(ready & (self.changes == 1))
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
 
@@ -61,24 +61,24 @@ def saif(
     checks.integer("steps", steps, 0)
     checks.integer("halvings", halvings, 0)
 
-    with searching("saif", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
+    with attacking("saif", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as batch:
         # v = x + p: kept as the value itself, it stays in any box; the first step leads from the start to itself
-        v, s = _drawn(search, torch.arange(len(search.rows), device=x.device), 0)
+        v, s = _drawn(batch, torch.arange(len(batch.rows), device=x.device), 0)
         v_goal, s_goal = v, s
         best = torch.full_like(v[:, 0, 0], -math.inf)
         r, t = torch.ones_like(best), torch.zeros_like(best)
 
         for step in range(steps + 1):
-            if len(search.rows) == 0:
+            if len(batch.rows) == 0:
                 break
             μ = (t.clamp_min(1.0).rsqrt() * 0.5**r)[:, None]
-            v_new, s_new = search.clamp_(torch.lerp(v, v_goal, μ[:, None])), torch.lerp(s, s_goal, μ)
+            v_new, s_new = batch.clamp_(torch.lerp(v, v_goal, μ[:, None])), torch.lerp(s, s_goal, μ)
             support = top_k(
-                s_new if search.allowed is None else s_new.masked_fill(~search.allowed, -1.0), search.k
+                s_new if batch.allowed is None else s_new.masked_fill(~batch.allowed, -1.0), batch.k
             )
             inside = s_new.gather(1, support)[:, None] > 0
-            values = torch.where(inside, search.at(v_new, support), search.at(search.x, support))
-            keep = search.record(*search.score(search.inputs(support, values)), support, values)
+            values = torch.where(inside, batch.at(v_new, support), batch.at(batch.x, support))
+            keep = batch.record(*batch.score(batch.inputs(support, values)), support, values)
             if step == steps:
                 break
             if keep is not None:
@@ -87,12 +87,12 @@ def saif(
                 if len(keep) == 0:
                     break
 
-            iterate = search.clamp_(torch.lerp(search.x, v_new, s_new[:, None]))
-            objective, reached, G = search.score_and_gradient(iterate)
+            iterate = batch.clamp_(torch.lerp(batch.x, v_new, s_new[:, None]))
+            objective, reached, G = batch.score_and_gradient(iterate)
             # it is an attempt itself as long as it changes k pixels
-            few = (s_new > 0).sum(1) <= search.k
+            few = (s_new > 0).sum(1) <= batch.k
             loss = objective.masked_fill(~few, -math.inf)
-            keep = search.record(loss, reached & few, support, search.at(iterate, support))
+            keep = batch.record(loss, reached & few, support, batch.at(iterate, support))
             if keep is not None:
                 moved = (v, s, v_goal, s_goal, best, r, t, v_new, s_new, objective, G)
                 v, s, v_goal, s_goal, best, r, t, v_new, s_new, objective, G = (q[keep] for q in moved)
@@ -100,41 +100,41 @@ def saif(
             taken = objective >= best
             best = torch.where(taken, objective, best)
             v, s = torch.where(taken[:, None, None], v_new, v), torch.where(taken[:, None], s_new, s)
-            v_best, s_best = _vertices(search, G, v)
+            v_best, s_best = _vertices(batch, G, v)
             v_goal = torch.where(taken[:, None, None], v_best, v_goal)
             s_goal = torch.where(taken[:, None], s_best, s_goal)
             t, r = t + taken, r + ~taken
             stuck = (r > 1 + halvings).nonzero().flatten()
             if len(stuck):
-                v[stuck], s[stuck] = _drawn(search, stuck, step + 1)
+                v[stuck], s[stuck] = _drawn(batch, stuck, step + 1)
                 v_goal[stuck], s_goal[stuck] = v[stuck], s[stuck]
                 best[stuck], r[stuck], t[stuck] = -math.inf, 1.0, 0.0
 
-        return search.finished()
+        return batch.finished()
 
 
 def _drawn(
-    search: Search, of: Int[Tensor, "n"], draw: int
+    batch: BatchUnderAttack, of: Int[Tensor, "n"], draw: int
 ) -> tuple[Float[Tensor, "n g p"], Float[Tensor, "n p"]]:
     """Random values in the box, and the indicator of k random pixels, for these examples."""
-    x, streams = search.x[of], search.streams.select(of)
-    low, high = search.box_of(of)
+    x, streams = batch.x[of], batch.streams.select(of)
+    low, high = batch.box_of(of)
     u = streams.uniform(2 * draw, x[0].numel(), x.dtype) if len(of) else x
     order = streams.uniform(2 * draw + 1, x.shape[2], x.dtype)
-    if search.allowed is not None:
-        order.masked_fill_(~search.allowed, -1.0)
-    s = torch.zeros_like(order).scatter_(1, top_k(order, search.k), 1.0)
+    if batch.allowed is not None:
+        order.masked_fill_(~batch.allowed, -1.0)
+    s = torch.zeros_like(order).scatter_(1, top_k(order, batch.k), 1.0)
     return torch.lerp(low, high, u.view_as(x)), s
 
 
 def _vertices(
-    search: Search, G: Float[Tensor, "a g p"], v: Float[Tensor, "a g p"]
+    batch: BatchUnderAttack, G: Float[Tensor, "a g p"], v: Float[Tensor, "a g p"]
 ) -> tuple[Float[Tensor, "a g p"], Float[Tensor, "a p"]]:
     """Where G · s ⊙ (v - x) is largest: over v in the box, and over s in [0, 1] that sum to k at most."""
-    low, high = search.box_of(torch.arange(len(v), device=v.device))
-    slope = (v - search.x).mul_(G).sum(1)
-    if search.allowed is not None:
-        slope.masked_fill_(~search.allowed, -math.inf)
-    best = top_k(slope, search.k)
+    low, high = batch.box_of(torch.arange(len(v), device=v.device))
+    slope = (v - batch.x).mul_(G).sum(1)
+    if batch.allowed is not None:
+        slope.masked_fill_(~batch.allowed, -math.inf)
+    best = top_k(slope, batch.k)
     s = torch.zeros_like(slope).scatter_(1, best, (slope.gather(1, best) > 0).to(slope.dtype))
     return torch.where(G > 0, high, torch.where(G < 0, low, v)), s

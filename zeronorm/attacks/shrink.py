@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zeronorm.attacks.batch_under_attack import Model, searching
+from zeronorm.attacks.batch_under_attack import Model, attacking
 from zeronorm.threat_model import L0
 
 
@@ -33,13 +33,13 @@ def shrink(
         Adversarials that change a subset of the pixels of x_adv.
     """
     free = threat.with_k(threat.available(x))
-    with searching("shrink", model, x, y, free, targeted=None, seed=0, ids=None) as search:
-        current = threat.grid(x_adv)[search.rows].clone()
-        fooled = search.confirmed(search.score(current)[1], current)
+    with attacking("shrink", model, x, y, free, targeted=None, seed=0, ids=None) as batch:
+        current = threat.grid(x_adv)[batch.rows].clone()
+        fooled = batch.confirmed(batch.score(current)[1], current)
         current = current[fooled]
-        search.drop(~fooled, attacked=False)
+        batch.drop(~fooled, attacked=False)
 
-        changed = (current != search.x).any(1)
+        changed = (current != batch.x).any(1)
         count = changed.sum(1)
         most = int(count.max()) if len(count) else 0
         places = changed.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
@@ -47,22 +47,22 @@ def shrink(
         def without(j: Int[Tensor, "n 1"], of: Int[Tensor, "n"]) -> Float[Tensor, "n g p"]:
             """The iterates of these examples with their j-th changed pixel restored."""
             at = places[of].gather(1, j)
-            clean = search.at(search.x[of], at)
+            clean = batch.at(batch.x[of], at)
             return current[of].scatter_(2, at[:, None].expand_as(clean), clean)
 
         # who changes fewer pixels than others of the batch is left alone after its last
         need = torch.full(places.shape, torch.inf, dtype=x.dtype, device=x.device)
         for j in range(most):
             some = (count > j).nonzero().flatten()
-            objective, _ = search.score(without(torch.full_like(some, j)[:, None], some), some)
+            objective, _ = batch.score(without(torch.full_like(some, j)[:, None], some), some)
             need[some, j] = -objective
         order = need.argsort(dim=1, stable=True)
         for j in range(most):
             some = (count > j).nonzero().flatten()
             candidate = without(order[some, j : j + 1], some)
-            still = search.confirmed(search.score(candidate, some)[1], candidate, some)
+            still = batch.confirmed(batch.score(candidate, some)[1], candidate, some)
             current[some[still]] = candidate[still]
 
         result = x_adv.clone().contiguous()
-        threat.grid(result)[search.rows] = current
+        threat.grid(result)[batch.rows] = current
         return result

@@ -76,20 +76,20 @@ def sigma_zero(
     with searching_minimal(
         "sigma_zero", model, x, y, threat, targeted=targeted, seed=seed, ids=ids
     ) as minimal:
-        search = minimal.search
-        _, channels, pixels = search.x.shape
-        v, η = search.x.clone(), step_size
+        batch = minimal.batch
+        _, channels, pixels = batch.x.shape
+        v, η = batch.x.clone(), step_size
         δ, mean, variance = (torch.zeros_like(v) for _ in range(3))
         size = torch.zeros_like(v[:, :1])  # the mean of δ² over the channels of a pixel
         τ = torch.full_like(v[:, :1, :1], threshold)
 
         for step in range(1, steps + 2):
-            if len(search.rows) == 0:
+            if len(batch.rows) == 0:
                 break
             if step > steps:
-                minimal.note(search.score(v)[1], v)
+                minimal.note(batch.score(v)[1], v)
                 break
-            _, reached, G = search.score_and_gradient(v)
+            _, reached, G = batch.score_and_gradient(v)
             minimal.note(reached, v)
             keep = minimal.leave(minimal.fewest == 1)
             if keep is not None:
@@ -100,21 +100,21 @@ def sigma_zero(
             reached = reached[:, None, None]
 
             slope = δ.mul_(2 * sigma / pixels).div_(size.mul_(channels).add_(sigma).square_())
-            slope.sub_((G * search.width).masked_fill_(reached, 0.0))
-            if search.allowed is not None:
-                slope.mul_(search.allowed)
+            slope.sub_((G * batch.width).masked_fill_(reached, 0.0))
+            if batch.allowed is not None:
+                slope.mul_(batch.allowed)
             unit(slope, math.inf)
             mean.lerp_(slope, 1 - _BETA[0])
             variance.mul_(_BETA[1]).addcmul_(slope, slope, value=1 - _BETA[1])
             deviation = variance.sqrt().div_(math.sqrt(1 - _BETA[1] ** step)).add_(1e-8)
-            search.move_(v, mean / deviation, -η / (1 - _BETA[0] ** step) * search.width)
+            batch.move_(v, mean / deviation, -η / (1 - _BETA[0] ** step) * batch.width)
 
             η = step_size * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
             τ.add_(torch.where(reached, η, -η), alpha=threshold_step_size).clamp_(0.0, 1.0)
-            δ = (v - search.x).div_(search.width)
+            δ = (v - batch.x).div_(batch.width)
             size = δ.square() if channels == 1 else δ.square().mean(1, keepdim=True)
             small = size < τ.square()
-            v = torch.where(small, search.x, v)
+            v = torch.where(small, batch.x, v)
             δ.masked_fill_(small, 0.0)
             size.masked_fill_(small, 0.0)
         return minimal.finished()

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, searching
+from zeronorm.attacks.batch_under_attack import Model, attacking
 from zeronorm.attacks.guided_exchange import guided_exchange
 from zeronorm.attacks.sparse_pgd import sparse_pgd
 from zeronorm.attacks.sparse_rs import sparse_rs
@@ -96,7 +96,7 @@ def sparse_autoattack(
         "sparse_rs": sparse_rs,
         "guided_exchange": guided_exchange,
     }
-    with searching("sparse_autoattack", model, x, y, threat, targeted=None, seed=seed, ids=ids) as cascade:
+    with attacking("sparse_autoattack", model, x, y, threat, targeted=None, seed=seed, ids=ids) as cascade:
         for stage in searches:
             rows = cascade.rows
             if len(rows) == 0:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.threat_model import L0
 
@@ -79,34 +79,34 @@ def sparse_fool(
     checks.real("overshoot", overshoot, 0.0)
 
     with searching_minimal("sparse_fool", model, x, y, threat, targeted=None, seed=seed, ids=ids) as minimal:
-        search, in_pixels = minimal.search, threat.unit == "pixel" and x.dim() > 2
-        v, result = search.x.clone(), search.x.clone()
-        beyond = _BEYOND * float(torch.as_tensor(search.width).mean())
+        batch, in_pixels = minimal.batch, threat.unit == "pixel" and x.dim() > 2
+        v, result = batch.x.clone(), batch.x.clone()
+        beyond = _BEYOND * float(torch.as_tensor(batch.width).mean())
         free = torch.ones_like(v[:, 0], dtype=torch.bool)
-        free &= True if search.allowed is None else search.allowed
+        free &= True if batch.allowed is None else batch.allowed
         never = torch.iinfo(torch.int64).max
         turn = torch.full_like(v[:, 0], never, dtype=torch.int64)  # when each position was first changed
-        done, fooling = (torch.zeros_like(search.rows, dtype=torch.bool) for _ in range(2))
+        done, fooling = (torch.zeros_like(batch.rows, dtype=torch.bool) for _ in range(2))
         for step in range(steps):
             of = (~done).nonzero().flatten()
             if len(of) == 0:
                 break
-            clean, before, (low, high) = search.x[of], v[of], search.box_of(of)
-            r, normal = _deep_fool(search, before, of, free[of], inner_steps, classes, overshoot)
+            clean, before, (low, high) = batch.x[of], v[of], batch.box_of(of)
+            r, normal = _deep_fool(batch, before, of, free[of], inner_steps, classes, overshoot)
             after, place = cross(before, normal, before + distance * r, low, high, beyond, by_gain=in_pixels)
             stretched = torch.clamp(clean + (1 + overshoot) * (after - clean), low, high)
-            z = search.logits(stretched, of)
+            z = batch.logits(stretched, of)
             first = (after != clean).any(1) & (turn[of] == never)
             turn[of] = torch.where(first, step * place.shape[1] + place, turn[of])
             v[of], result[of] = after, stretched
-            fooling[of] = search.at_goal(z, of)
+            fooling[of] = batch.at_goal(z, of)
             done[of] = fooling[of] | (after == before).flatten(1).all(1)
 
             lost = ~z.isfinite().all(1)
             if lost.any():
                 # no numbers there: the step is taken back, and not made again with the position that led there
                 some = of[lost]
-                runs = _Runs(search, result, turn, some)
+                runs = _Runs(batch, result, turn, some)
                 last = runs.shortest(runs.length, lambda z, _: ~z.isfinite().all(1))
                 free[some] &= runs.place != last[:, None] - 1
                 turn[some] = turn[some].masked_fill_(turn[some] >= step * turn.shape[1], never)
@@ -114,14 +114,14 @@ def sparse_fool(
 
         # of each success the shortest run of its changes, within the budget, that still fools the model
         of = fooling.nonzero().flatten()
-        runs = _Runs(search, result, turn, of)
-        count = runs.length.clamp_max(search.k)
+        runs = _Runs(batch, result, turn, of)
+        count = runs.length.clamp_max(batch.k)
         cut = (count < runs.length).nonzero().flatten()
         if len(cut):
-            fools = search.at_goal(search.logits(runs.first(count, cut), of[cut]), of[cut])
+            fools = batch.at_goal(batch.logits(runs.first(count, cut), of[cut]), of[cut])
             count[cut[~fools]] = 0
-        count = runs.shortest(count, search.at_goal)
-        shortest, reached = search.x.clone(), torch.zeros_like(done)
+        count = runs.shortest(count, batch.at_goal)
+        shortest, reached = batch.x.clone(), torch.zeros_like(done)
         rows = count.nonzero().flatten()
         shortest[of[rows]], reached[of[rows]] = runs.first(count, rows), True
         minimal.note(reached, shortest)
@@ -156,7 +156,7 @@ def cross(
 
 
 def _deep_fool(
-    search: Search,
+    batch: BatchUnderAttack,
     v: Float[Tensor, "m g p"],
     of: Int[Tensor, "m"],
     free: Bool[Tensor, "m p"],
@@ -167,19 +167,19 @@ def _deep_fool(
     """The change r to just before the nearest boundary, and the unit normal of the boundary there."""
     r, before = torch.zeros_like(v), torch.zeros_like(v)
     rival = torch.zeros_like(of)
-    width = torch.as_tensor(search.width).to(v)
+    width = torch.as_tensor(batch.width).to(v)
     todo = torch.arange(len(of), device=of.device)
     for step in range(steps):
         if step:  # who has crossed needs no gradients
-            lead = _lead(search.logits(v[todo] + (1 + overshoot) * r[todo], of[todo]), search.goal[of[todo]])
+            lead = _lead(batch.logits(v[todo] + (1 + overshoot) * r[todo], of[todo]), batch.goal[of[todo]])
             lost = lead.isnan().any(1)
             r[todo[lost]] = before[todo[lost]]
             rival[todo[~lost]] = lead[~lost].argmax(1)
             todo = todo[(lead < 0).all(1)]
         if len(todo) == 0:
             break
-        z, pullback = search.logits_and_pullback(v[todo] + (1 + overshoot) * r[todo], of[todo])
-        lead, label = _lead(z, search.goal[of[todo]]), search.goal[of[todo], None]
+        z, pullback = batch.logits_and_pullback(v[todo] + (1 + overshoot) * r[todo], of[todo])
+        lead, label = _lead(z, batch.goal[of[todo]]), batch.goal[of[todo], None]
         rivals = lead.topk(min(classes, z.shape[1]) - 1, dim=1).indices
         rival[todo] = rivals[:, 0]
         nearest, toward = torch.full_like(z[:, 0], torch.inf), torch.zeros_like(v[todo])
@@ -195,8 +195,8 @@ def _deep_fool(
         move = toward * torch.maximum(nearest[:, None, None], _LEAST * width)
         r[todo[goes_on]] += move[goes_on]
         todo = todo[goes_on]
-    z, pullback = search.logits_and_pullback(v + r, of)
-    aim = torch.zeros_like(z).scatter_(1, rival[:, None], 1.0).scatter_(1, search.goal[of, None], -1.0)
+    z, pullback = batch.logits_and_pullback(v + r, of)
+    aim = torch.zeros_like(z).scatter_(1, rival[:, None], 1.0).scatter_(1, batch.goal[of, None], -1.0)
     return r, _unit(pullback(aim), free)[0]
 
 
@@ -228,23 +228,27 @@ class _Runs:
     """The changes that lead to v, one by one, in the order in which they were made."""
 
     def __init__(
-        self, search: Search, v: Float[Tensor, "a g p"], turn: Int[Tensor, "a p"], of: Int[Tensor, "m"]
+        self,
+        batch: BatchUnderAttack,
+        v: Float[Tensor, "a g p"],
+        turn: Int[Tensor, "a p"],
+        of: Int[Tensor, "m"],
     ) -> None:
-        self.search, self.of, self.v = search, of, v[of]
+        self.batch, self.of, self.v = batch, of, v[of]
         self.place = _places(turn[of].argsort(dim=1, stable=True))
-        self.length = (self.v != search.x[of]).any(1).sum(1)
+        self.length = (self.v != batch.x[of]).any(1).sum(1)
 
     def first(self, n: Int[Tensor, "m"], rows: Int[Tensor, "r"]) -> Float[Tensor, "r g p"]:
         """The clean inputs with the first n changes."""
         changed = (self.place[rows] < n[rows, None])[:, None]
-        return torch.where(changed, self.v[rows], self.search.x[self.of[rows]])
+        return torch.where(changed, self.v[rows], self.batch.x[self.of[rows]])
 
     def shortest(self, n: Int[Tensor, "m"], test: Callable[[Tensor, Tensor], Tensor]) -> Int[Tensor, "m"]:
         """A number of changes up to n that passes the test where one change less does not, by bisection."""
         n, fails = n.clone(), torch.zeros_like(n)
         while len(rows := (n - fails > 1).nonzero().flatten()):
             middle = (n + fails) // 2
-            passes = test(self.search.logits(self.first(middle, rows), self.of[rows]), self.of[rows])
+            passes = test(self.batch.logits(self.first(middle, rows), self.of[rows]), self.of[rows])
             n[rows[passes]] = middle[rows[passes]]
             fails[rows[~passes]] = middle[rows[~passes]]
         return n

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
 from zeronorm.attacks.sparse_pgd_step import choose, move
 from zeronorm.projections import top_k
 from zeronorm.seeding import Streams
@@ -76,9 +76,9 @@ def sparse_pgd(
     if mask_step_size is not None:
         checks.real("mask_step_size", mask_step_size, 0.0, open_low=True)
 
-    with searching("sparse_pgd", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as search:
+    with attacking("sparse_pgd", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as batch:
         ascend(
-            search,
+            batch,
             steps,
             gradient=gradient,
             tolerance=tolerance,
@@ -86,11 +86,11 @@ def sparse_pgd(
             mask_step_size=mask_step_size,
             start=start,
         )
-        return search.finished()
+        return batch.finished()
 
 
 def ascend(
-    search: Search,
+    batch: BatchUnderAttack,
     steps: int,
     *,
     gradient: Literal["unprojected", "projected"] = "unprojected",
@@ -100,40 +100,40 @@ def ascend(
     start: Float[Tensor, "b ..."] | None = None,
 ) -> None:
     """The steps of `sparse_pgd` on whoever is under attack: who is not broken by them stays in the search."""
-    _, channels, pixels = search.x.shape
-    dtype = search.x.dtype
-    α = step_size * search.width  # a number, or one for every entry
+    _, channels, pixels = batch.x.shape
+    dtype = batch.x.dtype
+    α = step_size * batch.width  # a number, or one for every entry
     β = math.sqrt(pixels) / 4 if mask_step_size is None else mask_step_size
 
     # v = x + p: kept as the value itself, it stays in any box exactly; a drawn mask is named by its step
-    u = search.streams.uniform(0, channels * pixels, dtype).view_as(search.x)
-    v = search.clamp_(search.x + search.width * (2 * u - 1))
-    mask = _draw(search.streams, 1, search.allowed, pixels, dtype)
-    if (given := search.start_from(start)) is not None:
+    u = batch.streams.uniform(0, channels * pixels, dtype).view_as(batch.x)
+    v = batch.clamp_(batch.x + batch.width * (2 * u - 1))
+    mask = _draw(batch.streams, 1, batch.allowed, pixels, dtype)
+    if (given := batch.start_from(start)) is not None:
         values, changed = given
-        v = search.clamp_(torch.where(changed[:, None], values, v))
+        v = batch.clamp_(torch.where(changed[:, None], values, v))
         mask = torch.where(changed, mask.abs() + 4.0, mask)  # above nearly every other
-    support = top_k(mask, search.k).sort(1).values
-    stuck = torch.zeros_like(search.rows)  # choices in a row with the same outcome
+    support = top_k(mask, batch.k).sort(1).values
+    stuck = torch.zeros_like(batch.rows)  # choices in a row with the same outcome
 
     for step in range(steps + 1):
-        if len(search.rows) == 0:
+        if len(batch.rows) == 0:
             break
-        values = search.at(v, support)
+        values = batch.at(v, support)
         if step == steps:
-            search.record(*search.score_iterate(support, values), support, values)
+            batch.record(*batch.score_iterate(support, values), support, values)
             break
-        objective, reached, G = search.score_and_gradient_iterate(support, values)
-        keep = search.record(objective, reached, support, values)
+        objective, reached, G = batch.score_and_gradient_iterate(support, values)
+        keep = batch.record(objective, reached, support, values)
         if keep is not None:
             v, mask, support, values, stuck, G = (
                 s.index_select(0, keep) for s in (v, mask, support, values, stuck, G)
             )
 
-        move(search, v, mask, support, G, α, β, projected=gradient == "projected")
+        move(batch, v, mask, support, G, α, β, projected=gradient == "projected")
         redraw = (stuck >= tolerance).nonzero().flatten()
         if len(redraw):
-            mask[redraw] = _draw(search.streams.select(redraw), step + 2, search.allowed, pixels, dtype)
+            mask[redraw] = _draw(batch.streams.select(redraw), step + 2, batch.allowed, pixels, dtype)
             stuck[redraw] = -1  # the drawn mask starts a count of its own
         support, stuck = choose(mask, support, stuck)
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zeronorm.attacks.batch_under_attack import Search
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack
 from zeronorm.kernels.numba import compiled, serves
 from zeronorm.projections import top_k
 
@@ -24,7 +24,7 @@ _GAMMA = (
 
 
 def move(
-    search: Search,
+    batch: BatchUnderAttack,
     v: Float[Tensor, "a g p"],
     mask: Float[Tensor, "a p"],
     support: Int[Tensor, "a k"],
@@ -36,18 +36,18 @@ def move(
     """Move, in place, the mask m̃ along its normalised gradient (Σ_channels G p) σ'(m̃), taken at the magnitudes
     just evaluated, and then the values v = x + p along sign(G): everywhere, or inside the support only."""
     σ = mask.sigmoid()
-    if isinstance(search.low, float) and serves(v, mask, G):
-        _move(v, search.x, G, mask, σ, support, α, β, _GAMMA, search.low, search.high, projected)
+    if isinstance(batch.low, float) and serves(v, mask, G):
+        _move(v, batch.x, G, mask, σ, support, α, β, _GAMMA, batch.low, batch.high, projected)
         return
-    Gp = (v - search.x).mul_(G).sum(1)
+    Gp = (v - batch.x).mul_(G).sum(1)
     g_mask = Gp.mul_(σ).mul_(1 - σ)
     norm = torch.linalg.vector_norm(g_mask, dim=1, keepdim=True)
     mask.addcmul_(g_mask, β / norm.clamp_min_(_GAMMA))
     if projected:
-        moved = search.at(v, support) + search.at(α, support) * search.at(G, support).sign_()
-        v.scatter_(2, support[:, None].expand_as(moved), moved.clamp_(*search.box_at(support)))
+        moved = batch.at(v, support) + batch.at(α, support) * batch.at(G, support).sign_()
+        v.scatter_(2, support[:, None].expand_as(moved), moved.clamp_(*batch.box_at(support)))
     else:
-        search.move_(v, G.sign(), α)
+        batch.move_(v, G.sign(), α)
 
 
 def choose(

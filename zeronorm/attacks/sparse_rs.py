@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search, searching
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
 from zeronorm.attacks.sparse_rs_proposal import coins, outside, propose
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
@@ -71,15 +71,15 @@ def sparse_rs(
     checks.choice("loss", loss, ("cross_entropy", "margin"))
     checks.integer("restarts", restarts, 1)
 
-    with searching(
+    with attacking(
         "sparse_rs", model, x, y, threat, targeted=targeted, seed=seed, ids=ids, objective=loss
-    ) as search:
+    ) as batch:
         for restart in range(restarts):
-            if len(search.rows):
+            if len(batch.rows):
                 # draws are named by their step; a restart continues the numbering
-                _search(search, queries, initial_fraction, restart * queries, start)
+                _search(batch, queries, initial_fraction, restart * queries, start)
                 start = None
-        return search.finished()
+        return batch.finished()
 
 
 def exchanged(query: int, queries: int, k: int, initial_fraction: float) -> int:
@@ -90,19 +90,19 @@ def exchanged(query: int, queries: int, k: int, initial_fraction: float) -> int:
 
 
 def _search(
-    search: Search, queries: int, initial_fraction: float, first_step: int, start: Tensor | None
+    batch: BatchUnderAttack, queries: int, initial_fraction: float, first_step: int, start: Tensor | None
 ) -> None:
     """One random search.  M (a, k) is the set of pixels that carry `colours` (a, g, k)."""
-    k, (_, channels, pixels) = search.k, search.x.shape
-    table = torch.arange(pixels, device=search.x.device)
-    if search.allowed is not None:
-        table = table[search.allowed]
+    k, (_, channels, pixels) = batch.k, batch.x.shape
+    table = torch.arange(pixels, device=batch.x.device)
+    if batch.allowed is not None:
+        table = table[batch.allowed]
     n = len(table)  # M holds indices into the n pixels that may change
 
-    words = search.streams.bits(first_step, k * (1 + -(-channels // 32)))
-    M = outside(words[:, :k], search.rows[:, None][:, :0], n)
-    colours = search.corners(coins(words[:, k:], channels, k), table[M])
-    if (given := search.start_from(start)) is not None:
+    words = batch.streams.bits(first_step, k * (1 + -(-channels // 32)))
+    M = outside(words[:, :k], batch.rows[:, None][:, :0], n)
+    colours = batch.corners(coins(words[:, k:], channels, k), table[M])
+    if (given := batch.start_from(start)) is not None:
         values, changed = given
         # the pixels that the start changes, filled up with those drawn
         preference = (
@@ -113,23 +113,23 @@ def _search(
         )
         M = top_k(preference, k)
         kept = changed.gather(1, table[M])[:, None]
-        colours = torch.where(kept, search.at(values, table[M]), colours)
+        colours = torch.where(kept, batch.at(values, table[M]), colours)
     positions = table[M]
-    best, reached = search.score_iterate(positions, colours)
-    keep = search.record(best, reached, positions, colours)
+    best, reached = batch.score_iterate(positions, colours)
+    keep = batch.record(best, reached, positions, colours)
     if keep is not None:
         M, colours, best = (s.index_select(0, keep) for s in (M, colours, best))
 
     for query in range(1, queries):
-        if len(search.rows) == 0:
+        if len(batch.rows) == 0:
             return
         moved = exchanged(query, queries, k, initial_fraction)
         if n > k:
             moved = min(moved, n - k)
-        M_new, colours_new = propose(search, first_step + query, M, colours, table, moved)
+        M_new, colours_new = propose(batch, first_step + query, M, colours, table, moved)
         positions = M_new if n == pixels else table[M_new]
-        objective, reached = search.score_iterate(positions, colours_new)
-        keep = search.record(objective, reached, positions, colours_new)
+        objective, reached = batch.score_iterate(positions, colours_new)
+        keep = batch.record(objective, reached, positions, colours_new)
 
         accepted = (objective > best)[:, None]
         best = torch.maximum(best, objective)

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zeronorm.attacks.batch_under_attack import Search
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack
 from zeronorm.kernels.numba import compiled, helper, serves
 from zeronorm.seeding import below
 
 
 def propose(
-    search: Search,
+    batch: BatchUnderAttack,
     step: int,
     M: Int[Tensor, "a k"],
     colours: Float[Tensor, "a g k"],
@@ -35,20 +35,20 @@ def propose(
     such an exchange must not waste its query.  `table` names the n pixels by their positions.
     """
     k, n = M.shape[1], len(table)
-    channels = search.x.shape[1]
+    channels = batch.x.shape[1]
     slots = 1 if moved == 1 else k
     # words for slots, for pixels and for their colours
-    words = search.streams.bits(step, slots + moved * (1 + -(-channels // 32)))
-    if isinstance(search.low, float) and channels <= 30 and serves(M, colours, search.x):
+    words = batch.streams.bits(step, slots + moved * (1 + -(-channels // 32)))
+    if isinstance(batch.low, float) and channels <= 30 and serves(M, colours, batch.x):
         M, colours = M.clone(), colours.clone()
-        _propose(M, colours, words, search.x, table, moved, search.low, search.high)
+        _propose(M, colours, words, batch.x, table, moved, batch.low, batch.high)
         return M, colours
     leaving = below(words[:, :1], k) if moved == 1 else words[:, :k].topk(moved, dim=1).indices
     entering = outside(words[:, slots : slots + moved], M, n) if n > k else M.gather(1, leaving)
     bits = coins(words[:, slots + moved :], channels, moved)
     if moved == 1:
-        bits = _unlike_clean(search, words[:, slots + moved :], bits, table[entering])
-    fresh = search.corners(bits, table[entering])
+        bits = _unlike_clean(batch, words[:, slots + moved :], bits, table[entering])
+    fresh = batch.corners(bits, table[entering])
     return M.scatter(1, leaving, entering), colours.scatter(2, leaving[:, None].expand_as(fresh), fresh)
 
 
@@ -84,14 +84,17 @@ def coins(words: Int[Tensor, "a w"], channels: int, m: int) -> Bool[Tensor, "a g
 
 
 def _unlike_clean(
-    search: Search, words: Int[Tensor, "a w"], bits: Bool[Tensor, "a g 1"], positions: Int[Tensor, "a 1"]
+    batch: BatchUnderAttack,
+    words: Int[Tensor, "a w"],
+    bits: Bool[Tensor, "a g 1"],
+    positions: Int[Tensor, "a 1"],
 ) -> Bool[Tensor, "a g 1"]:
     """Bits of a colour that differs from the clean one."""
     channels = bits.shape[1]
     if channels > 30:
         return bits  # equal with probability below 1e-9
-    clean = search.at(search.x, positions)
-    low, high = search.box_at(positions)
+    clean = batch.at(batch.x, positions)
+    low, high = batch.box_at(positions)
     is_high = clean == high
     is_corner = is_high | (clean == low)
     # uniform over the other corners: flip the clean corner's bits by a non-zero pattern

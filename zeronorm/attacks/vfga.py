@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, Search
+from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.threat_model import L0
 
@@ -64,27 +64,27 @@ def vfga(
     checks.integer("samples", samples, 1)
 
     with searching_minimal("vfga", model, x, y, threat, targeted=targeted, seed=seed, ids=ids) as minimal:
-        search = minimal.search
-        v = search.x.clone()
+        batch = minimal.batch
+        v = batch.x.clone()
         free = torch.ones_like(v[:, 0], dtype=torch.bool)
-        if search.allowed is not None:
-            free &= search.allowed
+        if batch.allowed is not None:
+            free &= batch.allowed
 
-        for step in range(min(steps, search.k)):
-            if len(search.rows) == 0:
+        for step in range(min(steps, batch.k)):
+            if len(batch.rows) == 0:
                 break
-            _, _, G = search.score_and_gradient(v)
-            votes, ways = _votes(search, v, G, free)
-            shares = search.streams.normal(step, 2 * samples, v.dtype).abs_().clamp_max_(1.0)
+            _, _, G = batch.score_and_gradient(v)
+            votes, ways = _votes(batch, v, G, free)
+            shares = batch.streams.normal(step, 2 * samples, v.dtype).abs_().clamp_max_(1.0)
             best = torch.full_like(shares[:, 0], -math.inf)
-            v_best, voted = v, torch.full_like(search.rows, -1)  # -1: for neither
+            v_best, voted = v, torch.full_like(batch.rows, -1)  # -1: for neither
 
             for sample in range(2 * samples):
                 one = sample % 2
                 position = votes[:, None, one : one + 1].expand(-1, v.shape[1], -1)
                 moves = ways[:, :, one : one + 1] * shares[:, None, sample : sample + 1]
-                attempt = search.clamp_(v.scatter_add(2, position, moves))
-                objective, reached = search.score(attempt)
+                attempt = batch.clamp_(v.scatter_add(2, position, moves))
+                objective, reached = batch.score(attempt)
                 found = minimal.note(reached, attempt)
                 better = objective > best
                 best = torch.where(better, objective, best)
@@ -103,13 +103,13 @@ def vfga(
 
 
 def _votes(
-    search: Search, v: Float[Tensor, "a g p"], G: Float[Tensor, "a g p"], free: Bool[Tensor, "a p"]
+    batch: BatchUnderAttack, v: Float[Tensor, "a g p"], G: Float[Tensor, "a g p"], free: Bool[Tensor, "a p"]
 ) -> tuple[Int[Tensor, "a 2"], Float[Tensor, "a g 2"]]:
     """The most promising free positions, of those that rise and of those that fall, and their ways to go.
 
     Where no position is free, the way is 0.
     """
-    low, high = search.box_of(torch.arange(len(v), device=v.device))
+    low, high = batch.box_of(torch.arange(len(v), device=v.device))
     way = torch.where(G > 0, high, low).sub(v).mul_(free[:, None])
     promise = way * G
     total = promise.sum(1)
@@ -122,4 +122,4 @@ def _votes(
         ],
         dim=1,
     )
-    return votes, search.at(way, votes)
+    return votes, batch.at(way, votes)

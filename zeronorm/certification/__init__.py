@@ -3,6 +3,8 @@
 radius = zn.certification.ablation_radius(votes_for_the_answer, n, pixels=784, retained=45)
 """
 
+from zeronorm.certification.catalogue import Certifier as Certifier
+from zeronorm.certification.catalogue import catalogue as catalogue
 from zeronorm.certification.certificate import ABSTAIN as ABSTAIN
 from zeronorm.certification.certificate import UNBOUNDED as UNBOUNDED
 from zeronorm.certification.certificate import Certificate as Certificate
@@ -18,6 +20,7 @@ from zeronorm.certification.feature_partition import certify_soft_votes as certi
 from zeronorm.certification.feature_partition import partition_radius as partition_radius
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz as certify_l0_lipschitz
 from zeronorm.certification.nearest_neighbour import certify_nearest_neighbour as certify_nearest_neighbour
+from zeronorm.certification.nearest_neighbour import certify_neighbours as certify_neighbours
 from zeronorm.certification.randomized_ablation import ablation_radius as ablation_radius
 from zeronorm.certification.randomized_ablation import ablation_radius_by_margin as ablation_radius_by_margin
 from zeronorm.certification.randomized_ablation import ablation_radius_in_top as ablation_radius_in_top
@@ -31,12 +34,15 @@ __all__ = [
     "ABSTAIN",
     "UNBOUNDED",
     "Certificate",
+    "Certifier",
     "ablation_radius",
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
+    "catalogue",
     "certify_feature_partition",
     "certify_l0_lipschitz",
     "certify_nearest_neighbour",
+    "certify_neighbours",
     "certify_soft_votes",
     "certify_truncated",
     "certify_truncated_linear",

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from zeronorm.certification.certificate import ABSTAIN
 from zeronorm.errors import ArgumentError
+from zeronorm.metrics.clopper_pearson import at_least, at_most
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -20,8 +21,8 @@ ROUNDING = 1e-12
 def lower_bound(successes: Any, n: int, failure_probability: float = 0.05) -> Floats:
     """A number that the chance of success exceeds, but for `failure_probability`: one-sided.
 
-    Clopper & Pearson (1934): the p at which so many successes or more of n have probability
-    `failure_probability`; 0 without successes.  A rounding allowance of 1e-12 is taken off.
+    Clopper & Pearson (1934), `metrics.clopper_pearson`; 0 without successes.  A rounding allowance of 1e-12 is taken
+    off.
 
     **Arguments:**
 
@@ -29,21 +30,14 @@ def lower_bound(successes: Any, n: int, failure_probability: float = 0.05) -> Fl
     - `n`: trials.
     - `failure_probability`: in (0, 1).
     """
-    successes, n, alpha = _checked(successes, n, failure_probability)
-    from scipy.special import betaincinv  # slow to import
-
-    with np.errstate(invalid="ignore"):
-        bound = betaincinv(np.maximum(successes, 1), n - successes + 1.0, alpha)
-    return np.where(successes > 0, np.maximum(bound - ROUNDING, 0.0), 0.0)
+    bound = at_least(*_checked(successes, n, failure_probability))
+    return np.asarray(np.maximum(bound - ROUNDING, 0.0))
 
 
 def upper_bound(successes: Any, n: int, failure_probability: float = 0.05) -> Floats:
     """A number that the chance of success stays below, but for `failure_probability`; see `lower_bound`."""
-    successes, n, alpha = _checked(successes, n, failure_probability)
-    from scipy.special import betaincinv
-
-    bound = betaincinv(successes + 1.0, np.maximum(n - successes, 1), 1 - alpha)
-    return np.where(successes < n, np.minimum(bound + ROUNDING, 1.0), 1.0)
+    bound = at_most(*_checked(successes, n, failure_probability))
+    return np.asarray(np.minimum(bound + ROUNDING, 1.0))
 
 
 def leading_class(counts: Any, failure_probability: float = 0.05, alike: bool = True) -> Ints:

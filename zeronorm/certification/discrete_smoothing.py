@@ -42,12 +42,25 @@ def discrete_noise(
     - `seed`, `ids`, `draw`: name the random numbers: example by example, draw by draw.
     """
     checks.examples(x)
-    levels, kappa = _checked(levels, keep)
-    value = (x * (levels - 1)).round().long().clamp_(0, levels - 1).flatten(1)
+    levels, kappa = check_noise(levels, keep)
+    value = quantised(x, levels)
     streams = Streams(seed, checks.identifiers(ids, x), "discrete_noise")
-    kept = streams.uniform(2 * draw, value.shape[1], torch.float64) < float(kappa)
-    other = (value + 1 + below(streams.bits(2 * draw + 1, value.shape[1]), levels - 1)) % levels
-    return (torch.where(kept, value, other).to(x.dtype) / (levels - 1)).reshape(x.shape)
+    kept = streams.uniform(2 * draw, value.shape[1], torch.float64)
+    moved = noised(value, kept, streams.bits(2 * draw + 1, value.shape[1]), levels, float(kappa))
+    return (moved.to(x.dtype) / (levels - 1)).reshape(x.shape)
+
+
+def quantised(x: Float[Tensor, "b ..."], levels: int) -> Int[Tensor, "b d"]:
+    """Values in whole steps, 0 to levels - 1."""
+    return (x * (levels - 1)).round().long().clamp_(0, levels - 1).flatten(1)
+
+
+def noised(
+    value: Int[Tensor, "r d"], kept: Float[Tensor, "r d"], words: Int[Tensor, "r d"], levels: int, keep: float
+) -> Int[Tensor, "r d"]:
+    """Each value where `kept` (uniform in [0, 1)) is below `keep`, else one of the others, as `words` say."""
+    other = (value + 1 + below(words, levels - 1)) % levels
+    return torch.where(kept < keep, value, other)
 
 
 def vote_threshold(changed: int, keep: float | Fraction, levels: int) -> Fraction:
@@ -60,7 +73,7 @@ def vote_threshold(changed: int, keep: float | Fraction, levels: int) -> Fractio
     `keep` given as a float counts as the decimal it prints as: 0.1 is a tenth.
     """
     changed = checks.integer("changed", changed, 0)
-    levels, kappa = _checked(levels, keep)
+    levels, kappa = check_noise(levels, keep)
     return _threshold(changed, kappa, levels)
 
 
@@ -104,7 +117,7 @@ def discrete_smoothing_radius(
     **Returns:** an int for an int, else int64 of the shape of `counts`: a radius, `ABSTAIN`, or `UNBOUNDED`
     (noise that keeps nothing of its input).
     """
-    levels, kappa = _checked(levels, keep)
+    levels, kappa = check_noise(levels, keep)
     most = checks.integer("most", most, 0)
     bounds = lower_bound(counts, n, failure_probability)
     if kappa * levels == 1:  # kept as rarely as any other value: the input does not matter
@@ -140,7 +153,7 @@ def information_left(
         levels = checks.integer("levels", levels, 2)
         return math.log2(levels) * checks.integer("retained", retained, 0, pixels)
     assert keep is not None
-    levels, fraction = _checked(levels, keep)
+    levels, fraction = check_noise(levels, keep)
     kappa = float(fraction)
     bits = math.log2(levels)
     bits += kappa * math.log2(kappa) if kappa > 0 else 0.0
@@ -148,7 +161,8 @@ def information_left(
     return pixels * bits
 
 
-def _checked(levels: int, keep: float | Fraction) -> tuple[int, Fraction]:
+def check_noise(levels: int, keep: float | Fraction) -> tuple[int, Fraction]:
+    """`levels` and the chance to keep a value, exactly, if they can be used; else `ArgumentError`."""
     levels = checks.integer("levels", levels, 2)
     kappa = keep if isinstance(keep, Fraction) else Fraction(str(checks.real("keep", keep, 0.0, 1.0)))
     if not 0 <= kappa <= 1:

@@ -6,6 +6,7 @@ aggregation.  Deterministic, no confidence level, one small model for each group
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,12 @@ from torch import Tensor, nn
 from zeronorm import checks
 from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Certificate
 from zeronorm.certification.confidence import Ints, check_counts
+from zeronorm.certification.known_modules import network_of
+from zeronorm.certification.rounding import Rounding
 from zeronorm.errors import ArgumentError
-from zeronorm.models.feature_partition import UNIT, FeaturePartition
-from zeronorm.models.normalize import Normalize
+from zeronorm.models.feature_partition import UNIT, FeaturePartition, Grouped
 
-ROUNDING = 1e-4
-"""By how much the difference of two scores of a group may change from pass to pass (batches of another size, another
-machine; float32) without harm to a certificate of `certify_feature_partition`."""
+_EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
 def partition_radius(votes: Any) -> Ints:
@@ -48,17 +48,29 @@ def partition_radius(votes: Any) -> Ints:
     return np.where(radius >= counts.sum(1), UNBOUNDED, radius)
 
 
+def check_feature_partition(model: Any, x: Tensor) -> tuple[nn.Module | None, FeaturePartition]:
+    """Normalisation and network of the model, if that is all it is; else `ArgumentError`."""
+    normalize, network = network_of(
+        model, x, FeaturePartition, "a feature_partition", (nn.ModuleList, Grouped)
+    )
+    if network.groups * network.partitions * UNIT >= _EXACT:
+        raise ArgumentError(f"model: expected fewer than {_EXACT // UNIT} groups, got {network.groups}")
+    return normalize, network
+
+
 @torch.inference_mode()
 def certify_feature_partition(model: Any, x: Float[Tensor, "b ..."], batch_size: int = 100) -> Certificate:
     """How many pixels of each image may change, to any values, without changing the answer of a vote by groups.
 
     Hard votes by `partition_radius`, soft ones as `certify_soft_votes` says; of several partitions every group that
-    holds a changed pixel turns, in each of them.  A group's scores are taken at their worst within `ROUNDING`: soft
-    votes are rounded after it is taken off, and a hard vote that so little could turn counts as changed.
+    holds a changed pixel turns, in each of them.  A group's scores are computed in float64 beside a bound of how far a
+    pass in the model's own precision may be from them, in any batch and in any order of its sums (`Rounding`), and
+    taken at their worst: soft votes are rounded after it is taken off, and a hard vote that so little could turn
+    counts as changed.  A group whose scores overflow has no vote, which is not worse than a turned one.
 
     **Arguments:**
 
-    - `model`: of `models.build("feature_partition")`, or such a network itself.
+    - `model`: of `models.build("feature_partition")`, or such a network itself, in float32 or float64.
     - `x`: images (b, c, h, w).
 
     **Returns:** radii in pixels; `ABSTAIN` where no class is certain to lead; `margin` is the smallest lead, in votes
@@ -66,21 +78,15 @@ def certify_feature_partition(model: Any, x: Float[Tensor, "b ..."], batch_size:
 
     **Raises:** `ArgumentError` for another kind of model.
     """
-    network = getattr(model, "network", model)
-    if not isinstance(network, FeaturePartition):
-        raise ArgumentError(f"model: expected a feature_partition network, got {type(model).__name__}")
     checks.examples(x)
-    if network is not model:
-        if not isinstance(model.normalize, Normalize | nn.Identity):
-            raise ArgumentError(
-                f"model: expected nothing but normalisation before its groups, got {type(model.normalize).__name__}: "
-                "what spreads the change of one pixel over many leaves nothing to prove"
-            )
-        model(x[:1])  # complains of inputs that do not fit
-        x = model.normalize(x)
+    normalize, network = check_feature_partition(model, x)
     prove = _certify_hard if network.hard else _certify_soft
+    scores = _Scores(network)
     with torch.autocast(x.device.type, enabled=False):
-        parts = [prove(network, part) for part in x.split(batch_size)]
+        parts = [
+            prove(scores, part if normalize is None else normalize(part))
+            for part in (x.split(batch_size) if len(x) else [x])
+        ]
     prediction, radius, margin = (torch.cat(column) for column in zip(*parts, strict=True))
     return Certificate(prediction, radius, margin=margin)
 
@@ -111,16 +117,65 @@ def certify_soft_votes(scores: Float[Tensor, "b groups classes"]) -> Certificate
     return Certificate(prediction, radius, margin=margin)
 
 
-def _certify_soft(network: FeaturePartition, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    s = torch.stack([network.preferences(x, v) for v in range(network.partitions)], dim=1)
-    # clipped votes stay so unless they are within the allowance of the clip
-    return _certify_pairs(((s - ROUNDING) * UNIT).round().clamp_min(-UNIT).long())
+class _Scores:
+    """Scores of a network's groups in float64, and how far those of its own pass may be from them."""
+
+    def __init__(self, network: FeaturePartition) -> None:
+        weight = next(network.parameters())
+        self.network, self.rounding, self.dtype = network, Rounding(weight.dtype), weight.dtype
+        self.exact, self.sizes = copy.deepcopy(network).double(), copy.deepcopy(network).double()
+        for parameter in self.sizes.parameters():
+            parameter.copy_(parameter.abs())
+
+    def __call__(
+        self, x: Float[Tensor, "b c h w"], v: int
+    ) -> tuple[Float[Tensor, "b t j"], Float[Tensor, "b t j"]]:
+        """Scores of partition v, and bounds of their errors; infinite where the pass may overflow."""
+        every = slice(None)
+        h = self.network.seen(x.to(self.dtype), v).double()
+        error = torch.zeros_like(h)
+        exact, sizes = self.exact, self.sizes
+        for n, (layer, size) in enumerate(
+            zip([exact.first[v], *exact.rest], [sizes.first[v], *sizes.rest], strict=True)
+        ):
+            h = h.relu() if n else h
+            z = layer(h, every)
+            magnitude = size(h.abs() + error, every)
+            spread = size(error, every) - size.bias.expand(len(z), *z.shape[1:]) if n else 0.0
+            if not n:
+                z, magnitude = z + exact.place[v], magnitude + sizes.place[v]
+            error = spread + self.rounding.error(h.shape[2] + 2, magnitude)
+            h = z
+        return h, error
+
+    def least_preferences(self, x: Float[Tensor, "b c h w"], v: int) -> Float[Tensor, "b t i j"]:
+        """What no pass prefers i to j by less than, in every group."""
+        network, (u, error) = self.network, self(x, v)
+        least = self._least(u, error)
+        if network.mirrored:
+            u, error = self(x.flip(3), v)
+            least = (least + self._least(u, error)[:, network.reflected[v]]) / 2 - 4 * self.rounding.unit
+        return least
+
+    def _least(self, u: Tensor, error: Tensor) -> Tensor:
+        d = u[..., None] - u[..., None, :]
+        size = u.abs() + error
+        both = error[..., None] + error[..., None, :]
+        both = both + self.rounding.error(2, size[..., None] + size[..., None, :])
+        return (d - both).nan_to_num(nan=-1.0).clamp(-1, 1)
 
 
-def _certify_hard(network: FeaturePartition, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    top, order = network.scores(x, 0).topk(2, dim=2)
-    votes = torch.nn.functional.one_hot(order[..., 0], network.classes).sum(1).cpu().numpy()
-    uncertain = (top[..., 0] - top[..., 1] <= ROUNDING).sum(1).cpu()
+def _certify_soft(scores: _Scores, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    s = torch.stack([scores.least_preferences(x, v) for v in range(scores.network.partitions)], dim=1)
+    return _certify_pairs((s * UNIT).round().long())
+
+
+def _certify_hard(scores: _Scores, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    u, error = scores(x, 0)
+    (least, greatest), best = (u - error, u + error), u.argmax(2, keepdim=True)
+    votes = torch.nn.functional.one_hot(best[..., 0], scores.network.classes).sum(1).cpu().numpy()
+    rival = greatest.scatter(2, best, -torch.inf).amax(2)
+    uncertain = (~(least.gather(2, best)[..., 0] > rival)).sum(1).cpu()
     radius = torch.from_numpy(partition_radius(votes)) - uncertain
     first = np.sort(votes, axis=1)[:, ::-1]
     prediction = torch.from_numpy(votes.argmax(1))

@@ -14,6 +14,10 @@ import typer
 from zeronorm.cli import options
 from zeronorm.errors import ArgumentError
 
+_OF_METHODS = (
+    "retained", "null", "mean", "keep", "levels", "n0", "n", "alpha", "bound", "looks", "precision",
+)  # fmt: skip
+
 
 def certify(
     model: Annotated[
@@ -28,37 +32,60 @@ def certify(
     limit: options.Limit = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            help="randomized_ablation, l0_lipschitz, feature_partition or truncation_window (default: what the "
-            "model is made for)."
-        ),
+        typer.Option(help="A certificate, see zeronorm list (default: what the model is made for)."),
+    ] = None,
+    k: Annotated[
+        str | None,
+        typer.Option(help="Of methods that try budgets one after the other: these, such as 1,2,4."),
+    ] = None,
+    low: Annotated[
+        float | None, typer.Option(help="Smallest value an input may take, of methods with a box.")
+    ] = None,
+    high: Annotated[float | None, typer.Option(help="Largest value an input may take.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Of methods that search for a proof: how long, for each example.")
     ] = None,
     retained: Annotated[
         int | None,
         typer.Option(help="Of randomized ablation: pixels shown (default: as the model was trained)."),
     ] = None,
     null: Annotated[
-        str, typer.Option(help="What hides a pixel: multichannel (doubles the channels) or mean.")
-    ] = "multichannel",
+        str | None,
+        typer.Option(
+            help="What hides a pixel: multichannel (doubles the channels) or mean (default: multichannel)."
+        ),
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="The colour of null mean, such as 0.1307.")] = None,
-    n0: Annotated[int, typer.Option(help="Votes that choose the class.")] = 1000,
-    n: Annotated[int, typer.Option(help="Votes that bound its share.")] = 10_000,
-    alpha: Annotated[float, typer.Option(help="Chance that an image's certificate is wrong.")] = 0.05,
+    keep: Annotated[
+        float | None, typer.Option(help="Of discrete smoothing: the chance that a value stays.")
+    ] = None,
+    levels: Annotated[
+        int | None, typer.Option(help="Of discrete smoothing: values a feature may take (default: 256).")
+    ] = None,
+    n0: Annotated[int | None, typer.Option(help="Votes that choose the class (default: 1000).")] = None,
+    n: Annotated[int | None, typer.Option(help="Votes that bound its share (default: 10000).")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Chance that an image's certificate is wrong (default: 0.05).")
+    ] = None,
     bound: Annotated[
-        str,
-        typer.Option(help="What the share is compared with: half, or all_votes (tighter, Jia et al. 2022)."),
-    ] = "half",
+        str | None,
+        typer.Option(
+            help="What the share is compared with: half, or all_votes (tighter, Jia et al. 2022; default: half)."
+        ),
+    ] = None,
     looks: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Places (n, n / 2, n / 4, ...) where the votes of an image may end, since more promise no larger "
-            "radius; the confidence stays alpha's."
+            "radius; the confidence stays alpha's (default: 1)."
         ),
-    ] = 1,
+    ] = None,
     precision: Annotated[
-        str,
-        typer.Option(help="Of votes: float32, or bfloat16, where close ones are cast again in float32."),
-    ] = "float32",
+        str | None,
+        typer.Option(
+            help="Of votes: float32, or bfloat16, where close ones are cast again in float32 (default: float32)."
+        ),
+    ] = None,
     counts: Annotated[
         Path | None,
         typer.Option(help="Folder of a complete run: its votes at this alpha and bound, without a model."),
@@ -97,10 +124,12 @@ def certify(
         )
     if counts is not None:
         _alone(given)
-    colour = None if mean is None else _numbers(mean)
+    of_method = {name: given[name] for name in _OF_METHODS if given[name] is not None}
+    if mean is not None:
+        of_method["mean"] = _numbers(mean)
+    budgets = None if k is None else options.budgets(k)
     command = shlex.join(["zeronorm", *sys.argv[1:]])
-    asked = [str(counts), model, data, split, limit, method, retained, null, mean, n0, n, alpha, bound, seed]
-    asked += [looks, precision] if (looks, precision) != (1, "float32") else []
+    asked = [str(counts), model, data, split, limit, method, budgets, low, high, seconds, of_method, seed]
 
     import zeronorm as zn
 
@@ -111,32 +140,34 @@ def certify(
             result = zn.recertify(counts, out, alpha=alpha, bound=bound, command=command)
         else:
             assert model is not None
+            from zeronorm.certification.catalogue import get, made_for
             from zeronorm.cli.model import resolve_device, resolve_model
             from zeronorm.cli.progress import Display
 
             network = resolve_model(model, resolve_device(device))
             dataset = options.dataset(data, split, limit)
+            row = get(method or made_for(network))
+            box: dict[str, Any] = {
+                name: value for name, value in (("low", low), ("high", high)) if value is not None
+            }
+            threats = None if budgets is None else [zn.L0(one, row.unit, **box) for one in budgets]  # type: ignore[arg-type]
+            if threats is None:
+                of_method |= box  # an option, of a method that takes no budgets
             with options.at_work(workers, ray) as pool, Display() as display:
                 result = zn.certify(
                     network,
                     dataset,
-                    method,
+                    row.name,
                     out,
-                    retained=retained,
-                    null=null,
-                    mean=colour,
-                    n0=n0,
-                    n=n,
-                    alpha=alpha,
-                    bound=bound,
-                    looks=looks,
-                    precision=precision,
+                    threats=threats,
+                    seconds=seconds,
                     batch_size=batch_size,
                     seed=seed,
                     name=model,
                     command=command,
                     workers=pool,
                     on_progress=display.show,
+                    **of_method,
                 )
     print(result.table())
     print(f"\nreport: {result.run / 'report.html'}")

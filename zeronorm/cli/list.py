@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ import typer
 def list_(
     json_: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
-    """List the attacks, models and data sets that have names.
+    """List the attacks, certificates, models and data sets that have names.
 
     Example: zeronorm list
     """
@@ -20,6 +20,7 @@ def list_(
 
     from zeronorm import data, models
     from zeronorm.attacks import catalogue
+    from zeronorm.certification import catalogue as certifiers
 
     attacks = [
         {
@@ -32,12 +33,29 @@ def list_(
         }
         for a in catalogue.values()
     ]
+    certificates = [
+        {
+            "name": c.name,
+            "kind": c.kind,
+            "unit": c.unit,
+            "arithmetic": c.arithmetic,
+            "options": ", ".join(c.options),
+            "source": c.source,
+        }
+        for c in certifiers.values()
+    ]
     networks = [{"name": m.name, "kind": m.kind, "what": m.description} for m in models.available()]
     sets = [{"name": name, "what": what} for name, what in data.available().items()]
+    every: dict[str, list[dict[str, Any]]] = {
+        "attacks": attacks,
+        "certificates": certificates,
+        "models": networks,
+        "data": sets,
+    }
     if json_:
-        print(json.dumps({"attacks": attacks, "models": networks, "data": sets}))
+        print(json.dumps(every))
         return
-    for title, rows in (("attacks", attacks), ("models", networks), ("data", sets)):
+    for title, rows in every.items():
         table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0))
         for column in rows[0]:
             table.add_column(column)

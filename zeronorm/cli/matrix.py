@@ -206,6 +206,7 @@ def _train(
     """Train each defence by its command, unless it is there already."""
     from zeronorm.files import locked, remember
     from zeronorm.models.checkpoint import SIDECAR
+    from zeronorm.training.plan import CERTIFIED
 
     limit = trainings["train_limit"]
     with locked(folder, "training in"):
@@ -213,7 +214,7 @@ def _train(
     for number, (name, words) in enumerate(known.items(), start=1):
         if (folder / name / SIDECAR).exists():  # which a training writes at its end
             continue
-        own_loop = any(word in ("l0_lipschitz", "feature_partition") for word in words)
+        own_loop = any(word in CERTIFIED for word in words)  # which does not resume
         command = [
             "train", *(str(folder / "plain") if word == "{plain}" else word for word in words),
             "--data", trainings["data"], "--seed", str(trainings["seed"]), "--device", device,

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from zeronorm import data as data_sets
 from zeronorm import models
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import ArgumentError
 
+_NEIGHBOUR = "nearest_neighbour"
 _LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "from_onnx"}
 
 
@@ -40,14 +42,17 @@ def resolve_device(name: str) -> torch.device:
 def resolve_model(name: str, device: torch.device) -> Model:
     """A built-in name, a checkpoint folder, a Hub id, another library's model, or `package.module:callable`.
 
-    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`.  The callable is a model, a class of models,
+    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`; `nearest_neighbour:DATA` is the nearest of the
+    training images, of the first N of them with `:limit=N` behind it.  The callable is a model, a class of models,
     or a function: without arguments it returns the model, with one it is the model.
     """
     library, colon, called = name.partition(":")
-    if colon and library in _LIBRARIES and not Path(name).exists():
+    if colon and library == _NEIGHBOUR and not Path(name).exists():
+        model: Any = _nearest_neighbour(called)
+    elif colon and library in _LIBRARIES and not Path(name).exists():
         from zeronorm import integrations
 
-        model: Any = getattr(integrations, _LIBRARIES[library])(called)
+        model = getattr(integrations, _LIBRARIES[library])(called)
     elif name.endswith(".onnx") and os.path.isfile(name):
         raise ArgumentError(f"model: expected onnx:{name} for a file of ONNX, got {name}")
     else:
@@ -55,8 +60,19 @@ def resolve_model(name: str, device: torch.device) -> Model:
     return model.to(device).eval() if isinstance(model, nn.Module) else model
 
 
+def _nearest_neighbour(called: str) -> models.NearestNeighbour:
+    """The classifier of the training images of a data set, `DATA` or `DATA:limit=N`."""
+    data, marked, limit = called.partition(":limit=")
+    if marked and not limit.isdecimal():
+        raise ArgumentError(f"model: expected {_NEIGHBOUR}:DATA:limit=N, got {_NEIGHBOUR}:{called}")
+    examples = data_sets.load(data, "train", int(limit) if marked else None)
+    return models.NearestNeighbour(examples.x, examples.y)
+
+
 def is_code(name: str) -> bool:
     """Whether `name` is a `package.module:callable`, whose code runs when it is resolved."""
+    if name.partition(":")[0] == _NEIGHBOUR:
+        return False
     return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not os.path.exists(name)
 
 

@@ -230,9 +230,22 @@ def _option(word: str, text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise ArgumentError(f"attack: expected name:option=value, got {word!r}")
+    said = number(value)
+    return name, {"true": True, "false": False, "none": None}.get(
+        value.lower(), value
+    ) if said is value else said
+
+
+def number(text: str) -> int | float | str:
+    """The number that was typed; the text itself where it is none."""
     for kind in (int, float):
         try:
-            return name, kind(value)
+            return kind(text)
         except ValueError:
             continue
-    return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+    return text
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Words with commas between them."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -14,7 +14,7 @@ from zeronorm.errors import ArgumentError
 if TYPE_CHECKING:
     from zeronorm.data import Dataset
 
-_ALIKE = 0.01  # references may differ in sparsity by so much
+_ALIKE = 0.01  # largest difference in sparsity between references
 
 
 def prune(
@@ -23,30 +23,40 @@ def prune(
         str, typer.Option(help="An architecture, trained anew for each seed, or trained models with commas.")
     ] = "lenet_300_100",
     data: options.Data = "mnist",
-    seeds: Annotated[int, typer.Option(help="References of an architecture: seeds 0, 1, ...")] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Number of networks to train of an architecture, with seeds 0, 1, ...")
+    ] = 3,
     rounds: Annotated[int, typer.Option(help="Rounds of pruning and retraining.")] = 12,
     share: Annotated[
-        float, typer.Option(help="Share of the weights left that a round prunes, of each layer.")
+        float, typer.Option(help="Share of the remaining weights of each layer that a round prunes.")
     ] = 1 / 3,
     keep_dense: Annotated[
         str, typer.Option(help="Layers that are not pruned, with commas between them: first,last.")
     ] = "",
-    epochs: Annotated[int, typer.Option(help="Passes over the training images, of a reference.")] = 10,
-    retrain_epochs: Annotated[int, typer.Option(help="The same, of each round.")] = 2,
-    lr: Annotated[float, typer.Option(help="Initial learning rate of a reference.")] = 0.05,
-    retrain_lr: Annotated[float, typer.Option(help="The same, of each round.")] = 0.02,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images to train a network.")] = 10,
+    retrain_epochs: Annotated[
+        int, typer.Option(help="Passes over the training images after each round.")
+    ] = 2,
+    lr: Annotated[float, typer.Option(help="Initial learning rate to train a network.")] = 0.05,
+    retrain_lr: Annotated[
+        float, typer.Option(help="Passes over the training images after each round.")
+    ] = 0.02,
     batch_size: Annotated[int, typer.Option(help="Images in a step, at most.")] = 64,
-    normalize: Annotated[bool, typer.Option(help="Let new references normalise their inputs.")] = True,
+    normalize: Annotated[bool, typer.Option(help="Let new networks normalise their inputs.")] = True,
     train_limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
     limit: Annotated[int | None, typer.Option(help="Attack only so many test images.")] = 1000,
-    linf: Annotated[str, typer.Option(help="Attacks of r∞, with commas; empty: none.")] = "fgsm",
-    epsilon: Annotated[float, typer.Option(help="Their radius.")] = 0.1,
-    l2: Annotated[str, typer.Option(help="Attacks of r2, with commas; empty: none.")] = "deepfool",
+    linf: Annotated[
+        str, typer.Option(help="ℓ∞ attacks for the robustness r∞, with commas; empty: none.")
+    ] = "fgsm",
+    epsilon: Annotated[float, typer.Option(help="Radius of the ℓ∞ attacks.")] = 0.1,
+    l2: Annotated[
+        str, typer.Option(help="ℓ2 attacks for the robustness r2, with commas; empty: none.")
+    ] = "deepfool",
     k: Annotated[
         str, typer.Option(help="Budgets of sparse_autoattack in pixels, with commas; empty: none.")
     ] = "",
-    steps: Annotated[int, typer.Option(help="Updates of each of its white-box stages.")] = 100,
-    queries: Annotated[int, typer.Option(help="Queries of each of its black-box stages.")] = 200,
+    steps: Annotated[int, typer.Option(help="Updates of each white-box stage of sparse_autoattack.")] = 100,
+    queries: Annotated[int, typer.Option(help="Queries of each black-box stage of sparse_autoattack.")] = 200,
     device: options.Device = "auto",
     json_: options.Json = False,
 ) -> None:
@@ -54,31 +64,30 @@ def prune(
 
     Example: zeronorm prune --model lenet_300_100 --data mnist --k 1,4 --out runs/pruned
 
-    Each reference is pruned in rounds: the smallest weights go, the others are retrained, and accuracy and
-    robustness are measured. The page shows them against sparsity, and the sparsity not to go beyond.
+    Each network is pruned in rounds: its smallest weights are set to zero, the others are retrained, and accuracy and
+    robustness are measured. The page plots them against sparsity and says how far pruning is safe.
 
     Every model is kept, in OUT/REFERENCE/round-N: zeronorm evaluate --model OUT/0/round-3.
     """
     asked: dict[str, Any] = {
-        "model": _words(model), "data": data, "seeds": seeds, "rounds": rounds, "share": share,
-        "keep_dense": _words(keep_dense), "epochs": epochs, "retrain_epochs": retrain_epochs, "lr": lr,
+        "model": options.words(model), "data": data, "seeds": seeds, "rounds": rounds, "share": share,
+        "keep_dense": options.words(keep_dense), "epochs": epochs, "retrain_epochs": retrain_epochs, "lr": lr,
         "retrain_lr": retrain_lr, "batch_size": batch_size, "normalize": normalize,
         "train_limit": train_limit, "limit": limit,
-        "linf": _words(linf), "epsilon": epsilon, "l2": _words(l2), "k": _words(k), "steps": steps,
+        "linf": options.words(linf), "epsilon": epsilon, "l2": options.words(l2), "k": options.words(k), "steps": steps,
         "queries": queries,
     }  # fmt: skip
 
     import zeronorm as zn
     from zeronorm import checks
     from zeronorm.attacks.catalogue import get
-    from zeronorm.defenses.pruning import share_below_one, weights
+    from zeronorm.defenses.pruning import weights
     from zeronorm.files import local_path, locked, remember
     from zeronorm.models.classifier import ARCHITECTURES
     from zeronorm.report.sparsity import ASKED, DEAD, measures, read_rows, verdict
 
     out = local_path(out)
-    share_below_one("share", share)
-    checks.real("share", share, 0.0, open_low=True)
+    checks.real("share", share, 0.0, 1.0, open_low=True, open_high=True)
     checks.real("epsilon", epsilon, 0.0, open_low=True)
     for name, low in (("seeds", 1), ("rounds", 0), ("epochs", 1), ("retrain_epochs", 1)):
         checks.integer(name, asked[name], low)
@@ -101,11 +110,11 @@ def prune(
     test = zn.data.load(data, "test")
     models = [zn.models.build(names[0])] if anew else [zn.models.load(name) for name in names]
     for one in models:
-        weights(one, asked["keep_dense"])  # complains of layers that are none
+        weights(one, asked["keep_dense"])  # refuses names that are no layers
     shares = [zn.defenses.sparsity(one) for one in models]
     if max(shares) - min(shares) > _ALIKE:
         raise ArgumentError(
-            f"model: expected references that are pruned alike, got {', '.join(f'{s:.1%} zero' for s in shares)}"
+            f"model: expected models of equal sparsity, got {', '.join(f'{s:.1%} zero' for s in shares)}"
         )
     with options.resumable(out), locked(out, "pruning in"):
         remember(out / ASKED, asked, "a sweep of this plan", growing=("rounds", "seeds"))
@@ -121,11 +130,11 @@ def prune(
         word = "fall" if falls[1:] else "falls"
         typer.echo(f"do not prune beyond {sparsities[until]:.1%}: then {' and '.join(falls)} {word}")
     else:
-        typer.echo(f"nothing has fallen up to {sparsities[until]:.1%}")
+        typer.echo(f"nothing falls up to {sparsities[until]:.1%}")
     for name, number in doubtful.items():
         typer.echo(f"not told apart from the dense networks: {name}, from {sparsities[number]:.1%} on")
     if len(starts) == 1:
-        typer.echo("one reference alone: chance is not ruled out")
+        typer.echo("only one network was pruned: chance is not ruled out")
     typer.echo(f"report: {page}")
     if json_:
         told = {
@@ -144,7 +153,7 @@ def _ladder(
     test: Dataset,
     device: str,
 ) -> None:
-    """One reference and its rounds; those with a row are done."""
+    """Train, prune and measure one reference network, round by round; rounds that have a row are skipped."""
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device
     from zeronorm.evaluation.sparsity import measure
@@ -206,7 +215,3 @@ def _line(row: dict[str, Any]) -> str:
     said += "".join(f", r∞ {name} {value:.3f}" for name, value in row["r_inf"].items())
     said += "".join(f", r2 {name} {value:.3f}" for name, value in row["r_2"].items())
     return said + "".join(f", k={k} {value:.1%}" for k, value in (row["robust"] or {}).items())
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

@@ -49,7 +49,7 @@ def verify(
     runs = [comparison.run(part["path"]) for part in comparison.read()["runs"]] if comparison.exists() else []
     certificates = CertificateFolder(run).holds_certificates()
     folders = runs or [CertificateFolder(run) if certificates else RunFolder(run)]
-    records = [folder.read_run() for folder in folders]
+    records = [folder.read() for folder in folders]
     if not certificates:
         for record in records:
             check_run(record)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from zeronorm.data.images import Images
 
 X = TypeVar("X", Tensor, Images)
+L = TypeVar("L", bound="Labelled[Any]")
 
 
 # compared and hashed by identity: equality of tensors has no single truth value, `digest` does
@@ -47,6 +49,26 @@ class Labelled(Generic[X]):
         shape = "x".join(map(str, self.x.shape[1:]))
         kind, classes = type(self).__name__, len(self.class_names)
         return f"{kind}({self.name}, {self.split}: {len(self)} of {shape}, {classes} classes)"
+
+    def at(self, places: Sequence[int]) -> Dataset:
+        """Some of the examples, in memory, where the labels are."""
+        names = None if self.names is None else tuple(self.names[i] for i in places)
+        x, which = self.x[places].to(self.y.device), list(places)
+        return Dataset(x, self.y[which], self.ids[which], self.name, self.split, self.class_names, names)
+
+    def first(self, n: int) -> Dataset:
+        """The first few examples."""
+        return self.at(range(min(n, len(self))))
+
+    def halves(self) -> tuple[Dataset, Dataset]:
+        """The first half of the examples and the rest."""
+        half = len(self) // 2
+        return self.at(range(half)), self.at(range(half, len(self)))
+
+    def to(self: L, device: torch.device) -> L:
+        """The same examples on a device; images in files go there when they are asked for."""
+        x: Any = self.x.to(device) if isinstance(self.x, Tensor) else self.x
+        return replace(self, x=x, y=self.y.to(device), ids=self.ids.to(device))
 
     @cached_property
     def digest(self) -> str:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zeronorm import checks
 from zeronorm.errors import ArgumentError
 
 FIRST, LAST = "first", "last"  # stand for the layers' own names
@@ -43,7 +44,7 @@ def prune(model: nn.Module, sparsity: float, *, keep_dense: Sequence[str] = ()) 
 
     **Raises:** `ArgumentError` for a sparsity outside [0, 1), an unknown layer, and a layer with nothing left.
     """
-    share_below_one("sparsity", sparsity)
+    checks.real("sparsity", sparsity, 0.0, 1.0, open_high=True)
     layers = weights(model, keep_dense)
     return _zero_smallest(
         layers, {name: w.numel() - _floor(sparsity * w.numel()) for name, w in layers.items()}
@@ -56,7 +57,7 @@ def prune_further(model: nn.Module, share: float, *, keep_dense: Sequence[str] =
     Of n that are left floor(share · n) go, so that 16 rounds of a third leave 2 of 784 (99.74 %, as Guo et al.
     state it).  Otherwise as `prune`.
     """
-    share_below_one("share", share)
+    checks.real("share", share, 0.0, 1.0, open_high=True)
     layers = weights(model, keep_dense)
     left = {name: int(w.count_nonzero()) for name, w in layers.items()}
     return _zero_smallest(layers, {name: n - _floor(share * n) for name, n in left.items()})
@@ -105,16 +106,6 @@ def _zero_smallest(layers: dict[str, nn.Parameter], left: dict[str, int]) -> dic
     for name, weight in layers.items():
         weight.masked_fill_(~masks[name], 0.0)
     return masks
-
-
-def share_below_one(name: str, value: float) -> float:
-    """`value` within [0, 1), else `ArgumentError`."""
-    try:
-        if 0 <= float(value) < 1:
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise ArgumentError(f"{name}: expected a number in [0, 1), got {value!r}")
 
 
 def _floor(count: float) -> int:

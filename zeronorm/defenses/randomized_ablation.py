@@ -10,34 +10,27 @@ p, k    pixels, and those retained
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.certification.certificate import ABSTAIN, Certificate
-from zeronorm.certification.confidence import check_probability, leading_class
-from zeronorm.certification.randomized_ablation import certify_votes, settled, votes_at_looks
-from zeronorm.errors import ArgumentError, one_line
+from zeronorm.certification.certificate import Certificate
+from zeronorm.certification.randomized_ablation import settled
+from zeronorm.defenses.smoothed_classifier import BLOCK, SmoothedClassifier
+from zeronorm.errors import ArgumentError
 from zeronorm.kernels.numba import compiled, serves
 from zeronorm.seeding import Streams
 
 NULLS = ("multichannel", "mean")
 
-DOUBT = 2.0**-5
-"""Of votes in bfloat16: they are cast again in float32 where the two largest logits differ by no more than this share
-of the largest absolute one.  An error of bfloat16 that is larger would change a vote unnoticed."""
 
-_BLOCK = 32  # ablated images drawn together: a step of an example's random stream
-
-
-class RandomizedAblation(nn.Module):
+class RandomizedAblation(SmoothedClassifier):
     """The smoothed classifier: the class that most ablated images of an input are taken for.
 
     Each ablated image shows `retained` pixels, a subset drawn uniformly, and NULL for all others; the base classifier
@@ -53,15 +46,10 @@ class RandomizedAblation(nn.Module):
       NULL = (0, 0), which no pixel value is; "mean" keeps the channels and hides a pixel behind the mean colour.
     - `mean`: of "mean", per channel, such as (0.1307,) for MNIST.  Of "multichannel", with `std`: inputs are
       normalised first, as the paper does for ImageNet (NULL is then distinct still, but not equally far from all).
-    - `votes`, `alpha`: of the classifier as a model, see `forward`.
-    - `precision`: "float32", or "bfloat16": passes in that precision, and again in float32 for ablated images with
-      two nearly equal logits (`DOUBT`).  The classifier that is certified is the one in float32.
-
-    Random numbers are named by seed, example and purpose: an example's votes do not depend on its batch.
+    - `votes`, `alpha`, `precision`: see `SmoothedClassifier`.
     """
 
-    differentiable = False
-    abstains = True  # as one more class, the last
+    certificate = "randomized_ablation"
 
     def __init__(
         self,
@@ -75,8 +63,7 @@ class RandomizedAblation(nn.Module):
         alpha: float = 0.05,
         precision: str = "float32",
     ) -> None:
-        super().__init__()
-        self.base_classifier = checks.model(base_classifier)
+        super().__init__(base_classifier, votes=votes, alpha=alpha, precision=precision)
         self.retained = checks.integer("retained", retained, 1)
         self.null = checks.choice("null", null, NULLS)
         if null == "mean" and (mean is None or std is not None):
@@ -86,93 +73,16 @@ class RandomizedAblation(nn.Module):
         if null == "multichannel" and (mean is None) != (std is None):
             raise ArgumentError("mean, std: expected both or none for the multichannel encoding")
         self.mean, self.std = (None if m is None else tuple(float(v) for v in m) for m in (mean, std))
-        self.votes = checks.integer("votes", votes, 1)
-        self.alpha = check_probability(alpha, "alpha")
-        self.precision = checks.choice("precision", precision, ("float32", "bfloat16"))
-        self._trusted = False  # the base classifier has been seen to answer the same twice
 
-    # -- votes ------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def vote_counts(
-        self,
-        x: Float[Tensor, "b ..."],
-        n: int,
-        *,
-        batch_size: int = 1024,
-        seed: int = 0,
-        ids: Int[Tensor, "b"] | None = None,
-        purpose: str = "votes",
-        first: int = 0,
-    ) -> Int[Tensor, "b classes"]:
-        """How many of n ablated images of each input the base classifier takes for each class; on the CPU.
-
-        **Arguments:**
-
-        - `x`: images; the ablated ones of many inputs share a batch.
-        - `batch_size`: ablated images per pass, taken up to a multiple of 32; the votes do not depend on it.
-        - `seed`, `ids`, `purpose`: name the draws.  Another purpose: votes independent of these.
-        - `first`: how many of an example's votes to leave out, a multiple of 32: those after them are cast.
-
-        **Raises:** `ArgumentError` for inputs or a base classifier that do not fit the encoding, logits that are not
-        numbers, answers that change from pass to pass.
-        """
-        x, names = self._checked(x), checks.identifiers(ids, x).cpu()
-        n = checks.integer("n", n, 1)
-        rows = -(-checks.integer("batch_size", batch_size, 1) // _BLOCK) * _BLOCK
-        shown, hidden = self._encoded(x)
-        pixels = shown.shape[2]
-        streams = Streams(
-            checks.integer("seed", seed, 0), names.to(x.device), f"randomized_ablation/{purpose}"
-        )
-        if not len(x):
-            return torch.zeros(0, 2, dtype=torch.int64)
-
-        # block by block over all examples, so that one call draws for many of them
-        if checks.integer("first", first, 0) % _BLOCK:
-            raise ArgumentError(f"first: expected a multiple of {_BLOCK}, got {first}")
-        before = first // _BLOCK
-        parts = [(block, i) for block in range(before, before - (-n // _BLOCK)) for i in range(len(x))]
-        images = shown.new_empty(min(rows, len(parts) * _BLOCK), shown.shape[1], pixels)
-        counts: Tensor | None = None
-        for start in range(0, len(parts), rows // _BLOCK):
-            batch = parts[start : start + rows // _BLOCK]
-            of = torch.tensor([i for _, i in batch]).repeat_interleave(_BLOCK)
-            last = torch.tensor([min(first + n - block * _BLOCK, _BLOCK) for block, _ in batch])
-            asked = (torch.arange(_BLOCK) < last[:, None]).flatten()
-            words = torch.cat(
-                [
-                    streams.select(torch.tensor([i for _, i in some], device=x.device))
-                    .bits(block, _BLOCK * self.retained)
-                    .view(-1, self.retained)
-                    for block, some in groupby(batch, key=lambda part: part[0])
-                ]
-            )
-            ablated = images[: len(of)]
-            _write_ablated(ablated, shown, of.to(x.device), words, hidden)
-            votes = self._answers(ablated.view(len(of), -1, *x.shape[2:]))
-            if counts is None:
-                counts = torch.zeros(len(x), self._classes, dtype=torch.int64)
-            place = of[asked] * self._classes + votes[asked]
-            counts.view(-1).scatter_add_(0, place, torch.ones_like(place))
-        assert counts is not None
-        return counts
-
-    def predict(
-        self,
-        x: Float[Tensor, "b ..."],
-        n: int = 10_000,
-        alpha: float = 0.05,
-        batch_size: int = 1024,
-        *,
-        seed: int = 0,
-        ids: Int[Tensor, "b"] | None = None,
-    ) -> Int[Tensor, "b"]:
-        """The smoothed classifier's answers, wrong with probability at most `alpha`; `ABSTAIN` where n votes are
-        too few to tell (the paper's PREDICT, `certification.leading_class`)."""
-        alpha = check_probability(alpha, "alpha")
-        counts = self.vote_counts(x, n, batch_size=batch_size, seed=seed, ids=ids, purpose="prediction")
-        return torch.from_numpy(leading_class(counts.numpy(), alpha)) if len(counts) else counts[:, 0]
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "retained": self.retained,
+            "null": self.null,
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+            "precision": self.precision,
+        }
 
     def certify(
         self,
@@ -197,139 +107,57 @@ class RandomizedAblation(nn.Module):
         of them, at that many places in all.  Each look has its share of `alpha`, so that the confidence is the same;
         radii may be a little smaller than with all n votes.
         """
-        alpha = check_probability(alpha, "alpha")
-        x = self._checked(x)
-        selection, counts = self.votes_for_certificate(
-            x, n0, n, alpha, batch_size, bound=bound, looks=looks, seed=seed, ids=ids
-        )
-        prediction, radius = certify_votes(
-            selection.numpy(), counts.numpy(), x.shape[2] * x.shape[3], self.retained, alpha, bound, looks
-        )
-        return Certificate(
-            torch.from_numpy(prediction),
-            torch.from_numpy(radius),
-            counts=counts,
-            selection=selection,
-            failure_probability=alpha,
-        )
+        asked = {"n0": n0, "n": n, "alpha": alpha, "bound": bound, "looks": looks}
+        return self._certificate(x, asked, batch_size, seed, ids)
 
-    def votes_for_certificate(
-        self,
-        x: Float[Tensor, "b ..."],
-        n0: int,
-        n: int,
-        alpha: float,
-        batch_size: int,
-        *,
-        bound: str,
-        looks: int,
-        seed: int,
-        ids: Int[Tensor, "b"] | None,
-    ) -> tuple[Int[Tensor, "b classes"], Int[Tensor, "b classes"]]:
-        """The votes that `certify` counts: those that choose the class, and those that bound its share."""
-        names = checks.identifiers(ids, x)
-        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
-        selection = self.vote_counts(x, n0, ids=names, purpose="selection", **options)
-        pixels, first = x.shape[2] * x.shape[3], 0
-        counts = torch.zeros_like(selection)
-        going = torch.arange(len(x))
-        for last in votes_at_looks(n, looks):
-            counts[going] += self.vote_counts(
-                x[going], last - first, ids=names[going], purpose="estimation", first=first, **options
-            )
-            if last < n:
-                done = settled(
-                    selection[going].numpy(),
-                    counts[going].numpy(),
-                    n,
-                    pixels,
-                    self.retained,
-                    alpha,
-                    bound,
-                    looks,
-                )
-                going = going[torch.from_numpy(~done)]
-            first = last
-            if not len(going):
-                break
-        return selection, counts
-
-    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b outcomes"]:
-        """The smoothed classifier for who attacks it: shares of `votes` votes, and abstention as one more class.
-
-        The last column is largest where the classifier abstains (PREDICT at `alpha`), so that an attack which
-        makes it abstain succeeds.  Draws are named by the input's own values: fresh for every input, and the same
-        for the same.
-        """
-        contents = [
-            hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in x.detach().cpu().numpy()
-        ]
-        ids = torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in contents])
-        counts = self.vote_counts(x, self.votes, ids=ids.to(x.device), purpose="attacked")
-        if not len(x):
-            return x.new_zeros(0, 3)
-        abstains = torch.from_numpy(leading_class(counts.numpy(), self.alpha)) == ABSTAIN
-        shares = torch.cat([counts.double() / self.votes, 2.0 * abstains[:, None]], dim=1)
-        return shares.to(x)
-
-    # -- the base classifier ----------------------------------------------------------------------------
+    # -- ablated images ---------------------------------------------------------------------------------
 
     def _checked(self, x: Tensor) -> Tensor:
-        checks.examples(x)
-        if x.dim() != 4:
-            raise ArgumentError(f"x: expected images (batch, channel, height, width), got {tuple(x.shape)}")
+        x = super()._checked(x)
         checks.integer("retained", self.retained, 1, x.shape[2] * x.shape[3])
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != x.shape[1]:
                 raise ArgumentError(
                     f"{name}: expected {x.shape[1]} numbers, one per channel, got {len(values)}"
                 )
-        if isinstance(self.base_classifier, nn.Module) and self.base_classifier.training:
-            raise ArgumentError("base_classifier: expected evaluation mode, got training mode; call eval()")
-        weight = next(self.parameters(), None)
-        return x.detach().to(x.device if weight is None else weight.device)
+        return x
 
-    def _encoded(self, x: Tensor) -> tuple[Float[Tensor, "b e p"], Float[Tensor, "e"]]:
-        return encoded(x, self.null, self.mean, self.std)
+    def _prepared(
+        self, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b e p"], Float[Tensor, "e"], Sequence[int]]:
+        return *encoded(x, self.null, self.mean, self.std), x.shape[2:]
 
-    def _answers(self, ablated: Tensor) -> Int[Tensor, "r"]:
-        """The base classifier's answers, and on its first images a look at whether they can be trusted."""
-        answers = self._votes(ablated)
-        if not self._trusted:
-            if not torch.equal(self._votes(ablated.clone()), answers):
-                raise ArgumentError(
-                    "base_classifier: expected the same answers twice, got others on a second pass; the certificate "
-                    "holds for deterministic classifiers only"
-                )
-            self._trusted = True
-        return answers.cpu()
+    def _copies(
+        self, prepared: Any, parts: Sequence[tuple[int, int]], streams: Streams
+    ) -> Float[Tensor, "r e h w"]:
+        shown, hidden, sides = prepared
+        of = torch.tensor([i for _, i in parts], device=shown.device).repeat_interleave(BLOCK)
+        words = torch.cat(
+            [
+                streams.select(torch.tensor([i for _, i in some], device=shown.device))
+                .bits(block, BLOCK * self.retained)
+                .view(-1, self.retained)
+                for block, some in groupby(parts, key=lambda part: part[0])
+            ]
+        )
+        ablated = shown.new_empty(len(of), shown.shape[1], shown.shape[2])
+        _write_ablated(ablated, shown, of, words, hidden)
+        return ablated.view(len(of), -1, *sides)
 
-    def _votes(self, ablated: Tensor) -> Int[Tensor, "r"]:
-        if self.precision == "float32":
-            return self._logits(ablated).argmax(1)
-        with torch.autocast(ablated.device.type, torch.bfloat16):
-            z = self._logits(ablated)
-        largest, classes = z.float().topk(2, dim=1)
-        votes = classes[:, 0]
-        doubtful = largest[:, 0] - largest[:, 1] <= DOUBT * z.abs().amax(1)
-        if bool(doubtful.any()):
-            votes[doubtful] = self._logits(ablated[doubtful]).argmax(1)
-        return votes
+    def _settled(
+        self, selection: Tensor, counts: Tensor, shape: Sequence[int], options: Mapping[str, Any]
+    ) -> Tensor:
+        told = options["alpha"], options["bound"], options["looks"]
+        pixels = shape[1] * shape[2]
+        done = settled(selection.numpy(), counts.numpy(), options["n"], pixels, self.retained, *told)
+        return torch.from_numpy(done)
 
-    def _logits(self, ablated: Tensor) -> Float[Tensor, "r classes"]:
-        try:
-            z = self.base_classifier(ablated)
-        except Exception as error:  # whatever a stranger's model raises
-            e = ablated.shape[1]
-            raise ArgumentError(
-                f"base_classifier: expected a model of {e} channels, which the {self.null} encoding of "
-                f"{e // 2 if self.null == 'multichannel' else e} needs, but it failed on them: {one_line(error)}"
-            ) from error
-        checks.logits(z, len(ablated))
-        if not bool((z.amax(1) < float("inf")).all()):
-            raise ArgumentError("base_classifier: expected logits that are numbers, got NaN or infinity")
-        self._classes = z.shape[1]
-        return z
+    def _unfit(self, channels: int) -> str:
+        of = channels // 2 if self.null == "multichannel" else channels
+        return (
+            f"expected a model of {channels} channels, which the {self.null} encoding of {of} needs, but it failed "
+            "on them"
+        )
 
 
 # -- hiding pixels ---------------------------------------------------------------------------------------

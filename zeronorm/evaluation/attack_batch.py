@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +11,13 @@ from torch import Tensor
 from zeronorm import distances
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.shrink import shrink
+from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.examples import Examples
+from zeronorm.evaluation.examples import first_columns
 from zeronorm.evaluation.fresh_pass import predict, verdict
+from zeronorm.evaluation.in_process import Events, Spent
 from zeronorm.evaluation.plan import PlannedStage, takes
 from zeronorm.evaluation.query_counter import QueryCounter
-from zeronorm.evaluation.ray_workers import Effort, Passed, Report
 from zeronorm.records.folders import Row, finite
 from zeronorm.threat_model import L0
 
@@ -25,31 +25,31 @@ _FLUSH_SECONDS = 2.0  # how much finished work a kill may cost at most, within a
 
 
 @dataclass(frozen=True)
-class Batch:
+class AttackShard:
     """Examples that are searched together, by their places among those of the run."""
 
     places: list[int]
-    examples: Examples
+    examples: Dataset
     start: Tensor | None  # adversarials to begin a sparser search from
     written: list[bool]  # who has a row already
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def halves(self) -> tuple[Batch, Batch]:
+    def halves(self) -> tuple[AttackShard, AttackShard]:
         """The same work in two."""
         first, second = self.examples.halves()
 
-        def part(examples: Examples, which: slice) -> Batch:
+        def part(examples: Dataset, which: slice) -> AttackShard:
             start = None if self.start is None else self.start[which]
-            return Batch(self.places[which], examples, start, self.written[which])
+            return AttackShard(self.places[which], examples, start, self.written[which])
 
         return part(first, slice(len(first))), part(second, slice(len(first), None))
 
 
 @dataclass(frozen=True)
-class Search:
-    """A stage of the cascade within one budget, as work for whoever does it."""
+class StageWork:
+    """A stage of the cascade within one budget, as work on shards."""
 
     threat: L0
     stage: PlannedStage
@@ -57,83 +57,46 @@ class Search:
     precision: str
     sparser: bool
 
-    def __call__(self, model: Model, batch: Batch, passed: Passed, report: Report) -> dict[str, int]:
-        """Search the batch; returns how many results were doubtful."""
-        before = Effort(0.0, 0, 0)
-        started = time.perf_counter()
-
-        def told(rows: list[Row]) -> None:
-            nonlocal before
-            seconds = time.perf_counter() - started
-            counter = search.counter
-            forwards = int(counter.forwards.sum()) + counter.unattributed
-            now = Effort(seconds, forwards, int(counter.backwards.sum()))
-            spent, before = now - before, now
-            report(rows, spent)
-
-        search = BatchSearch(
-            model,
-            batch.examples,
-            self.threat,
-            self.stage,
-            seed=self.seed,
-            precision=self.precision,
-            sparser=self.sparser,
-            start=batch.start,
-            written={j for j, written in enumerate(batch.written) if written},
-            on_rows=told,
-            on_pass=lambda examples: passed(examples, search.share),
-        )
+    def __call__(self, model: Model, shard: AttackShard, events: Events) -> dict[str, int]:
+        """Attack the shard's examples; returns how many results were doubtful."""
+        attempt = _Attempt(self, model, shard, events)
         try:
-            search.run()
+            attempt.run()
         finally:
-            told([])
-        undefined = int(search.counter.undefined)
-        return {"unconfirmed": search.unconfirmed, "outside": search.outside, "undefined": undefined}
+            attempt.finished([])
+        undefined = int(attempt.counter.undefined)
+        return {"unconfirmed": attempt.unconfirmed, "outside": attempt.outside, "undefined": undefined}
 
 
-class BatchSearch:
-    """A stage of the cascade on a batch of examples, within one budget.
+class _Attempt:
+    """One stage on one shard, while it goes on.
 
-    What the attack claims is not believed: `on_rows` gets what a fresh pass says of its results.  Successes
-    are handed over while the attack goes on, unless a sparser one may follow, the rest when it ends; examples
-    that are `written` already, from before an interruption, take part but get no second row.
+    What the attack claims is not believed: rows say what a fresh pass says of its results.  Successes are handed
+    over while the attack goes on, unless a sparser one may follow, the rest when it ends; examples that are
+    written already, from before an interruption, take part but get no second row.
 
     Attributes:
         counter: the passes of each example.
         unconfirmed, outside: results the attack called adversarial that did not hold, or outside the threat model.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        examples: Examples,
-        threat: L0,
-        stage: PlannedStage,
-        *,
-        seed: int,
-        precision: str,
-        sparser: bool,
-        start: Tensor | None,
-        written: set[int],
-        on_rows: Callable[[list[Row]], None],
-        on_pass: Callable[[int], None],
-    ) -> None:
-        self.model, self.examples, self.threat, self.stage = model, examples, threat, stage
-        self.seed, self.sparser, self.start = seed, sparser, start
+    def __init__(self, work: StageWork, model: Model, shard: AttackShard, events: Events) -> None:
+        self.model, self.examples, self.shard, self.events = model, shard.examples, shard, events
+        self.threat, self.stage, self.seed, self.sparser = work.threat, work.stage, work.seed, work.sparser
         self.unconfirmed = self.outside = 0
-        self._written, self._on_rows = written, on_rows
+        self._written = {j for j, written in enumerate(shard.written) if written}
         self._claimed: set[int] = set()  # rows that the attack called broken
         self._pending: list[tuple[Tensor, Tensor]] = []
-        self._flushed = time.perf_counter()
+        self._started = self._flushed = time.perf_counter()
+        self._spent = Spent(0.0, 0, 0)  # as said so far
         self.counter = QueryCounter(
             model,
-            len(examples),
-            examples.x.device,
-            precision=precision,
+            len(shard),
+            self.examples.x.device,
+            precision=work.precision,
             # a sparser adversarial is still to be made of what broke: nothing to write early
-            on_broken=None if sparser else self._broken,
-            on_pass=on_pass,
+            on_broken=None if work.sparser else self._broken,
+            on_pass=self._passed,
         )
         self.counter.training = False
 
@@ -145,7 +108,7 @@ class BatchSearch:
             if takes(attack, name):
                 options[name] = value
         if self.sparser and takes(attack, "start"):
-            options["start"] = self.start
+            options["start"] = self.shard.start
         # copies: an attack that writes into its arguments does not change what it is measured against
         x_adv = attack(self.counter, x.clone(), y.clone(), self.stage.own(self.threat, x), **options)
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
@@ -158,10 +121,21 @@ class BatchSearch:
             x_adv = shrink(self.counter, x, x_adv, y, self.threat)
         self._settle(torch.arange(len(x), device=x.device), x_adv, finished=True)
 
-    def share(self) -> float:
-        """How much of the search is done, from 0 to 1, as far as its length is known."""
+    def finished(self, rows: list[Row]) -> None:
+        """Hand over rows, and what was spent since the last time."""
+        forwards = int(self.counter.forwards.sum()) + self.counter.unattributed
+        backwards = int(self.counter.backwards.sum())
+        before, self._spent = self._spent, Spent(time.perf_counter() - self._started, forwards, backwards)
+        self.events.finished(self.shard, rows, self._spent - before)
+
+    def _passed(self, passes: int) -> None:
+        self.events.passed(passes, self._underway)
+
+    def _underway(self) -> float:
+        """The part of the search that is done, in examples, as far as its length is known."""
         length = max((v for n, v in self.stage.options.items() if n in ("steps", "queries")), default=0)
-        return min(0.99, float(self.counter.forwards.max()) / length) if length else 0.0
+        share = min(0.99, float(self.counter.forwards.max()) / length) if length else 0.0
+        return share * len(self.shard)
 
     def _broken(self, rows: Tensor, x_adv: Tensor) -> None:
         """The attack says that these just broke: written before it ends, in case it does not."""
@@ -202,7 +176,7 @@ class BatchSearch:
                 continue
             self.unconfirmed += not broken and local in self._claimed
             self.outside += not inside[j]
-            row = self.examples.row(local, threat.k, self.stage.index, self.stage.name) | {
+            row = first_columns(self.examples, local, threat.k, self.stage.index, self.stage.name) | {
                 "outcome": "broken" if broken else "robust",
                 "prediction": found.prediction[j] if broken else int(y[j]),
                 "margin": finite(found.margin[j]) if inside[j] else None,
@@ -219,4 +193,4 @@ class BatchSearch:
                 }
             self._written.add(local)
             new_rows.append(row)
-        self._on_rows(new_rows)
+        self.finished(new_rows)

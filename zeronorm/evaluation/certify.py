@@ -6,14 +6,13 @@ row yet.  The counts are all that a confidence level or a bound needs: `recertif
 
 from __future__ import annotations
 
-import inspect
+import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +21,37 @@ import torch
 from torch import Tensor
 
 from zeronorm import checks, models, records
-from zeronorm.certification.certificate import ABSTAIN, Certificate
+from zeronorm.certification import catalogue as certificates
+from zeronorm.certification.catalogue import Certifier, get, made_for
+from zeronorm.certification.certificate import ABSTAIN
 from zeronorm.certification.confidence import check_probability, leading_class
-from zeronorm.certification.feature_partition import certify_feature_partition
-from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz
-from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes, votes_at_looks
-from zeronorm.certification.truncation_window import certify_truncated
-from zeronorm.defenses import RandomizedAblation
+from zeronorm.certification.randomized_ablation import BOUNDS, votes_at_looks
+from zeronorm.data import Dataset, Stream
+from zeronorm.defenses.smoothed import smoothed
+from zeronorm.defenses.smoothed_classifier import SmoothedClassifier, part_in_training_mode
 from zeronorm.errors import ArgumentError, reads_records
-from zeronorm.evaluation.certification import Certification
-from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
-from zeronorm.evaluation.fresh_pass import device_of
-from zeronorm.evaluation.plan import digest
-from zeronorm.evaluation.ray_workers import Effort, Here, Listener, Passed, Report, Share, Workers, at_work
+from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
+from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild
+from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway
+from zeronorm.evaluation.plan import digest, resolve_threats
+from zeronorm.evaluation.ray_workers import Workers, at_work
+from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
-from zeronorm.evaluation.verify import Verification
+from zeronorm.evaluation.verify import Verification, described_threat
 from zeronorm.records.folders import CertificateFolder, Row, digest_rows
+from zeronorm.threat_model import L0
 
-Proof = Callable[[Tensor], Certificate]  # of inputs, by a deterministic method on its model
+METHODS = tuple(certificates)
 
-# methods whose certificate is one function of model and inputs
-DETERMINISTIC: dict[str, Callable[[Any, Tensor], Certificate]] = {
-    "l0_lipschitz": certify_l0_lipschitz,
-    "feature_partition": certify_feature_partition,
-    "truncation_window": certify_truncated,
-}
-METHODS = ("randomized_ablation", *DETERMINISTIC)
-
-_BATCH = 1024  # inputs, or ablated images, unless said
+_BATCH = 1024  # inputs, or randomised copies, unless said
 _PICTURES = 12  # examples whose clean input is kept for the report: most and least certified
-_PACKED = 8  # batches of ablated images to one writing of rows
+_PACKED = 8  # batches of randomised copies to one writing of rows
 _RECOUNTED = 2  # examples whose votes `verify` casts again
 _NEAR_TIES = 1e-3  # share of votes that another machine's rounding may move
+_REPROVED = 8  # examples, chosen by chance, of a method with a time limit that `verify` proves again
+_PATIENCE = 4.0  # times as long, since another machine may be slower
+_LEFT_OUT = {"looks": 1, "precision": "float32"}  # options that a record names where they are others
 
 
 @torch.inference_mode(False)
@@ -64,40 +61,35 @@ def certify(
     method: str | None = None,
     out: str | Path | None = None,
     *,
-    retained: int | None = None,
-    null: str = "multichannel",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    n0: int = 1000,
-    n: int = 10_000,
-    alpha: float = 0.05,
-    bound: str = "half",
-    looks: int = 1,
-    precision: str = "float32",
+    threats: L0 | Sequence[L0] | None = None,
+    seconds: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     name: str | None = None,
     command: str | None = None,
     workers: int | Workers | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    **options: Any,
 ) -> Certification:
     """For each input: how many pixels may be changed, to any values, without changing the answer, proved?
 
     Args:
-        model: of `randomized_ablation` the base classifier, or a `RandomizedAblation` (then without `retained`,
-            `null`, `mean`, `std`); of other methods the model that is certified.
+        model: of a probabilistic method the base classifier, or a `SmoothedClassifier` such as `RandomizedAblation`; of
+            other methods the model that is certified.
         data: a `Dataset`, a tuple (x, y), or a name that `zeronorm.data.load` knows.
-        method: one of `METHODS`; None: the one the model is made for.
+        method: a row of `zeronorm.certification.catalogue`; None: the one the model is made for.
         out: folder of the run.  A run that was interrupted there goes on; one of another plan is refused.
-        retained, null, mean, std, n0, n, alpha, bound, looks, precision: of randomized ablation, see
-            `RandomizedAblation` and its `certify`.
-            `retained` and `null` are by default those that a model of `zeronorm train` was trained for.
-        batch_size: inputs, or ablated images, per pass; the result does not depend on it.  By default 1024, or fewer
+        threats: of methods that try budgets one after the other: what the adversary may do, with ascending k.
+        seconds: of methods that search for a proof: how long, for each example.
+        batch_size: inputs, or randomised copies, per pass; the result does not depend on it.  By default 1024, or fewer
             where some of the workers would have none otherwise.
         seed: of every random number, together with the example's id.
         name, command: how the model is called, and what started the run, for the record.
         workers: so many processes, or `Workers` that are there already, share the work; the result is the same.
         on_progress: called now and then with the state of the run.
+        options: of the method, as its row of the catalogue lists them: of votes `n0`, `n`, `alpha`, and what
+            `RandomizedAblation` and its `certify` take; `retained` and `null` are by default those that a model of
+            `zeronorm train` was trained for.
 
     Returns:
         The certificates; a wrong prediction and no certificate count alike in `certified_accuracy`.
@@ -105,58 +97,61 @@ def certify(
     Raises:
         ArgumentError: before anything is certified, for input that cannot be used.
     """
-    chosen = checks.choice("method", (method or made_for(model)).replace("-", "_"), METHODS)
+    row = get(method or made_for(model))
     shared = batch_size is None  # shards are for whoever there is
     batch_size = _BATCH if batch_size is None else checks.integer("batch_size", batch_size, 1)
     seed = checks.integer("seed", seed, 0)
-    options: dict[str, Any] = {}
-    of_votes = {
-        "retained": retained, "null": null, "mean": mean, "std": std, "n0": n0, "n": n, "alpha": alpha, "bound": bound,
-        "looks": looks, "precision": precision,
-    }  # fmt: skip
-    prover: RandomizedAblation | Proof
-    if chosen == "randomized_ablation":
-        prover = (
-            model
-            if isinstance(model, RandomizedAblation)
-            else smoothed(model, retained, null, mean, std, precision)
-        )
-        options = {
-            "retained": prover.retained,
-            "null": prover.null,
-            "mean": None if prover.mean is None else list(prover.mean),
-            "std": None if prover.std is None else list(prover.std),
-            "n0": checks.integer("n0", n0, 1),
-            "n": checks.integer("n", n, 1),
-            "alpha": check_probability(alpha, "alpha"),
-            "bound": checks.choice("bound", bound, BOUNDS),
-        }
-        if checks.integer("looks", looks, 1) > 1:
-            options["looks"] = looks
-        if prover.precision != "float32":
-            options["precision"] = prover.precision
+    given = _given(row, threats, seconds)
+    prover: SmoothedClassifier | _Prover
+    if row.votes:
+        asked = options
+        if isinstance(model, SmoothedClassifier):
+            prover = smoothed(model, row.name, **options)
+            asked = model.options | options
+        else:
+            row.check_options(options)
+            prover = smoothed(model, row.name, **options)
+        options = row.check_options(asked | prover.options)
+        options = {key: value for key, value in options.items() if _LEFT_OUT.get(key) != value}
         model = prover.base_classifier
     else:
-        defaults = inspect.signature(certify).parameters
-        if foreign := [name for name, value in of_votes.items() if value != defaults[name].default]:
-            raise ArgumentError(f"{foreign[0]}: the method {chosen} casts no votes and takes no {foreign[0]}")
-        prover = partial(DETERMINISTIC[chosen], model)
-    checks.evaluation_mode(model)
+        row.check_options(options)
+        prover = _Prover(row.name, model)
+    if (part := part_in_training_mode(model)) is not None:
+        raise ArgumentError(
+            f"model: expected a model in evaluation mode, got {part} in training mode; call model.eval()"
+        )
     dataset = as_dataset(data)
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
+    for threat in given.get("threats", ()):
+        check_box(examples, threat)
     facts = models.describe(model)
+    # before anything is written: an unfit model leaves no folder
+    proving = _Proving(options, given, seed, batch_size)
+    if not row.votes:
+        row.accepts(model, examples.first(1).x)
+        arithmetic = row.arithmetic
+    else:
+        first = proving.of(prover, examples.first(1), n0=1, n=1)[0]
+        if (counts := first["counts"]) is not None and len(counts) <= int(examples.y.max()):
+            raise ArgumentError(
+                f"model: expected a logit for every label up to {int(examples.y.max())}, got {len(counts)} classes"
+            )
+        arithmetic = row.arithmetic
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts,
         "data": describe_data(dataset),
-        "method": {"name": chosen, "options": options},
+        "method": {
+            "name": row.name,
+            "kind": row.kind,
+            "unit": row.unit,
+            "arithmetic": options.get("arithmetic", arithmetic),
+            "options": options,
+        }
+        | (_described(given["threats"]) if "threats" in given else {})
+        | ({"seconds": seconds} if "seconds" in given else {}),
         "seed": seed,
     }
-    # the first rows before anything is written: an unfit model leaves no folder
-    first = _prove(prover, examples.at([0]), {**options, "n0": 1, "n": 1}, seed, batch_size)[0]
-    if (counts := first.get("counts")) is not None and len(counts) <= int(examples.y.max()):
-        raise ArgumentError(
-            f"model: expected a logit for every label up to {int(examples.y.max())}, got {len(counts)} classes"
-        )
 
     with ExitStack() as temporary:
         if out is None:
@@ -165,16 +160,40 @@ def certify(
         with folder.locked():
             run, rows = open_run(folder, plan, command)
             if run["status"] != "complete":
-                with at_work(workers, prover, examples.device) as engine:
-                    run["execution"] = execution(examples.device, batch_size) | {"workers": engine.count}
+                with at_work(workers, prover, examples.y.device) as engine:
+                    run["execution"] = execution(examples.y.device, batch_size) | {"workers": engine.count}
                     session = Session(len(examples), on_progress, engine.count)
-                    proving = _Proving(options, seed, batch_size)
                     with noted(session, folder, run) as note:
                         rows = _go_on(engine, proving, examples, folder, rows, session, note, shared)
                 _finish(folder, run, rows, examples)
             elif folder.journal.exists() or not folder.page.exists():
                 tidy_up(folder)
         return Certification(folder, keep=temporary.pop_all())
+
+
+def _given(row: Certifier, threats: L0 | Sequence[L0] | None, seconds: float | None) -> dict[str, Any]:
+    """Of what a method may ask for, what it was given; `ArgumentError` for what it does not ask for, or lacks."""
+    several = [threats] if isinstance(threats, L0) else threats
+    given: dict[str, Any] = {}
+    for what, value in (("threats", several), ("seconds", seconds)):
+        if what in row.needs:
+            given[what] = value
+        elif value is not None:
+            raise ArgumentError(f"{what}: expected none for the method {row.name}, got {value!r}")
+    if "threats" in given:
+        if several is None:
+            raise ArgumentError(
+                f"threats: expected L0 threat models with budgets for the method {row.name}, got None"
+            )
+        given["threats"] = resolve_threats(several, False, torch.empty(0))
+    if seconds is not None and "seconds" in given:
+        given["seconds"] = checks.real("seconds", seconds, 0.0, open_low=True)
+    return {what: value for what, value in given.items() if value is not None}
+
+
+def _described(threats: Sequence[L0]) -> dict[str, Any]:
+    """Threat models as a plan keeps them."""
+    return {"threat": threats[0].describe() | {"budgets": [threat.k for threat in threats]}}
 
 
 @reads_records
@@ -192,33 +211,37 @@ def recertify(
     stated confidence; one level chosen beforehand is.
 
     Args:
-        run: folder of a complete run of randomized ablation.
+        run: folder of a complete run of a method that casts votes.
         out: folder for the new run.
         alpha, bound: as for `certify`; None: as in the run.
     """
     source = CertificateFolder(run)
     record = source.read_complete()
     plan, method = record["plan"], record["plan"]["method"]
-    if method["name"] != "randomized_ablation":
+    row = get(method["name"])
+    if not row.votes:
         raise ArgumentError(
-            f"run: expected one of randomized_ablation, which has votes to read again, got {method['name']}, which "
+            f"run: expected one of randomized_ablation, which has votes to read again, got {row.name}, which "
             "is a proof without a confidence level"
         )
     options = dict(method["options"])
     options |= {} if alpha is None else {"alpha": check_probability(alpha, "alpha")}
-    options |= {} if bound is None else {"bound": checks.choice("bound", bound, BOUNDS)}
+    if bound is not None:
+        if "bound" not in row.options:
+            raise ArgumentError(f"bound: the method {row.name} has one only, got {bound!r}")
+        options["bound"] = checks.choice("bound", bound, BOUNDS)
     rows = source.read_rows().to_pylist()
-    judged = _judged(rows, options, plan["data"]["shape"])
-    new_plan = plan | {"method": {"name": method["name"], "options": options}}
+    judged = _judged(rows, options, plan["data"]["shape"], row)
+    new_plan = plan | {"method": method | {"options": options}}
     folder = CertificateFolder(out)
     with folder.locked():
         new, _ = open_run(folder, new_plan, command)
         if new["status"] != "complete":
             new |= {key: record[key] for key in ("execution", "sessions")}
             new["counts_of"] = {"plan_digest": record["plan_digest"], "rows_digest": record["rows_digest"]}
-            folder.write_run(new)
+            folder.write(new)
             shown = [{"example": e, "x": x} for e, x in source.read_images().items()]
-            _close(folder, new, [row | more for row, more in zip(rows, judged, strict=True)], shown)
+            _close(folder, new, [one | more for one, more in zip(rows, judged, strict=True)], shown)
     return Certification(folder)
 
 
@@ -228,7 +251,8 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
 
     Digests of plan, model, data and rows; that no row is missing or doubled; of every row, that answer, prediction and
     radius are what its votes prove, and the votes as many as were to be cast.  The votes of the first two examples
-    are cast again; a method without votes is run again on all.
+    are cast again; a method without votes is run again on all, one with a time limit on some that chance chooses, and
+    every counterexample is tried.
     """
     folder = CertificateFolder(run)
     record = folder.read_complete()
@@ -246,26 +270,39 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
             result.problems.append(f"{what} is {_short(found)}, the run says {_short(claimed)}")
     if result.problems:
         return result
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
-    method, options = plan["method"]["name"], plan["method"]["options"]
-    prover: RandomizedAblation | Proof
-    if method != "randomized_ablation":
-        prover = partial(DETERMINISTIC[method], model)
-    else:
-        told = {key: options[key] for key in ("retained", "null", "mean", "std")}
-        prover = smoothed(model, **told, precision=options.get("precision", "float32"))
-        _check_votes(rows, options, plan["data"]["shape"], result)
+    method, options = plan["method"], plan["method"]["options"]
+    certifier = get(method["name"])
+    prover: SmoothedClassifier | _Prover
+    again, given = rows, {}
+    if certifier.votes:
+        copies = {
+            key: value for key, value in options.items() if key not in ("n0", "n", "alpha", "bound", "looks")
+        }
+        prover = smoothed(model, certifier.name, **copies)
+        _check_votes(certifier, rows, options, plan["data"]["shape"], result)
         if result.problems:
             return result
-    again = rows[:_RECOUNTED] if method == "randomized_ablation" else rows
+        again = rows[:_RECOUNTED]
+    else:
+        prover = _Prover(certifier.name, model)
+        threats: list[L0] = []
+        if "threat" in method:
+            any_budget = described_threat(method["threat"], examples.first(1).x)
+            threats = [any_budget.with_k(k) for k in method["threat"]["budgets"]]
+        given = {"threats": threats} if threats else {}
+        _check_counterexamples(rows, model, examples, place, threats, result)
+        if "seconds" in method:
+            given["seconds"] = _PATIENCE * method["seconds"]
+            again = random.SystemRandom().sample(rows, min(_REPROVED, len(rows)))
+            result.notes.append(f"{len(again)} of {len(rows)} proofs were made again, chosen by chance")
+    proving = _Proving(options, given, plan["seed"], 1024)
     for start in range(0, len(again), 256):
         some = again[start : start + 256]
-        found = _prove(
-            prover, examples.at([place[row["example"]] for row in some]), options, plan["seed"], 1024
-        )
+        found = proving.of(prover, examples.at([place[row["example"]] for row in some]))
         for row, fresh in zip(some, found, strict=True):
-            _compare(row, fresh, result)
+            _compare(row, fresh, result, "seconds" in method)
     for row in rows:
         i = place[row["example"]]
         if (row["label"], row["name"]) != (int(examples.y[i]), examples.names[i] if examples.names else None):
@@ -279,7 +316,11 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
 
 
 def _check_votes(
-    rows: list[Row], options: Mapping[str, Any], shape: Sequence[int], result: Verification
+    certifier: Certifier,
+    rows: list[Row],
+    options: Mapping[str, Any],
+    shape: Sequence[int],
+    result: Verification,
 ) -> None:
     at_looks = votes_at_looks(options["n"], options.get("looks", 1))
     for row in rows:
@@ -287,7 +328,7 @@ def _check_votes(
             if sum(row[votes] or ()) not in cast or min(row[votes] or [-1]) < 0:
                 result.problems.append(f"example {row['example']}: its {votes} are not {cast[-1]} votes")
     if not result.problems:
-        for row, judged in zip(rows, _judged(rows, options, shape), strict=True):
+        for row, judged in zip(rows, _judged(rows, options, shape, certifier), strict=True):
             for what, found in judged.items():
                 if row[what] != found:
                     result.problems.append(
@@ -295,7 +336,27 @@ def _check_votes(
                     )
 
 
-def _compare(row: Row, fresh: Row, result: Verification) -> None:
+def _check_counterexamples(
+    rows: list[Row],
+    model: Any,
+    examples: Dataset | Stream,
+    place: Mapping[int, int],
+    threats: Sequence[L0],
+    result: Verification,
+) -> None:
+    for row in rows:
+        if row["broken"] is not None:
+            clean = examples.at([place[row["example"]]])
+            threat = next((threat for threat in threats if (threat.k or 0) >= row["broken"]), None)
+            if (
+                threat is None
+                or row["positions"] is None
+                or not _breaks(model, clean.x, rebuild(clean.x, row, threat), threat, row["broken"])
+            ):
+                result.problems.append(f"example {row['example']}: its counterexample does not hold")
+
+
+def _compare(row: Row, fresh: Row, result: Verification, timed: bool) -> None:
     for what in ("selection", "counts"):
         if row[what] is not None:
             moved = sum(abs(a - b) for a, b in zip(row[what], fresh[what], strict=True)) // 2
@@ -303,12 +364,22 @@ def _compare(row: Row, fresh: Row, result: Verification) -> None:
                 result.problems.append(
                     f"example {row['example']}: {moved} of its {what} are others when cast again"
                 )
-    if row["counts"] is None:
+    if row["counts"] is None and not timed:
         for what in ("answer", "prediction", "radius", "margin"):
             if row[what] != fresh[what]:
                 result.problems.append(
                     f"example {row['example']}: {what} is {fresh[what]}, the run says {row[what]}"
                 )
+    if timed:
+        broken = fresh.get("broken")
+        if broken is not None and row["radius"] is not None and row["radius"] >= broken:
+            result.problems.append(
+                f"example {row['example']}: proved for {row['radius']} changes, broken by {broken}"
+            )
+        elif (fresh["radius"] or 0) < (row["radius"] or 0):
+            result.notes.append(
+                f"example {row['example']}: proved for {fresh['radius']} changes now, the run says {row['radius']}"
+            )
 
 
 def _short(value: Any) -> str:
@@ -319,40 +390,12 @@ def _short(value: Any) -> str:
 # -- proving -----------------------------------------------------------------------------------------------
 
 
-def made_for(model: Any) -> str:
-    """The method of a model that is made for one; randomized ablation, which goes with any, of others."""
-    architecture = getattr(model, "architecture", None)
-    if architecture in DETERMINISTIC:
-        return architecture
-    # a truncated network that was trained on ablated images is made for those
-    truncates = isinstance(model, models.Classifier) and bool(model.arguments.get("truncation"))
-    return "truncation_window" if truncates and "ablation" not in model.facts else "randomized_ablation"
+@dataclass(frozen=True)
+class _Prover:
+    """A deterministic method, and the model that it is about."""
 
-
-def smoothed(
-    model: Any,
-    retained: int | None,
-    null: str,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    precision: str,
-) -> RandomizedAblation:
-    """The smoothed classifier of a base classifier, as it was trained for where nothing else is said."""
-    trained_for = getattr(model, "facts", {}).get("ablation")
-    if retained is None:
-        if trained_for is None:
-            raise ArgumentError(
-                "retained: expected how many pixels the base classifier is shown, got None; a model of "
-                "zeronorm train --method ablation knows it"
-            )
-        asked = {"null": null if null != "multichannel" else None, "mean": mean and list(mean)}
-        for what, given in asked.items():
-            if given is not None and given != trained_for[what]:
-                raise ArgumentError(
-                    f"{what}: expected {trained_for[what]}, which the model was trained for, got {given}"
-                )
-        retained, null, mean = trained_for["retained"], trained_for["null"], trained_for["mean"]
-    return RandomizedAblation(model, retained, null, mean=mean, std=std, precision=precision)
+    method: str
+    model: Any
 
 
 @dataclass(frozen=True)
@@ -360,25 +403,76 @@ class _Proving:
     """The certificates of some examples, as work for whoever does it."""
 
     options: Mapping[str, Any]
+    given: Mapping[str, Any]
     seed: int
     batch_size: int
 
-    def __call__(self, prover: Any, some: Examples, passed: Passed, report: Report) -> None:
+    def __call__(self, prover: Any, some: Dataset, events: Events) -> None:
         began = time.perf_counter()
-        proved = _prove(prover, some, self.options, self.seed, self.batch_size)
+        proved = self.of(prover, some)
         rows: list[Row] = [
             {name: row.get(name) for name in CertificateFolder.schema.names}
-            for row in (some.row(i, None, 0, "") | found for i, found in enumerate(proved))
+            for row in (first_columns(some, i, None, 0, "") | found for i, found in enumerate(proved))
         ]
         passes = sum(row["passes"] for row in rows)
-        passed(passes, lambda: 1.0)
-        report(rows, Effort(time.perf_counter() - began, passes, 0))
+        events.passed(passes, lambda: len(some))
+        events.finished(some, rows, Spent(time.perf_counter() - began, passes, 0))
+
+    def of(self, prover: SmoothedClassifier | _Prover, examples: Dataset, **votes: int) -> list[Row]:
+        """What each example's row says beyond whose it is; `votes` instead of the options'."""
+        return (
+            self._voted(prover, examples, dict(self.options) | votes)
+            if isinstance(prover, SmoothedClassifier)
+            else self._proved(prover, examples)
+        )
+
+    def _voted(self, prover: SmoothedClassifier, examples: Dataset, options: Mapping[str, Any]) -> list[Row]:
+        selection, counts = prover.votes_for_certificate(
+            examples.x, options, self.batch_size, seed=self.seed, ids=examples.ids
+        )
+        rows = [
+            {"selection": s, "counts": c, "passes": sum(s) + sum(c)}
+            for s, c in zip(selection.tolist(), counts.tolist(), strict=True)
+        ]
+        judged = _judged(rows, options, list(examples.x.shape[1:]), get(prover.certificate))
+        return [row | more for row, more in zip(rows, judged, strict=True)]
+
+    def _proved(self, prover: _Prover, examples: Dataset) -> list[Row]:
+        asked = {"y": examples.y, "ids": examples.ids, "seed": self.seed} | dict(self.given)
+        certificate = get(prover.method).prove(prover.model, examples.x, self.options, **asked)
+        found = [certificate.prediction, certificate.radius, certificate.margin, certificate.passes]
+        columns = zip(*([None] * len(certificate) if v is None else v.tolist() for v in found), strict=True)
+        rows: list[Row] = [
+            {"answer": _null(p), "prediction": _null(p), "radius": _null(r), "margin": m, "passes": n or 1}
+            for p, r, m, n in columns
+        ]
+        if certificate.broken is not None and certificate.counterexamples is not None:
+            threats = self.given.get("threats", ())
+            for i, broken in enumerate(certificate.broken.tolist()):
+                x, x_adv = examples.x[i : i + 1], certificate.counterexamples[i : i + 1]
+                threat = next((threat for threat in threats if (threat.k or 0) >= broken), None)
+                if broken != ABSTAIN and threat and _breaks(prover.model, x, x_adv, threat, broken):
+                    rows[i] |= {"broken": broken} | _changes(x, x_adv, threat)
+        return rows
+
+
+def _breaks(model: Any, x: Tensor, x_adv: Tensor, threat: L0, broken: int) -> bool:
+    """Whether an input is within so many changes of another, and answered otherwise on a fresh pass."""
+    within = bool(threat.with_k(broken).contains(x, x_adv).all())
+    return within and int(predict(model, x_adv).argmax()) != int(predict(model, x).argmax())
+
+
+def _changes(x: Tensor, x_adv: Tensor, threat: L0) -> Row:
+    """The changed positions and their new values, as a row holds them."""
+    before, after = threat.grid(x)[0], threat.grid(x_adv)[0]
+    at = (before != after).any(0).nonzero()[:, 0]
+    return {"positions": at.tolist(), "values": after[:, at].T.flatten().tolist()}
 
 
 def _go_on(
-    engine: Here | Workers,
+    engine: InProcess | Workers,
     proving: _Proving,
-    examples: Source,
+    examples: Dataset | Stream,
     folder: CertificateFolder,
     rows: list[Row],
     session: Session,
@@ -390,67 +484,49 @@ def _go_on(
     done = {row["example"] for row in rows}
     left = [i for i, id_ in enumerate(examples.ids.tolist()) if id_ not in done]
     options, together = proving.options, proving.batch_size
-    if options:
+    if "n0" in options:
         together = max(1, _PACKED * together // (options["n0"] + options["n"]))
 
-    def passed(some: Examples, passes: int, share: Share) -> None:
-        session.passes += passes
-
-    def written(some: Examples, fresh: list[Row], effort: Effort) -> None:
-        session.spent("certificates", effort)
-        session.rows += len(fresh)
-        rows.extend(fresh)
-        note()
-        folder.append(fresh)
-        certified = len([r for r in rows if r["radius"] is not None and r["prediction"] == r["label"]])
-        session.show("certificates", None, len(rows), len(examples), certified)
-
-    def fault(what: str) -> None:
-        session.faults.append(what)
-        note()
-
     shards = (examples.at(some) for some in cut(left, together, engine.count if shared else 1))
-    for _ in engine.map(proving, shards, Listener(passed, written, fault)):
+    events = _ProvingEvents(rows, len(examples), folder, session, note)
+    for _ in engine.map(proving, shards, events):
         pass
     return rows
 
 
-def _prove(
-    prover: RandomizedAblation | Proof,
-    examples: Examples,
+@dataclass
+class _ProvingEvents:
+    """What happens while certificates are made: counted, shown and written."""
+
+    rows: list[Row]
+    n: int
+    folder: CertificateFolder
+    session: Session
+    note: Callable[[], None]
+
+    def passed(self, passes: int, underway: Underway) -> None:
+        self.session.passes += passes
+
+    def finished(self, shard: Dataset, rows: list[Row], spent: Spent) -> None:
+        self.session.spent("certificates", spent)
+        self.session.rows += len(rows)
+        self.rows.extend(rows)
+        self.note()
+        self.folder.append(rows)
+        certified = len([r for r in self.rows if r["radius"] is not None and r["prediction"] == r["label"]])
+        self.session.show("certificates", None, len(self.rows), self.n, certified)
+
+    def fault(self, what: str) -> None:
+        self.session.faults.append(what)
+        self.note()
+
+
+def _judged(
+    rows: list[Row],
     options: Mapping[str, Any],
-    seed: int,
-    batch_size: int,
+    shape: Sequence[int],
+    certifier: Certifier = certificates["randomized_ablation"],
 ) -> list[Row]:
-    """What each example's row says beyond whose it is."""
-    if isinstance(prover, RandomizedAblation):
-        selection, counts = prover.votes_for_certificate(
-            examples.x,
-            options["n0"],
-            options["n"],
-            options["alpha"],
-            batch_size,
-            bound=options["bound"],
-            looks=options.get("looks", 1),
-            seed=seed,
-            ids=examples.ids,
-        )
-        rows = [
-            {"selection": s, "counts": c, "passes": sum(s) + sum(c)}
-            for s, c in zip(selection.tolist(), counts.tolist(), strict=True)
-        ]
-        judged = _judged(rows, options, list(examples.x.shape[1:]))
-        return [row | more for row, more in zip(rows, judged, strict=True)]
-    certificate = prover(examples.x)
-    found = [certificate.prediction, certificate.radius, certificate.margin, certificate.passes]
-    columns = zip(*([None] * len(certificate) if v is None else v.tolist() for v in found), strict=True)
-    return [
-        {"answer": _null(p), "prediction": _null(p), "radius": _null(r), "margin": m, "passes": n or 1}
-        for p, r, m, n in columns
-    ]
-
-
-def _judged(rows: list[Row], options: Mapping[str, Any], shape: Sequence[int]) -> list[Row]:
     """What the votes of each row prove."""
     selection, counts = (
         np.array([row[votes] for row in rows], dtype=np.int64) for votes in ("selection", "counts")
@@ -458,8 +534,7 @@ def _judged(rows: list[Row], options: Mapping[str, Any], shape: Sequence[int]) -
     if not len(rows):
         return []
     looks = options.get("looks", 1)
-    told = options["retained"], options["alpha"], options["bound"], looks
-    prediction, radius = certify_votes(selection, counts, int(np.prod(shape[1:])), *told)
+    prediction, radius = certifier.judge(selection, counts, shape, options)
     answers = leading_class(counts, options["alpha"] / looks, alike=looks == 1)
     return [
         {"answer": _null(a), "prediction": _null(p), "radius": _null(r)}
@@ -474,7 +549,9 @@ def _null(value: int) -> int | None:
 # -- closing the run ---------------------------------------------------------------------------------------
 
 
-def _finish(folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Source) -> None:
+def _finish(
+    folder: CertificateFolder, run: dict[str, Any], rows: list[Row], examples: Dataset | Stream
+) -> None:
     order = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     rows = sorted(rows, key=lambda row: order[row["example"]])
     shown = records.pictured(rows, _PICTURES)
@@ -488,5 +565,5 @@ def _close(
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     run["status"] = "complete"
     run["summary"] = records.certified_json(records.summarise_certificates(run, folder.read_rows()))
-    folder.write_run(run)
+    folder.write(run)
     tidy_up(folder)

@@ -31,7 +31,7 @@ from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
 from zeronorm.evaluation.verify import Verification, verify
 from zeronorm.files import unless_refused
-from zeronorm.records.folders import COMPARISON_FORMAT, ComparisonFolder, digest_rows
+from zeronorm.records.folders import ComparisonFolder, digest_rows
 from zeronorm.threat_model import L0, Linf
 
 _REPORT = "report.html"
@@ -130,7 +130,7 @@ def compare(
         if out is None:
             out = temporary.enter_context(tempfile.TemporaryDirectory(prefix="zeronorm-"))
         folder = ComparisonFolder(out)
-        with folder.locked(), unless_refused(folder.comparison_json), begun(workers) as engine:
+        with folder.locked(), unless_refused(folder.json), begun(workers) as engine:
             record = _open(folder, named, asked, command)
             for number, run in enumerate(record["runs"], start=1):
                 title = f"{number}/{len(record['runs'])} {run['model']}"
@@ -150,7 +150,7 @@ def compare(
                     workers=engine,
                     on_progress=None if on_progress is None else _titled(on_progress, title),
                 )
-                digest = folder.run(run["path"]).read_run()["rows_digest"]
+                digest = folder.run(run["path"]).read()["rows_digest"]
                 if run.get("rows_digest") != digest:  # another run than the one compared so far
                     run["rows_digest"] = digest
                     record |= _NOT_YET
@@ -168,11 +168,7 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
         data: as given to `compare`.
     """
     folder = ComparisonFolder(comparison)
-    record = folder.read()
-    if record["status"] != "complete":
-        raise ArgumentError(
-            f"comparison: expected a complete one, got one that stopped early in {folder.path}; resume it"
-        )
+    record = folder.read_complete()
     if unknown := {run["model"] for run in record["runs"]} - set(models):
         raise ArgumentError(f"models: expected all that were compared, got none called {', '.join(unknown)}")
     dataset = as_dataset(data)
@@ -180,12 +176,12 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
     for run in record["runs"]:
         checked = verify(folder.run(run["path"]).path, models[run["model"]], dataset)
         result.add(checked, run["path"])
-        if folder.run(run["path"]).read_run().get("rows_digest") != run.get("rows_digest"):
+        if folder.run(run["path"]).read().get("rows_digest") != run.get("rows_digest"):
             result.problems.append(f"{run['path']}: it is another run than the one compared")
     if not result.problems:  # else the adversarials to carry over are not to be trusted
         claimed = folder.read_transfers()
         compared = {run["model"]: models[run["model"]] for run in record["runs"]}
-        told = folder.run(record["runs"][0]["path"]).read_run()["plan"]["threat"]
+        told = folder.run(record["runs"][0]["path"]).read()["plan"]["threat"]
         threat = L0(None, told["unit"], channels=told.get("channels"))
         fresh = list(transfer(folder, record["runs"], compared, dataset, threat))
         result.problems += check_transfers(claimed.to_pylist(), fresh)
@@ -216,7 +212,7 @@ def _open(
                 f"out: expected the folder of a comparison, {folder.path} holds a run; choose another"
             )
         record: dict[str, Any] = {
-            "format": COMPARISON_FORMAT,
+            "format": folder.format,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command,
             "runs": runs,

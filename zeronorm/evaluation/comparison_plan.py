@@ -16,7 +16,7 @@ from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batches import in_batches
-from zeronorm.evaluation.examples import Source
+from zeronorm.evaluation.examples import check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import AttackFunction, AttackLike, as_custom, costs_of, resolve_stages
 from zeronorm.threat_model import L0
@@ -87,9 +87,9 @@ def check_comparison(
     for name, low in (("steps", 0), ("queries", 1)):
         if name in given:
             checks.integer(name, given[name], low)
-    examples = Source.of(dataset, torch.device("cpu"))
+    examples = on_device(dataset, torch.device("cpu"))
     for threat in threats:
-        examples.check(threat)
+        check_box(examples, threat)
     parts = {name: catalogued(attack) for name, attack in attacks.items()}
     norms = {"L0", "Linf"} if threats[0].as_linf(dataset.x[:1]) else {"L0"}
     possible = [name for name, entry in catalogue.items() if norms.intersection(entry.norms)]
@@ -179,14 +179,8 @@ def _fits(model: Model, dataset: Dataset | Stream, batch_size: int | None) -> bo
     """Whether the model gives gradients; `ArgumentError` if it cannot be attacked on this data at all."""
     checks.model(model)
     checks.evaluation_mode(model)
-    examples = Source.of(dataset, device_of(model))
-    some = examples.first(diagnosis.SOME)
-    x, y = some.x, some.y
-    model = in_batches(model, batch_size, x)
-    diagnosis.check_fit(model, x, examples.y, dataset.name, dataset.class_names)
-    differentiable = diagnosis.gives_gradients(model, x)
-    diagnosis.inspect_model(model, x, y, differentiable)
-    return differentiable
+    examples = on_device(dataset, device_of(model))
+    return diagnosis.look_at(in_batches(model, batch_size, examples.first(1).x), examples).differentiable
 
 
 def _try(
@@ -198,7 +192,7 @@ def _try(
     lengths: Mapping[str, int],
 ) -> None:
     """Whatever the attack refuses, it refuses now."""
-    none = Source.of(dataset, device_of(model)).at([])
+    none = on_device(dataset, device_of(model)).at([])
     stages = resolve_stages(
         attack,
         differentiable=differentiable,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
+from zeronorm.data import Dataset
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict
 from zeronorm.evaluation.plan import AttackLike, PlannedStage, resolve_stages, resolve_threats, takes
 from zeronorm.evaluation.query_counter import QueryCounter
@@ -90,14 +91,13 @@ def measure(
     rounds = checks.integer("rounds", rounds, 1)
     checks.choice("precision", precision, ("float32", "bfloat16"))
     dataset = as_dataset(data)
-    examples = Source.of(dataset, device_of(model)).first(len(dataset))
+    examples = on_device(dataset, device_of(model)).first(len(dataset))
     if isinstance(threat, Linf):
         (threat,) = resolve_threats(threat, False, examples.x)
     threat.check_inputs(examples.x)
     with evaluation_mode(model):
-        diagnosis.check_fit(model, examples.x, examples.y, dataset.name, dataset.class_names)
-        differentiable = diagnosis.gives_gradients(model, examples.x)
-        stages = resolve_stages(attack, differentiable=differentiable, steps=steps, queries=queries)
+        look = diagnosis.look_at(model, examples)
+        stages = resolve_stages(attack, differentiable=look.differentiable, steps=steps, queries=queries)
         for stage in stages:
             stage.check(model, examples.x, examples.y, threat)
         short = {name: n for name, n in SHORT.items() if {"steps": steps, "queries": queries}[name] is None}
@@ -113,7 +113,7 @@ def measure(
 
 def _measured(
     model: Model,
-    examples: Examples,
+    examples: Dataset,
     threat: L0,
     stage: PlannedStage,
     rounds: int,

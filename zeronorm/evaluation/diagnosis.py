@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from zeronorm import checks, losses
-from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.batch_under_attack import Model, filled_up
 from zeronorm.attacks.catalogue import catalogue, get
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, one_line
-from zeronorm.evaluation.fresh_pass import predict
+from zeronorm.evaluation.fresh_pass import predict, verdict
 from zeronorm.metrics import interval
 from zeronorm.modules import evaluation_mode, layers_in_training, networks
 
@@ -58,10 +60,55 @@ def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
     return [words for code, words in CHECKS.items() if code not in codes]
 
 
-def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequence[str]) -> None:
-    """One pass over two inputs: `ArgumentError` if the model does not fit the data at all."""
+@dataclass(frozen=True)
+class Look:
+    """What a few clean inputs show of a model before the search.
+
+    Attributes:
+        logits: its answers to them.
+        differentiable: whether its logits can be differentiated by its inputs.
+        findings: what is to be said of its figure.
+    """
+
+    logits: Tensor
+    differentiable: bool
+    findings: list[Finding]
+
+
+def look_at(model: Model, examples: Dataset | Stream) -> Look:
+    """Look at the model on the first clean inputs, in one pass forward and backward and one over a single input.
+
+    A few inputs are enough to notice a habit.  Whether it answers the same twice is seen when the run predicts all
+    clean inputs (`inspect_answers`).
+
+    Raises:
+        ArgumentError: if the model does not fit the data at all.
+    """
+    some, kept = examples.first(SOME), _buffers(model)
+    z, gradient = _logits_and_gradient(model, some.x, some.y)
+    _refuse_moving(model, kept)
+    _check_fit(model, z, some, int(examples.y.max()))
+    z = losses.finite_below(z)
+    if not getattr(model, "abstains", False):  # whose shares of votes lie beside one that is no share
+        _refuse_probabilities(z)
+    return Look(z, gradient is not None, _inspect_model(model, some.x, z, gradient))
+
+
+def _logits_and_gradient(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Logits, and the gradient of a label's lead over the mean; None of a model that gives none."""
     try:
-        z = predict(model, x[:2])
+        if not getattr(model, "differentiable", True):
+            return predict(model, x), None
+        with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
+            leaf = x.detach().clone().requires_grad_()
+            z = model(filled := filled_up(model, leaf.clone()))
+            if not (isinstance(z, Tensor) and z.requires_grad):
+                return predict(model, x), None  # which says what is wrong with them
+            checks.logits(z, len(filled), int(y.max()))
+            z = z[: len(x)]
+            lead = z.gather(1, y[:, None]).sum() - z.sum() / z.shape[1]
+            # where the weights want gradients the logits do too, even if a step in between has cut the input off
+            return z.detach(), torch.autograd.grad(lead, leaf, allow_unused=True)[0]
     except ArgumentError:
         raise
     except Exception as error:  # whatever a stranger's model raises
@@ -69,61 +116,50 @@ def check_fit(model: Model, x: Tensor, y: Tensor, data: str, class_names: Sequen
             f"model: expected a model of inputs of shape {tuple(x.shape[1:])} and {x.dtype} on {x.device}, but it "
             f"failed on them: {one_line(error)} (one that takes certain batch sizes only needs batch_size)"
         ) from error
-    checks.logits(z, min(len(x), 2), int(y.max()))  # of all labels, though x be a few
+
+
+def _check_fit(model: Model, z: Tensor, some: Dataset, largest_label: int) -> None:
+    """`ArgumentError` unless there is a finite logit for every class of the data."""
+    checks.logits(z, len(some), largest_label)
     if not bool((z < float("inf")).all()):  # minus infinity is a class ruled out
         raise ArgumentError("model: expected finite logits, got NaN or infinity for the first clean inputs")
-    may_abstain = bool(getattr(model, "abstains", False))  # its last logit is of that
-    if class_names and z.shape[1] != len(class_names) + may_abstain:
-        hint = "; a class without images is a class if it has a folder" if data.startswith("folder:") else ""
+    classes, may_abstain = len(some.class_names), bool(getattr(model, "abstains", False))
+    if classes and z.shape[1] != classes + may_abstain:  # its last logit is of that
+        in_folder = some.name.startswith("folder:")
+        hint = "; a class without images is a class if it has a folder" if in_folder else ""
         raise ArgumentError(
-            f"model: expected {len(class_names)} logits, one per class of {data}, got {z.shape[1]}{hint}"
+            f"model: expected {classes} logits, one per class of {some.name}, got {z.shape[1]}{hint}"
         )
 
 
-def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> list[Finding]:
-    """Look at the model on some clean inputs before the search: a few are enough to notice a habit."""
-    x, y = x[:SOME], y[:SOME]
+def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | None) -> list[Finding]:
     findings: list[Finding] = []
-    kept = _buffers(model)
-    with torch.no_grad(), evaluation_mode(model):
-        first, second = (_checked(model, x) for _ in range(2))
-        alone = torch.cat([_checked(model, one) for one in x[:4].split(1)])
-    _refuse_moving(model, kept)
-    findings += [
-        _finding(
-            "layer-in-training-mode",
-            "warning",
-            f"the model is in evaluation mode, and {_listed([f'{n} ({type(m).__name__})' for n, m in layers])} in "
-            "training mode",
-            "it is measured as it is: with whatever such layers do in training, such as dropout",
-            "call model.eval() if that was not meant",
-        )
-        for layers in [layers_in_training(model)]
-        if layers
-    ]
-    if not getattr(model, "abstains", False):  # whose shares of votes lie beside one that is no share
-        _refuse_probabilities(first)
     scale = float(first.std()) + 1e-12
-    if float((first - second).abs().max()) > 1e-3 * scale:
-        flips = int((first.argmax(1) != second.argmax(1)).sum())
+    with torch.no_grad(), evaluation_mode(model):
+        alone = _checked(model, x[:1])
+        if float((first[:1] - alone).abs().max()) > 1e-3 * scale:  # is it chance, or the rest of the batch?
+            second = _checked(model, x)
+            alike = float((first - second).abs().max()) <= 1e-3 * scale
+            findings.append(_BATCH_DEPENDENT if alike else _randomised(first.argmax(1), second.argmax(1)))
+    if layers := [f"{name} ({type(layer).__name__})" for name, layer in layers_in_training(model)]:
         findings.append(
             _finding(
-                "randomised-model",
+                "layer-in-training-mode",
                 "warning",
-                f"two passes over the same {len(x)} inputs gave different logits ({flips} predictions changed)",
-                "each verdict is one draw of the model: an adversarial may not fool it again, and robust "
-                "accuracy is biased low",
-                "fix the randomness, or average many passes inside the model",
+                f"the model is in evaluation mode, and {_listed(layers)} in training mode",
+                "it is measured as it is: with whatever such layers do in training, such as dropout",
+                "call model.eval() if that was not meant",
             )
         )
-    elif float((first[:4] - alone).abs().max()) > 1e-3 * scale:
+    if (squeezed := _squeezed(first)) is not None:
         findings.append(
             _finding(
-                "batch-dependent-model",
+                "bounded-outputs",
                 "warning",
-                "an example's logits change with the other examples of its batch",
-                "the figure depends on the batch size, and is not that of one input at a time",
-                "call model.eval(), and replace layers that use batch statistics",
+                f"all {first.numel()} outputs for {len(x)} inputs lie in {squeezed[0]}, as after a {squeezed[1]}",
+                "where it is sure it rounds to its ends: gradients vanish there and ties hide what moves, so that "
+                "searches find less and robust accuracy is an over-estimate",
+                f"return what comes before the {squeezed[1]}",
             )
         )
     margins = first.sort(1, descending=True).values
@@ -139,18 +175,9 @@ def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> l
                 "nothing to do here; distrust gradient attacks of other tools on this model",
             )
         )
-    if (squeezed := _squeezed(first)) is not None:
-        findings.append(
-            _finding(
-                "bounded-outputs",
-                "warning",
-                f"all {first.numel()} outputs for {len(x)} inputs lie in {squeezed[0]}, as after a {squeezed[1]}",
-                "where it is sure it rounds to its ends: gradients vanish there and ties hide what moves, so that "
-                "searches find less and robust accuracy is an over-estimate",
-                f"return what comes before the {squeezed[1]}",
-            )
-        )
-    zero, undefined = _useless_gradients(model, x, y) if differentiable else (0.0, 0.0)
+    flat = torch.ones(len(x), 1) if gradient is None else gradient.flatten(1)
+    zero = float((flat == 0).all(1).float().mean())
+    undefined = float((~flat.isfinite()).any(1).float().mean())
     if undefined > 0.05:
         findings.append(
             _finding(
@@ -173,6 +200,31 @@ def inspect_model(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> l
             )
         )
     return findings
+
+
+def _refuse_probabilities(z: Tensor) -> None:
+    if (whole := losses.probabilities(z)) is not None:
+        kind, remedy = ("", "") if whole == 1 else (" in per cent", "divided by 100, ")
+        raise ArgumentError(
+            f"model: expected logits, got probabilities{kind} (every row is non-negative and sums to {whole}); return "
+            f"the values before softmax, or {remedy}their logarithms"
+        )
+
+
+def _squeezed(z: Tensor) -> tuple[str, str] | None:
+    """The ends between which all outputs lie, and the function that may do so.  Logits know no ends and no sign."""
+    low, high = (float(z.min()), float(z.max())) if len(z) else (0.0, 0.0)
+    if low >= 0 and high <= 1 and high - low > 0.2:
+        return "[0, 1]", "sigmoid"
+    if -1 <= low < -0.9 and 0.9 < high <= 1:
+        return "[-1, 1]", "tanh"
+    return None
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence, with the verb after them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def _checked(model: Model, x: Tensor) -> Tensor:
@@ -201,52 +253,21 @@ def _refuse_moving(model: Model, before: Mapping[str, tuple[int, int]]) -> None:
         )
 
 
-def _refuse_probabilities(z: Tensor) -> None:
-    if (whole := losses.probabilities(z)) is not None:
-        kind, remedy = ("", "") if whole == 1 else (" in per cent", "divided by 100, ")
-        raise ArgumentError(
-            f"model: expected logits, got probabilities{kind} (every row is non-negative and sums to {whole}); return "
-            f"the values before softmax, or {remedy}their logarithms"
-        )
-
-
-def _squeezed(z: Tensor) -> tuple[str, str] | None:
-    """The ends between which all outputs lie, and the function that may do so.  Logits know no ends and no sign."""
-    low, high = (float(z.min()), float(z.max())) if len(z) else (0.0, 0.0)
-    if low >= 0 and high <= 1 and high - low > 0.2:
-        return "[0, 1]", "sigmoid"
-    if -1 <= low < -0.9 and 0.9 < high <= 1:
-        return "[-1, 1]", "tanh"
-    return None
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    """Names in a sentence, with the verb after them."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more} {'is' if len(names) == 1 else 'are'}"
-
-
-def _useless_gradients(model: Model, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Shares of the inputs whose gradient is 0 everywhere, and is not finite somewhere."""
-    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
-        leaf = x.detach().clone().requires_grad_()
-        z = model(leaf.clone())
-        (gradient,) = torch.autograd.grad(z.gather(1, y[:, None]).sum() - z.sum() / z.shape[1], leaf)
-    flat = gradient.flatten(1)
-    return float((flat == 0).all(1).float().mean()), float((~flat.isfinite()).any(1).float().mean())
-
-
-def gives_gradients(model: Model, x: Tensor) -> bool:
-    """Whether the model's logits can be differentiated by its inputs."""
-    if not getattr(model, "differentiable", True):
-        return False
-    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(model):
-        leaf = x[:2].detach().clone().requires_grad_()
-        z = model(leaf.clone())
-        if not z.requires_grad:
-            return False
-        # where the weights want gradients the logits do too, even if a step in between has cut the input off
-        return torch.autograd.grad(z.sum(), leaf, allow_unused=True)[0] is not None
+def inspect_answers(
+    look: Look, examples: Dataset | Stream, rows: Sequence[Mapping[str, Any]]
+) -> list[Finding]:
+    """Whether the model's clean predictions in the rows are those of the look at it before the search."""
+    some = examples.first(SOME)
+    at = {id_: i for i, id_ in enumerate(some.ids.tolist())}
+    clean = [row for row in rows if row["stage"] == -1 and row["example"] in at]
+    found = verdict(look.logits, some.y)
+    before = torch.tensor([found.margin[at[row["example"]]] for row in clean])
+    now = torch.tensor([math.nan if row["margin"] is None else row["margin"] for row in clean])
+    scale = float(look.logits.std()) + 1e-12
+    if not bool(((before - now).abs() > 1e-3 * scale).any()):
+        return []
+    predicted = torch.tensor([found.prediction[at[row["example"]]] for row in clean])
+    return [_randomised(predicted, torch.tensor([row["prediction"] for row in clean]))]
 
 
 def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Finding]:
@@ -390,6 +411,25 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
     return findings
 
 
+def _randomised(first: Tensor, second: Tensor) -> Finding:
+    flips = int((first != second).sum())
+    return _finding(
+        "randomised-model",
+        "warning",
+        f"two passes over the same {len(first)} inputs gave different logits ({flips} predictions changed)",
+        "each verdict is one draw of the model: an adversarial may not fool it again, and robust "
+        "accuracy is biased low",
+        "fix the randomness, or average many passes inside the model",
+    )
+
+
+_BATCH_DEPENDENT = {
+    "code": "batch-dependent-model",
+    "level": "warning",
+    "seen": "an example's logits change with the other examples of its batch",
+    "meaning": "the figure depends on the batch size, and is not that of one input at a time",
+    "advice": "call model.eval(), and replace layers that use batch statistics",
+}
 NO_GRADIENTS = {
     "code": "no-gradients",
     "level": "warning",

@@ -1,9 +1,8 @@
-"""The examples of a run: what was given as data, checked, where the model is."""
+"""The examples of a run: a data set on the model's device, checked, and how their rows begin."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,100 +10,11 @@ from torch import Tensor
 from zeronorm import checks
 from zeronorm.data import Dataset, Stream
 from zeronorm.data import load as load_data
-from zeronorm.data.images import Images
 from zeronorm.errors import ArgumentError
 from zeronorm.records.folders import Row
 from zeronorm.threat_model import L0
 
 DataLike = Dataset | Stream | Sequence[Tensor] | str  # a sequence is the pair (x, y)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Inputs (n, ...), labels, ids and, where they have them, names."""
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor
-    names: Sequence[str] | None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def at(self, places: list[int]) -> Examples:
-        """Some of them."""
-        names = None if self.names is None else [self.names[i] for i in places]
-        return Examples(self.x[places], self.y[places], self.ids[places], names)
-
-    def halves(self) -> tuple[Examples, Examples]:
-        """The first half and the rest."""
-        half = len(self) // 2
-        return self.at(list(range(half))), self.at(list(range(half, len(self))))
-
-    def row(self, i: int, k: int | None, stage: int, attack: str) -> Row:
-        """How a row of the i-th example begins: whose it is, and of which search."""
-        return {
-            "example": int(self.ids[i]),
-            "name": self.names[i] if self.names else None,
-            "label": int(self.y[i]),
-            "k": k,
-            "stage": stage,
-            "attack": attack,
-        }
-
-
-@dataclass(frozen=True)
-class Source:
-    """All examples of a run, of which some are asked for at a time: where the model is, decoded if need be."""
-
-    x: Tensor | Images
-    y: Tensor
-    ids: Tensor
-    names: Sequence[str] | None
-    device: torch.device
-
-    @classmethod
-    def of(cls, dataset: Dataset | Stream, device: torch.device) -> Source:
-        """Those of a data set; `ArgumentError` if they cannot be searched."""
-        x: Tensor | Images = dataset.x
-        if isinstance(x, Tensor):
-            x = checks.examples(x).detach().to(device)
-        if len(x) == 0:
-            raise ArgumentError("data: expected at least one example, got none")
-        if x.dtype not in (torch.float32, torch.float64):
-            raise ArgumentError(
-                f"data: expected float32 or float64, got {x.dtype}; precision='bfloat16' is for the search's passes"
-            )
-        inputs = torch.empty(len(x), 0, device=device)
-        y, ids = (t.detach().to(device) for t in (dataset.y, dataset.ids))
-        y, ids = checks.labels(y, inputs), checks.identifiers(ids, inputs)
-        if len(ids.unique()) < len(ids):
-            raise ArgumentError("data: expected different example ids, got duplicates")
-        return cls(x, y, ids, dataset.names, device)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def at(self, places: list[int]) -> Examples:
-        """Some of them."""
-        names = None if self.names is None else [self.names[i] for i in places]
-        return Examples(self.x[places].to(self.device), self.y[places], self.ids[places], names)
-
-    def first(self, n: int) -> Examples:
-        """The first few."""
-        return self.at(list(range(min(n, len(self)))))
-
-    def check(self, threat: L0) -> None:
-        """`ArgumentError` unless every example is within the threat model's box, and the budget fits them."""
-        if isinstance(self.x, Tensor):
-            threat.check_inputs(self.x)
-            return
-        inputs = torch.tensor([0.0, 1.0], device=self.device)
-        threat.check_inputs(self.first(1).x)
-        # decoded images are within [0, 1]: only a smaller box needs a look at each
-        if not bool(((inputs >= threat.low) & (inputs <= threat.high)).all()):
-            for part in self.x.parts():
-                threat.check_inputs(part.to(self.device))
 
 
 def as_dataset(data: DataLike) -> Dataset | Stream:
@@ -126,3 +36,45 @@ def as_dataset(data: DataLike) -> Dataset | Stream:
             names=None,
         )
     raise ArgumentError(f"data: expected a Dataset, a tuple (x, y) or a name, got {type(data).__name__}")
+
+
+def on_device(dataset: Dataset | Stream, device: torch.device) -> Dataset | Stream:
+    """The examples where the model is; `ArgumentError` if they cannot be searched."""
+    if isinstance(dataset.x, Tensor):
+        checks.examples(dataset.x)
+    if len(dataset) == 0:
+        raise ArgumentError("data: expected at least one example, got none")
+    if dataset.x.dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(
+            f"data: expected float32 or float64, got {dataset.x.dtype}; precision='bfloat16' is for the search's passes"
+        )
+    inputs = torch.empty(len(dataset), 0, device=dataset.y.device)
+    checks.labels(dataset.y, inputs)
+    if len(checks.identifiers(dataset.ids, inputs).unique()) < len(dataset):
+        raise ArgumentError("data: expected different example ids, got duplicates")
+    return dataset.to(device)
+
+
+def check_box(dataset: Dataset | Stream, threat: L0) -> None:
+    """`ArgumentError` unless every example is within the threat model's box, and the budget fits them."""
+    if isinstance(dataset.x, Tensor):
+        threat.check_inputs(dataset.x)
+        return
+    inputs = torch.tensor([0.0, 1.0], device=dataset.y.device)
+    threat.check_inputs(dataset.first(1).x)
+    # decoded images are within [0, 1]: only a smaller box needs a look at each
+    if not bool(((inputs >= threat.low) & (inputs <= threat.high)).all()):
+        for part in dataset.x.parts():
+            threat.check_inputs(part.to(dataset.y.device))
+
+
+def first_columns(dataset: Dataset, i: int, k: int | None, stage: int, attack: str) -> Row:
+    """How a row of the i-th example begins: whose it is, and of which search."""
+    return {
+        "example": int(dataset.ids[i]),
+        "name": dataset.names[i] if dataset.names else None,
+        "label": int(dataset.y[i]),
+        "k": k,
+        "stage": stage,
+        "attack": attack,
+    }

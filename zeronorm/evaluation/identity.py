@@ -13,14 +13,16 @@ from random import SystemRandom
 from typing import Any
 
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.examples import Source
 from zeronorm.evaluation.fresh_pass import predict, verdict
 
 ASKED = 16  # examples
 
 
-def check_answers(model: Model, examples: Source, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def check_answers(
+    model: Model, examples: Dataset | Stream, rows: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
     """`ArgumentError` unless the model answers some clean examples as their rows say, in prediction and margin.
 
     Of a model that answers differently each time, most predictions have to be those of the rows.

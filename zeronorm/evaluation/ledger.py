@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeronorm.evaluation.examples import Source
+from zeronorm.data import Dataset, Stream
 from zeronorm.evaluation.fresh_pass import rebuild
 from zeronorm.records.folders import Row, RunFolder
 from zeronorm.threat_model import L0
@@ -21,7 +21,7 @@ class Ledger:
     Examples go by their place among `examples`.
     """
 
-    def __init__(self, examples: Source, folder: RunFolder, rows: list[Row]) -> None:
+    def __init__(self, examples: Dataset | Stream, folder: RunFolder, rows: list[Row]) -> None:
         self.rows: list[Row] = []
         self.order = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
         self._examples, self._folder = examples, folder

@@ -21,11 +21,13 @@ from zeronorm import checks, models, records, report
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.custom import CustomAttack
+from zeronorm.certification.catalogue import get, made_for
 from zeronorm.certification.confidence import check_probability
 from zeronorm.data import Dataset, Stream
-from zeronorm.defenses import RandomizedAblation
+from zeronorm.defenses.smoothed import defended
+from zeronorm.defenses.smoothed_classifier import SmoothedClassifier
 from zeronorm.errors import ArgumentError, reads_records
-from zeronorm.evaluation.certify import DETERMINISTIC, certify, made_for, smoothed, verify_certificates
+from zeronorm.evaluation.certify import certify, verify_certificates
 from zeronorm.evaluation.compare import compare, folder_name, verify_comparison
 from zeronorm.evaluation.comparison_plan import (
     Attacks,
@@ -35,7 +37,7 @@ from zeronorm.evaluation.comparison_plan import (
     named_models,
     unfit_attacks,
 )
-from zeronorm.evaluation.examples import DataLike, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
 from zeronorm.evaluation.plan import differences, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
@@ -44,7 +46,7 @@ from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.verify import Verification
 from zeronorm.files import unless_refused
 from zeronorm.modules import evaluation_mode
-from zeronorm.records.folders import MATRIX_FORMAT, ComparisonFolder, MatrixFolder
+from zeronorm.records.folders import ComparisonFolder, MatrixFolder
 from zeronorm.threat_model import L0, Linf
 
 _TIMED = 128  # examples answered to time an answer, at most
@@ -142,7 +144,7 @@ def matrix(
         "certificate": {"votes": votes, "n": n, "alpha": alpha},
     }
     folder = MatrixFolder(out)
-    with folder.locked(), unless_refused(folder.matrix_json), begun(workers) as engine:
+    with folder.locked(), unless_refused(folder.json), begun(workers) as engine:
         knowledge = {name: _knowledge(attack) for name, attack in asked.items()}
         record = _open(folder, plan, networks, sources or {}, knowledge, command)
         for number, entry in enumerate(record["models"], start=1):
@@ -177,7 +179,7 @@ def matrix(
                     dataset,
                     method,
                     folder.within(path),
-                    **(votes_of if method == "randomized_ablation" else {}),  # type: ignore[arg-type]
+                    **(votes_of if get(method).votes else {}),  # type: ignore[arg-type]
                     name=name,
                     on_progress=None if on_progress is None else partial(on_progress, title),
                     **shared,
@@ -210,9 +212,9 @@ def check_matrix(
         )
     models = names.values() if isinstance(names, Mapping) else ()
     threats = resolve_threats(threat, False, dataset.x[:1], models)
-    examples = Source.of(dataset, torch.device("cpu"))
+    examples = on_device(dataset, torch.device("cpu"))
     for one in threats:
-        examples.check(one)
+        check_box(examples, one)
     if len(names) < 2:
         raise ArgumentError(
             f"model: expected at least two models to compare, got {', '.join(names) or 'none'}"
@@ -224,15 +226,6 @@ def check_matrix(
     checks.integer("seed", seed, 0, 2**63 - 1)
     check_probability(alpha, "alpha")
     return threats
-
-
-def defended(model: Model, votes: int) -> Model:
-    """The classifier that is attacked and certified: of a base classifier of randomized ablation the smoothed one."""
-    if "ablation" not in getattr(model, "facts", {}):
-        return model
-    network = smoothed(model, None, "multichannel", None, None, "float32").eval()
-    network.votes = votes
-    return network
 
 
 @reads_records
@@ -258,7 +251,7 @@ def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -
         network = defended(model[entry["name"]], record["plan"]["certificate"]["votes"])
         parts = [verify_comparison(folder.within(entry["attacks"]), {entry["name"]: network}, dataset)]
         if entry["certificate"]:
-            base = network.base_classifier if isinstance(network, RandomizedAblation) else network
+            base = network.base_classifier if isinstance(network, SmoothedClassifier) else network
             parts.append(verify_certificates(folder.within(entry["certificate"]), base, dataset))
         for part in parts:
             result.add(part, entry["name"])
@@ -290,7 +283,7 @@ def _open(
         }
         for name, network in networks.items()
     }
-    made: dict[str, Any] = {"format": MATRIX_FORMAT, "created": _now(), "command": command}
+    made: dict[str, Any] = {"format": folder.format, "created": _now(), "command": command}
     if folder.exists():
         made = folder.read()
         for what in ("data", "k", "certificate"):
@@ -327,7 +320,7 @@ def _now() -> str:
 
 def _training(network: Model) -> dict[str, Any] | None:
     """How a model of `zeronorm train` came to be; None of a stranger's."""
-    base = network.base_classifier if isinstance(network, RandomizedAblation) else network
+    base = network.base_classifier if isinstance(network, SmoothedClassifier) else network
     told = models.describe(base).get("training")
     if not isinstance(told, dict):
         return None
@@ -346,8 +339,8 @@ def _knowledge(attack: Any) -> str:
 
 def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
     """Time of one answer, of the fastest of a few batches, and how many passes of the network it takes."""
-    some = Source.of(dataset, device_of(network)).first(_TIMED)
-    passes = network.votes if isinstance(network, RandomizedAblation) else 1
+    some = on_device(dataset, device_of(network)).first(_TIMED)
+    passes = network.votes if isinstance(network, SmoothedClassifier) else 1
     fastest = math.inf
     with torch.inference_mode(), evaluation_mode(network):
         for _ in range(_ROUNDS):
@@ -359,15 +352,14 @@ def _answering(network: Model, dataset: Dataset | Stream) -> dict[str, Any]:
 
 def _method(network: Model, dataset: Dataset | Stream) -> tuple[str | None, str | None]:
     """What certifies a model, or why nothing does."""
-    if isinstance(network, RandomizedAblation):
-        return "randomized_ablation", None
-    if (method := made_for(network)) not in DETERMINISTIC:
+    row = get(made_for(network))
+    if row.votes:
+        if isinstance(network, SmoothedClassifier):
+            return row.name, None
         return None, "there is no certificate for such a model"
-    try:
-        DETERMINISTIC[method](network, Source.of(dataset, device_of(network)).first(1).x)
-    except ArgumentError as error:  # such as of a truncated network that is no chain of linear layers
-        return None, str(error)
-    return method, None
+    # such as of a truncated network that is no chain of linear layers
+    why = row.refusal(network, on_device(dataset, device_of(network)).first(1).x)
+    return (row.name, None) if why is None else (None, why)
 
 
 @contextmanager

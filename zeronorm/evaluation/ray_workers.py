@@ -1,8 +1,6 @@
-"""Who does the work of a run: this process, or several by Ray, on this machine or on the nodes of a cluster.
+"""The work of a run by several processes, with Ray, on this machine or on the nodes of a cluster.
 
-Work is a function of (model, shard, passed, report) and its result; a shard is some examples.  The process that
-started the run hands out shards and is the only one to write; a shard whose worker died, hung or ran out of memory
-is done again by another.
+A shard whose worker died, hung or ran out of memory is done again by another.
 """
 
 from __future__ import annotations
@@ -21,15 +19,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 import zeronorm
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
+from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway, Work
 from zeronorm.records.folders import Row
 
 _log = logging.getLogger("zeronorm")
@@ -40,72 +38,6 @@ _START_SECONDS = 120.0  # for a process to start and import torch
 _REACH_SECONDS = 10.0  # for a machine to answer
 _ANSWER_SECONDS = 40.0  # for a cluster to
 _PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-
-Share = Callable[[], float]  # of a shard, how much is done: asked for when somebody looks, not at every pass
-Passed = Callable[[int, Share], None]  # (passes over one example, share)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What some work took."""
-
-    seconds: float
-    forwards: int
-    backwards: int
-
-    def __add__(self, other: Effort) -> Effort:
-        return Effort(
-            self.seconds + other.seconds, self.forwards + other.forwards, self.backwards + other.backwards
-        )
-
-    def __sub__(self, other: Effort) -> Effort:
-        return Effort(
-            self.seconds - other.seconds, self.forwards - other.forwards, self.backwards - other.backwards
-        )
-
-
-Report = Callable[[list[Row], Effort], None]  # finished rows, and what was spent since the last report
-Work = Callable[[Any, Any, Passed, Report], Any]
-
-
-class Shard(Protocol):
-    """Some examples to work on."""
-
-    def __len__(self) -> int: ...
-
-    def halves(self) -> tuple[Any, Any]:
-        """Two shards of the same work, for when there is not enough memory for one."""
-
-
-@dataclass
-class Listener:
-    """What whoever hands out shards wants to know while they are worked on."""
-
-    passed: Callable[[Any, int, Share], None]  # (shard, passes, share)
-    report: Callable[[Any, list[Row], Effort], None]
-    fault: Callable[[str], None]
-
-
-class Here:
-    """This process: one shard after the other."""
-
-    count = 1
-
-    def load(self, model: Any, device: torch.device) -> None:
-        """The model that the work is about, which is on that device."""
-        self._model = model
-
-    def map(self, work: Work, shards: Iterable[Any], listener: Listener) -> Iterator[tuple[Any, Any]]:
-        """Each shard and the result of its work, when it is done."""
-        for shard in shards:
-
-            def passed(examples: int, share: Share, shard: Any = shard) -> None:
-                listener.passed(shard, examples, share)
-
-            def report(rows: list[Row], effort: Effort, shard: Any = shard) -> None:
-                listener.report(shard, rows, effort)
-
-            yield shard, work(self._model, shard, passed, report)
 
 
 class Workers:
@@ -185,7 +117,7 @@ class Workers:
         for host in self._hosts:
             self._check_versions(host)
 
-    def map(self, work: Work, shards: Iterable[Any], listener: Listener) -> Iterator[tuple[Any, Any]]:
+    def map(self, work: Work, shards: Iterable[Any], events: Events) -> Iterator[tuple[Any, Any]]:
         """Each shard and the result of its work, in the order in which they are done."""
         ray, todo, again = self._ray, iter(shards), deque[_Job]()
         shared = ray.put(work)
@@ -216,22 +148,22 @@ class Workers:
                         idle.append(host)
                         if not _is_memory(error.cause):
                             raise error.cause from None
-                        again.extend(job.halved(listener.fault))
+                        again.extend(job.halved(events.fault))
                     except ray.exceptions.RayError as error:
                         host.kill()
                         self._hosts.remove(host)
                         starting.update([self._replacement()])
                         if _is_memory(error):
-                            again.extend(job.halved(listener.fault))
+                            again.extend(job.halved(events.fault))
                         else:
-                            again.append(job.failed(host.why or "its worker died", listener.fault))
+                            again.append(job.failed(host.why or "its worker died", events.fault))
                     else:
                         idle.append(host)
-                        listener.passed(job.shard, host.since(passes), lambda: 1.0)
-                        for rows, effort in reports:
-                            listener.report(job.shard, rows, effort)
+                        events.passed(host.since(passes), lambda: _underway(jobs))
+                        for rows, spent in reports:
+                            events.finished(job.shard, rows, spent)
                         yield job.shard, result
-                self._watch(jobs, listener)
+                self._watch(jobs, events)
                 if not jobs and not idle and starting:
                     self._wait_for_any(starting)
         finally:
@@ -288,17 +220,17 @@ class Workers:
         except self._ray.exceptions.RayError:
             return False
 
-    def _watch(self, jobs: dict[Any, tuple[_Host, _Job]], listener: Listener) -> None:
+    def _watch(self, jobs: dict[Any, tuple[_Host, _Job]], events: Events) -> None:
         """Pass on how far the workers are; one that has not moved for long is killed, and its shard comes back."""
         now = time.monotonic()
         # while a slow disk kept this process, nobody looked at the workers
         watched, self._looked = min(now - self._looked, 2 * _POLL_SECONDS), now
-        for host, job in jobs.values():
-            passes, share = host.pulse()
+        for host, _ in jobs.values():
+            passes, host.underway = host.pulse()
             host.still += watched
             if passes:
                 host.still = 0.0
-                listener.passed(job.shard, passes, partial(float, share))
+                events.passed(passes, lambda: _underway(jobs))
             elif host.still > self.patience and not host.why:
                 host.why = f"its worker did nothing for {self.patience:g} s"
                 host.kill()
@@ -320,10 +252,10 @@ def begun(workers: int | Workers | None) -> Iterator[Workers | None]:
 
 
 @contextmanager
-def at_work(workers: int | Workers | None, model: Any, device: torch.device) -> Iterator[Here | Workers]:
+def at_work(workers: int | Workers | None, model: Any, device: torch.device) -> Iterator[InProcess | Workers]:
     """Whoever is to do the work, with the model."""
     with begun(workers) as others:
-        engine = others or Here()
+        engine = others or InProcess()
         engine.load(model, device)
         yield engine
 
@@ -363,6 +295,7 @@ class _Host:
     gpu: bool
     still: float = 0.0  # seconds that it has been seen not to move
     why: str = ""  # it was killed
+    underway: float = 0.0  # of its shard, in examples
     _actor: Any = field(init=False)
     _pulse: Any = None
     _passes: int = 0  # as it said last
@@ -380,23 +313,23 @@ class _Host:
         return self._actor.versions.options(concurrency_group="pulse").remote()
 
     def begin(self, model: Any, work: Any, shard: Any) -> Any:
-        self.still = 0.0
+        self.still, self.underway = 0.0, 0.0
         # in a list, which is not opened on the way: a worker keeps the model it has
         return self._actor.run.options(concurrency_group="work").remote([model], work, shard)
 
     def pulse(self) -> tuple[int, float]:
-        """Passes since the last time, and the share of its shard that is done; (0, 0.0) if it does not answer."""
+        """Passes since the last time, and what it has underway, in examples; as before if it does not answer."""
         if self._pulse is None:
             self._pulse = self._actor.pulse.options(concurrency_group="pulse").remote()
         done, _ = self.ray.wait([self._pulse], timeout=0)
         if not done:
-            return 0, 0.0
+            return 0, self.underway
         answer, self._pulse = self._pulse, None
         try:
-            passes, share = self.ray.get(answer)
+            passes, underway = self.ray.get(answer)
         except self.ray.exceptions.RayError:
-            return 0, 0.0
-        return self.since(passes), share
+            return 0, self.underway
+        return self.since(passes), underway
 
     def since(self, passes: int) -> int:
         """Of the passes it has made, those since the last time."""
@@ -414,33 +347,38 @@ class _Inside:
         # a model's code may lie where the run was started
         sys.path += [entry for entry in path if entry not in sys.path]
         self._passes = 0
-        self._share: Share = lambda: 0.0
+        self._underway: Underway = lambda: 0.0
         self._model: Any = None
         self._of: Any = None  # what `_model` is a copy of
 
     def versions(self) -> dict[str, str]:
         return _versions()
 
-    def run(
-        self, model: list[Any], work: Work, shard: Any
-    ) -> tuple[list[tuple[list[Row], Effort]], Any, int]:
+    def run(self, model: list[Any], work: Work, shard: Any) -> tuple[list[tuple[list[Row], Spent]], Any, int]:
         if self._of != model[0]:
             try:
                 self._model, self._of = _import_ray().get(model[0]), model[0]
             except Exception as error:
                 raise ArgumentError(f"model: cannot be made again in a worker: {_said(error)}") from None
-        reports: list[tuple[list[Row], Effort]] = []
+        self._reports: list[tuple[list[Row], Spent]] = []
+        self._underway = lambda: 0.0
+        result = work(self._model, shard, self)
+        self._underway = lambda: float(len(shard))  # the search is over, and not to be kept
+        return self._reports, result, self._passes
 
-        def passed(examples: int, share: Share) -> None:
-            self._passes, self._share = self._passes + examples, share
+    # -- the events of its shard, kept until it is done --
 
-        self._share = lambda: 0.0
-        result = work(self._model, shard, passed, lambda rows, effort: reports.append((rows, effort)))
-        self._share = lambda: 1.0  # the search is over, and not to be kept
-        return reports, result, self._passes
+    def passed(self, passes: int, underway: Underway) -> None:
+        self._passes, self._underway = self._passes + passes, underway
+
+    def finished(self, shard: Any, rows: list[Row], spent: Spent) -> None:
+        self._reports.append((rows, spent))
+
+    def fault(self, what: str) -> None:
+        raise NotImplementedError("only whoever hands out shards does one again")
 
     def pulse(self) -> tuple[int, float]:
-        return self._passes, self._share()
+        return self._passes, self._underway()
 
 
 def _import_ray() -> Any:
@@ -449,6 +387,10 @@ def _import_ray() -> Any:
     except ImportError:
         raise ArgumentError("workers: expected Ray to be installed; pip install 'zeronorm[ray]'") from None
     return ray
+
+
+def _underway(jobs: dict[Any, tuple[_Host, _Job]]) -> float:
+    return sum(host.underway for host, _ in jobs.values())
 
 
 def _next(shards: Iterator[Any]) -> _Job | None:

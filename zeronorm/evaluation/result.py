@@ -1,4 +1,4 @@
-"""The result of a run: its figures, read from its records."""
+"""The results of runs, searches and proofs: their figures, read from their records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from zeronorm import records, report
 from zeronorm.errors import ArgumentError, reading
 from zeronorm.records.figures import Share
-from zeronorm.records.folders import RunFolder
+from zeronorm.records.folders import CertificateFolder, RunFolder
 
 
 class Accuracy(float):
@@ -94,7 +94,7 @@ class Evaluation(RunResult):
     def __init__(self, run: str | Path | RunFolder, keep: ExitStack | None = None) -> None:
         super().__init__(run if isinstance(run, RunFolder) else RunFolder(run), keep)
         with reading(self._folder.path):
-            self.summary = records.summarise(self._folder.read_run(), self._folder.read_rows())
+            self.summary = records.summarise(self._folder.read(), self._folder.read_rows())
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -109,7 +109,7 @@ class Evaluation(RunResult):
     @property
     def diagnosis(self) -> list[dict[str, str]]:
         """What the run noticed about its own figure."""
-        return list(self._folder.read_run()["diagnosis"])
+        return list(self._folder.read()["diagnosis"])
 
     def table(self) -> str:
         """The figures as a small table of text."""
@@ -137,3 +137,47 @@ class Evaluation(RunResult):
             for finding in self.diagnosis
         )
         return "\n\n".join([self.table(), *findings])
+
+
+class Certification(RunResult):
+    """The result of a run of certificates, read from its folder."""
+
+    def __init__(self, run: str | Path | CertificateFolder, keep: ExitStack | None = None) -> None:
+        super().__init__(run if isinstance(run, CertificateFolder) else CertificateFolder(run), keep)
+        self.summary = records.summarise_certificates(self._folder.read(), self._folder.read_rows())
+
+    @property
+    def clean_accuracy(self) -> Accuracy:
+        """Share of inputs that the certified classifier answers rightly; abstaining is not."""
+        return Accuracy.of(self.summary.clean_accuracy)
+
+    @property
+    def certified_accuracy(self) -> RobustAccuracy:
+        """Share of inputs proved to be answered rightly whatever k changes are made; by k from 0."""
+        return RobustAccuracy.over(dict(enumerate(self.summary.shares)))
+
+    @property
+    def median_radius(self) -> float:
+        """Changes that over half of the inputs withstand for certain; -infinity where half have no certificate."""
+        return self.summary.median
+
+    def table(self) -> str:
+        """The figures as a small table of text."""
+        return records.certificates_table(self.summary)
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures for a machine; `robust_accuracy` is the certified one, a lower bound."""
+        figures = records.certified_json(self.summary)
+        return {
+            **figures,
+            "robust_accuracy": figures["certified_accuracy"],
+            "median_radius": self.median_radius if math.isfinite(self.median_radius) else None,
+            "abstained": self.summary.abstained / self.summary.n if self.summary.n else None,
+            "unit": self.summary.unit,
+            "arithmetic": self.summary.arithmetic,
+            "complete": self.summary.complete,
+            "run": str(self.run),
+        }
+
+    def __repr__(self) -> str:
+        return self.table()

@@ -16,6 +16,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -29,11 +30,12 @@ from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation import diagnosis
-from zeronorm.evaluation.attack_batch import Batch, Search
+from zeronorm.evaluation.attack_batch import AttackShard, StageWork
 from zeronorm.evaluation.batches import in_batches
-from zeronorm.evaluation.examples import DataLike, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, verdict
 from zeronorm.evaluation.identity import check_answers
+from zeronorm.evaluation.in_process import InProcess, Spent, Underway
 from zeronorm.evaluation.ledger import CLEAN, Ledger
 from zeronorm.evaluation.plan import (
     AttackLike,
@@ -43,7 +45,7 @@ from zeronorm.evaluation.plan import (
     resolve_stages,
     resolve_threats,
 )
-from zeronorm.evaluation.ray_workers import Effort, Here, Listener, Share, Workers, at_work
+from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Evaluation, summary_of
 from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.records.folders import Row, RunFolder, finite
@@ -110,29 +112,27 @@ def evaluate(
     seed = checks.integer("seed", seed, 0)
     checks.choice("precision", precision, ("float32", "bfloat16"))
     checks.evaluation_mode(model)
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
     for one in threats:
-        examples.check(one)
+        check_box(examples, one)
 
-    some = examples.first(diagnosis.SOME)
-    x, y = some.x, some.y
-    owned, model = model, in_batches(model, batch_size, x)
-    diagnosis.check_fit(model, x, examples.y, dataset.name, dataset.class_names)
-    differentiable = diagnosis.gives_gradients(model, x)
-    stages = resolve_stages(attack, differentiable=differentiable, steps=steps, queries=queries)
+    owned, model = model, in_batches(model, batch_size, examples.first(1).x)
+    look = diagnosis.look_at(model, examples)
+    stages = resolve_stages(attack, differentiable=look.differentiable, steps=steps, queries=queries)
+    some = examples.first(1)
     for stage, one in product(stages, threats):
-        stage.check(model, x, y, one)
-    findings = diagnosis.inspect_model(model, x, y, differentiable)
-    if not differentiable and getattr(model, "differentiable", True):
+        stage.check(model, some.x, some.y, one)
+    findings = list(look.findings)
+    if not look.differentiable and getattr(model, "differentiable", True):
         findings.append(diagnosis.NO_GRADIENTS)
     facts = models.describe(owned)
     plan: dict[str, Any] = {
-        "model": {"name": name or facts["architecture"]} | facts | {"differentiable": differentiable},
+        "model": {"name": name or facts["architecture"]} | facts | {"differentiable": look.differentiable},
         "data": describe_data(dataset),
         "threat": threats[0].describe() | {"budgets": [t.k for t in threats], "curve": curve},
         "attack": {
             "name": attack
-            if isinstance(attack, str) and (differentiable or len(stages) > 1)
+            if isinstance(attack, str) and (look.differentiable or len(stages) > 1)
             else " + ".join(stage.name for stage in stages),
             "stages": [stage.describe() for stage in stages],
         },
@@ -150,14 +150,17 @@ def evaluate(
             if run["status"] != "complete":
                 with reading(folder.path):
                     ledger = Ledger(examples, folder, rows)
-                with at_work(workers, model, x.device) as engine:
-                    run["execution"] = execution(x.device, batch_size or _BATCH) | {"workers": engine.count}
+                with at_work(workers, model, examples.y.device) as engine:
+                    run["execution"] = execution(examples.y.device, batch_size or _BATCH) | {
+                        "workers": engine.count
+                    }
                     session = Session(len(examples), on_progress, engine.count)
                     with noted(session, folder, run) as note:
                         _Runner(
                             model, examples, threats, stages, ledger, session, note, batch_size, seed, precision,
                             engine,
                         ).run(curve)  # fmt: skip
+                findings += diagnosis.inspect_answers(look, examples, ledger.rows)
                 findings += diagnosis.inspect_rows(run, ledger.rows)
                 _finish(folder, run, ledger, examples, findings)
             elif folder.journal.exists() or not folder.page.exists():
@@ -165,26 +168,21 @@ def evaluate(
         return Evaluation(folder, keep=temporary.pop_all())
 
 
+@dataclass
 class _Runner:
     """The order of work: which examples are searched next, by which stage, within which budget."""
 
-    def __init__(
-        self,
-        model: Model,
-        examples: Source,
-        threats: tuple[L0, ...],
-        stages: list[PlannedStage],
-        ledger: Ledger,
-        session: Session,
-        note: Callable[[], None],
-        batch_size: int | None,
-        seed: int,
-        precision: str,
-        engine: Here | Workers,
-    ) -> None:
-        self.model, self.examples, self.threats, self.stages = model, examples, threats, stages
-        self.ledger, self.session, self.note = ledger, session, note
-        self.batch_size, self.seed, self.precision, self.engine = batch_size, seed, precision, engine
+    model: Model
+    examples: Dataset | Stream
+    threats: tuple[L0, ...]
+    stages: list[PlannedStage]
+    ledger: Ledger
+    session: Session
+    note: Callable[[], None]
+    batch_size: int | None
+    seed: int
+    precision: str
+    engine: InProcess | Workers
 
     def run(self, curve: bool) -> None:
         """Everything that has no row yet."""
@@ -240,7 +238,7 @@ class _Runner:
                     continue
                 prediction, wrong, margin = found[i]
                 rows.append(
-                    some.row(j, None, CLEAN, "clean")
+                    first_columns(some, j, None, CLEAN, "clean")
                     | {
                         "outcome": "wrong" if wrong else "correct",
                         "prediction": prediction,
@@ -249,8 +247,8 @@ class _Runner:
                         "backwards": 0,
                     }
                 )
-            self._write(rows)
-            self._show("clean predictions", None, batch[-1] + 1, len(self.examples))
+            self.write(rows)
+            self.show("clean predictions", None, batch[-1] + 1, len(self.examples))
 
     def _search(self, threat: L0, stage: PlannedStage, left: list[int], *, sparser: bool = False) -> None:
         """One stage at one budget over the examples that are left, batch by batch.
@@ -265,57 +263,70 @@ class _Runner:
             for batch in cut(left, self.batch_size or _BATCH, workers)
             if not all(self.ledger.has(i, threat.k, stage.index) for i in batch)
         ]
-        done = len(left) - sum(map(len, todo))
-        begun: dict[int, tuple[int, Share]] = {}  # by their first example: size and share of batches at work
-
-        def show() -> None:
-            parts = sum(size * share() for size, share in begun.values())
-            self._show(stage.name, threat.k, done + int(parts), len(left))
-
-        def passed(batch: Batch, examples: int, share: Share) -> None:
-            self.session.passes += examples
-            begun[batch.places[0]] = len(batch), share
-            if self.session.is_due():
-                show()
-
-        def report(batch: Batch, rows: list[Row], effort: Effort) -> None:
-            self.session.spent(stage.name, effort)
-            if rows:
-                self._write(rows)
-
-        def fault(what: str) -> None:
-            self.session.faults.append(f"{stage.name}, k={threat.k}: {what}")
-            self.note()
-
-        search = Search(threat, stage, self.seed, self.precision, sparser)
-        batches = (self._batch(some, threat, stage, sparser) for some in todo)
-        for batch, doubts in self.engine.map(search, batches, Listener(passed, report, fault)):
+        events = _StageEvents(self, stage.name, threat.k, len(left), len(left) - sum(map(len, todo)))
+        work = StageWork(threat, stage, self.seed, self.precision, sparser)
+        shards = (self._shard(places, threat, stage, sparser) for places in todo)
+        for shard, doubts in self.engine.map(work, shards, events):
             for doubt, count in doubts.items():
                 self.session.doubts[doubt] += count
-            begun.pop(batch.places[0], None)
-            done += len(batch)
-            show()
+            events.done_with(shard)
 
-    def _batch(self, places: list[int], threat: L0, stage: PlannedStage, sparser: bool) -> Batch:
-        return Batch(
+    def _shard(self, places: list[int], threat: L0, stage: PlannedStage, sparser: bool) -> AttackShard:
+        return AttackShard(
             places,
             self.examples.at(places),
             self.ledger.start_for(places, threat) if sparser else None,
             [self.ledger.has(i, threat.k, stage.index) for i in places],
         )
 
-    def _write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[Row]) -> None:
+        """Put rows on disk."""
         self.session.rows += len(rows)
         self.note()  # first: a kill in between leaves time without rows, never rows that took none
         self.ledger.write(rows)
 
-    def _show(self, stage: str, k: int | None, done: int, todo: int) -> None:
+    def show(self, stage: str, k: int | None, done: int, todo: int) -> None:
+        """Tell whoever watches how far a stage is."""
         if self.session.is_watched:
             self.session.show(stage, k, done, todo, self.ledger.robust(k))
 
 
+class _StageEvents:
+    """What happens while a stage is at work: counted, shown and written.
+
+    Attributes:
+        done: examples that the stage is finished with, of `todo`.
+    """
+
+    def __init__(self, runner: _Runner, stage: str, k: int | None, todo: int, done: int) -> None:
+        self.runner, self.stage, self.k, self.todo, self.done = runner, stage, k, todo, done
+
+    def passed(self, passes: int, underway: Underway) -> None:
+        self.runner.session.passes += passes
+        if self.runner.session.is_due():
+            self.runner.show(self.stage, self.k, self.done + int(underway()), self.todo)
+
+    def finished(self, shard: AttackShard, rows: list[Row], spent: Spent) -> None:
+        self.runner.session.spent(self.stage, spent)
+        if rows:
+            self.runner.write(rows)
+
+    def fault(self, what: str) -> None:
+        self.runner.session.faults.append(f"{self.stage}, k={self.k}: {what}")
+        self.runner.note()
+
+    def done_with(self, shard: AttackShard) -> None:
+        """Count in a shard that is done."""
+        self.done += len(shard)
+        self.runner.show(self.stage, self.k, self.done, self.todo)
+
+
 def _finish(
-    folder: RunFolder, run: dict[str, Any], ledger: Ledger, examples: Source, findings: list[dict[str, str]]
+    folder: RunFolder,
+    run: dict[str, Any],
+    ledger: Ledger,
+    examples: Dataset | Stream,
+    findings: list[dict[str, str]],
 ) -> None:
     """Fold the rows in the order of the examples, whatever order they came in, and close the run."""
     order = ledger.order
@@ -326,11 +337,11 @@ def _finish(
     run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     run["status"] = "complete"
     run["summary"] = summary_of(run, folder.read_rows())
-    folder.write_run(run)
+    folder.write(run)
     tidy_up(folder)
 
 
-def pictures(examples: Source, places: list[int]) -> list[dict[str, Any]]:
+def pictures(examples: Dataset | Stream, places: list[int]) -> list[dict[str, Any]]:
     """The clean inputs of some examples, as rows of `records.IMAGES`."""
     some = examples.at(places)
     return [
@@ -364,7 +375,7 @@ def open_run(
 ) -> tuple[dict[str, Any], list[Row]]:
     """A new run, or the one in the folder if it has the same plan."""
     if folder.exists():
-        run = folder.read_run()
+        run = folder.read()
         if run["plan_digest"] != digest(plan):
             what = "; ".join(differences(plan, run["plan"])[:4])
             raise ArgumentError(f"out: {folder.path} holds another run ({what}); choose another folder")

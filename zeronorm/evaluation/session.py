@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from zeronorm.evaluation.ray_workers import Effort
+from zeronorm.evaluation.in_process import Spent
 from zeronorm.records.folders import RunFolder
 
 _SHOW_SECONDS = 0.2
@@ -48,7 +48,7 @@ class Session:
         self._n, self._on_progress, self._workers = n, on_progress, workers
         self._started, self._stamp = time.perf_counter(), datetime.now(UTC)
         self._shown = 0.0
-        self._effort: dict[str, Effort] = {}
+        self._spent: dict[str, Spent] = {}
 
     @property
     def is_watched(self) -> bool:
@@ -67,9 +67,9 @@ class Session:
             state = Progress(stage, k, done, todo, robust, self._n, self.passes, seconds, self._workers)
             self._on_progress(state)
 
-    def spent(self, stage: str, effort: Effort) -> None:
+    def spent(self, stage: str, more: Spent) -> None:
         """Note what a stage has taken since the last time; the seconds of several workers add up."""
-        self._effort[stage] = self._effort.get(stage, Effort(0.0, 0, 0)) + effort
+        self._spent[stage] = self._spent.get(stage, Spent(0.0, 0, 0)) + more
 
     def record(self) -> dict[str, Any]:
         """What this sitting has done so far, as run.json keeps it."""
@@ -78,8 +78,8 @@ class Session:
             "seconds": round(time.perf_counter() - self._started, 3),
             "rows": self.rows,
             "stages": {
-                stage: asdict(effort) | {"seconds": round(effort.seconds, 3)}
-                for stage, effort in self._effort.items()
+                stage: asdict(spent) | {"seconds": round(spent.seconds, 3)}
+                for stage, spent in self._spent.items()
             },
             **self.doubts,
             **({"faults": self.faults} if self.faults else {}),
@@ -96,7 +96,7 @@ def noted(session: Session, folder: RunFolder, run: dict[str, Any]) -> Iterator[
 
     def note() -> None:
         run["sessions"] = [*earlier, session.record()]
-        folder.write_run(run)
+        folder.write(run)
 
     note()
     try:

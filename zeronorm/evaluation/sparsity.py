@@ -18,7 +18,7 @@ from zeronorm.attacks.catalogue import get
 from zeronorm.data import Dataset
 from zeronorm.defenses.pruning import activation_sparsity, check_alive, sparsity
 from zeronorm.errors import ArgumentError
-from zeronorm.evaluation.examples import Examples, Source
+from zeronorm.evaluation.examples import on_device
 from zeronorm.evaluation.fresh_pass import predict
 from zeronorm.evaluation.runner import evaluate
 from zeronorm.metrics.average_robustness import r_2, r_inf
@@ -58,7 +58,7 @@ def measure(
     would be scored is None.  An attack of r_2 that finds no adversarial for some of the right examples gives the
     share of those, and they count with the largest distance found.
     """
-    some = Source.of(dataset, next(model.parameters()).device).first(len(dataset))
+    some = on_device(dataset, next(model.parameters()).device).first(len(dataset))
     right = _predicted(model, some.x, batch_size).argmax(1) == some.y
     row: dict[str, Any] = {
         "sparsity": sparsity(model),
@@ -144,7 +144,7 @@ def _predicted(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
 
 
 def _attacked(
-    model: Classifier, some: Examples, name: str, threat: Linf | L2, seed: int, batch_size: int
+    model: Classifier, some: Dataset, name: str, threat: Linf | L2, seed: int, batch_size: int
 ) -> Tensor:
     attack = get(name).function
     parts = [

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import one_line, reads_records
 from zeronorm.evaluation.batches import in_batches
-from zeronorm.evaluation.examples import DataLike, Examples, Source, as_dataset
+from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.result import summary_of
@@ -113,9 +114,9 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     absent = {row["example"]: row["name"] for row in rows if row["example"] not in position}
     if absent:
         result.problems.append(f"rows: the data lacks {_some(absent)}")
-    examples = Source.of(dataset, device_of(model))
+    examples = on_device(dataset, device_of(model))
     first = examples.first(1).x
-    threat = _threat(plan["threat"], first)
+    threat = described_threat(plan["threat"], first)
     asked = in_batches(model, _batch_size(record), first)
 
     labels, names = dataset.y.tolist(), dataset.names or (None,) * len(dataset)
@@ -239,7 +240,7 @@ def _check_names(
 
 def _check_pictures(
     pictures: Mapping[int, npt.NDArray[np.float64]],
-    examples: Source,
+    examples: Dataset | Stream,
     position: Mapping[int, int],
     result: Verification,
 ) -> None:
@@ -275,7 +276,7 @@ def _who(row: Row) -> str:
 
 
 def _check_adversarials(
-    rows: list[Row], model: Model, examples: Examples, threat: L0, result: Verification
+    rows: list[Row], model: Model, examples: Dataset, threat: L0, result: Verification
 ) -> None:
     x, y = examples.x, examples.y
     rebuilt, sound = [], []
@@ -311,7 +312,8 @@ def _check_adversarials(
             result.problems.append(f"{who}: largest change is {linf[j]:.6g}, the run says {row['linf']}")
 
 
-def _threat(plan: Mapping[str, Any], x: Tensor) -> L0:
+def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
+    """The threat model that a plan describes, of inputs like x and any budget."""
     low, high = (
         torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
     )

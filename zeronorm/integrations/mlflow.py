@@ -23,7 +23,7 @@ def log_to_mlflow(run: Evaluation | str | os.PathLike[str]) -> str:
     """
     mlflow = require("mlflow", "mlflow")
     evaluation = run if isinstance(run, Evaluation) else Evaluation(os.fspath(run))
-    record = RunFolder(evaluation.run).read_run()
+    record = RunFolder(evaluation.run).read()
     plan = record["plan"]
     if mlflow.active_run() is not None:
         return _log(mlflow, mlflow.active_run(), evaluation, record)

@@ -29,27 +29,27 @@ from torch.autograd.function import once_differentiable
 from zeronorm.kernels.numba import compiled, part, serves
 from zeronorm.kernels.truncated_products import truncated_products
 from zeronorm.kernels.vectors import (
-    FEW,
+    FEW_LANES,
     LANES,
-    above,
-    alike,
-    ascending,
-    at_least,
-    at_most,
-    below,
-    largest_of_both,
+    add_unless,
+    broadcast,
+    greater,
+    greater_equal,
+    less,
+    less_equal,
     load,
     load_few,
-    ones,
-    plus_product_unless,
-    plus_unless,
-    products,
-    smallest_of_both,
-    some_products,
+    load_padded_products,
+    load_products,
+    merge_largest,
+    merge_smallest,
+    multiply,
+    multiply_add_unless,
+    popcount,
+    reduce_sum,
+    sort_lanes,
     store,
-    store_all,
-    times,
-    total,
+    store_rows,
 )
 
 MOST = 16  # dropped at one end, beyond which the networks do not stay in registers
@@ -126,25 +126,25 @@ def _sums(
 ) -> None:
     """Truncated products in the blocks start..stop-1; a bit of `dropped[block, o, i]` for each patch."""
     number = x.dtype.type
-    infinity, zero = number(np.inf), alike(number(0))
+    infinity, zero = number(np.inf), broadcast(number(0))
     outputs, d, blocks, k = weight.shape[0], weight.shape[1], x.shape[1] // LANES, len(size)
     rest = (d - 1) % k + 1  # of the first group, so that the others are whole
-    most, least = np.empty((k, FEW), x.dtype), np.empty((k, FEW), x.dtype)
+    most, least = np.empty((k, FEW_LANES), x.dtype), np.empty((k, FEW_LANES), x.dtype)
     border_above, border_below = np.empty((1, LANES), x.dtype), np.empty((1, LANES), x.dtype)
     full = ~np.uint64(0)
     for block in range(start, stop):
         image, column = block // blocks, block % blocks * LANES
         row = image * d
         for o in range(outputs):
-            for few in range(0, LANES, FEW):
+            for few in range(0, LANES, FEW_LANES):
                 at = column + few
-                high = ascending(some_products(size, x, row, at, weight, o, 0, rest, -infinity))
-                low = ascending(some_products(size, x, row, at, weight, o, 0, rest, infinity))
+                high = sort_lanes(load_padded_products(size, x, row, at, weight, o, 0, rest, -infinity))
+                low = sort_lanes(load_padded_products(size, x, row, at, weight, o, 0, rest, infinity))
                 for i in range(rest, d, k):
-                    group = ascending(products(size, x, row, at, weight, o, i, k, infinity))
-                    high, low = largest_of_both(high, group), smallest_of_both(low, group)
-                store_all(most, high)
-                store_all(least, low)
+                    group = sort_lanes(load_products(size, x, row, at, weight, o, i, k, infinity))
+                    high, low = merge_largest(high, group), merge_smallest(low, group)
+                store_rows(most, high)
+                store_rows(least, low)
                 # where none is to go, any will do
                 store(border_above, 0, few, load_few(most, k - max(top, 1), 0))
                 store(border_below, 0, few, load_few(least, max(bottom, 1) - 1, 0))
@@ -152,21 +152,21 @@ def _sums(
             kept, gone_above, gone_below = zero, 0, 0
             with_above, with_below = full if top else np.uint64(0), full if bottom else np.uint64(0)
             for i in range(d):
-                p = times(load(x, row + i, column), alike(weight[o, i]))
-                high_word = at_least(p, above_here) & with_above
-                low_word = at_most(p, below_here) & with_below
-                gone_above += ones(high_word)
-                gone_below += ones(low_word)
+                p = multiply(load(x, row + i, column), broadcast(weight[o, i]))
+                high_word = greater_equal(p, above_here) & with_above
+                low_word = less_equal(p, below_here) & with_below
+                gone_above += popcount(high_word)
+                gone_below += popcount(low_word)
                 dropped[block, o, i] = high_word | low_word
-                kept = plus_unless(kept, p, high_word | low_word)
+                kept = add_unless(kept, p, high_word | low_word)
             if gone_above != top * LANES or gone_below != bottom * LANES:
                 kept = zero
                 _among_equals(
                     dropped, block, x, row, column, weight, o, border_above, border_below, bottom, top
                 )
                 for i in range(d):
-                    p = times(load(x, row + i, column), alike(weight[o, i]))
-                    kept = plus_unless(kept, p, dropped[block, o, i])
+                    p = multiply(load(x, row + i, column), broadcast(weight[o, i]))
+                    kept = add_unless(kept, p, dropped[block, o, i])
             store(out, image * outputs + o, column, kept)
 
 
@@ -183,20 +183,20 @@ def _among_equals(
         left_above[digit] = ~np.uint64(0) if top >> digit & 1 else np.uint64(0)
         left_below[digit] = ~np.uint64(0) if bottom >> digit & 1 else np.uint64(0)
     for i in range(d):
-        p = times(load(x, row + i, column), alike(weight[o, i]))
-        high_word = above(p, above_here) if top else np.uint64(0)
-        low_word = below(p, below_here) if bottom else np.uint64(0)
+        p = multiply(load(x, row + i, column), broadcast(weight[o, i]))
+        high_word = greater(p, above_here) if top else np.uint64(0)
+        low_word = less(p, below_here) if bottom else np.uint64(0)
         _count_down(left_above, high_word)
         _count_down(left_below, low_word)
         dropped[block, o, i] = high_word | low_word
     for i in range(d):
-        p = times(load(x, row + i, column), alike(weight[o, i]))
-        wanted = at_most(p, below_here) & at_least(p, below_here) & _any(left_below)
+        p = multiply(load(x, row + i, column), broadcast(weight[o, i]))
+        wanted = less_equal(p, below_here) & greater_equal(p, below_here) & _any(left_below)
         _count_down(left_below, wanted)
         dropped[block, o, i] |= wanted
     for i in range(d - 1, -1, -1):
-        p = times(load(x, row + i, column), alike(weight[o, i]))
-        wanted = at_most(p, above_here) & at_least(p, above_here) & _any(left_above)
+        p = multiply(load(x, row + i, column), broadcast(weight[o, i]))
+        wanted = less_equal(p, above_here) & greater_equal(p, above_here) & _any(left_above)
         _count_down(left_above, wanted)
         dropped[block, o, i] |= wanted
 
@@ -223,7 +223,7 @@ def _any(digits: Any) -> Any:
 def _to_patches(start: int, stop: int, dropped: Any, out: Any, g: Any, weight: Any) -> None:
     """out[i, patch] = Σ_o g[o, patch] weight[o, i] where kept, in the blocks start..stop-1."""
     outputs, d, blocks = weight.shape[0], weight.shape[1], g.shape[1] // LANES
-    zero = alike(g.dtype.type(0))
+    zero = broadcast(g.dtype.type(0))
     for block in range(start, stop):
         image, column = block // blocks, block % blocks * LANES
         for i in range(0, d, 4):
@@ -232,10 +232,10 @@ def _to_patches(start: int, stop: int, dropped: Any, out: Any, g: Any, weight: A
             a, b, c, e = zero, zero, zero, zero
             for o in range(outputs):
                 here = load(g, image * outputs + o, column)
-                a = plus_product_unless(a, weight[o, i], here, dropped[block, o, i])
-                b = plus_product_unless(b, weight[o, i2], here, dropped[block, o, i2])
-                c = plus_product_unless(c, weight[o, i3], here, dropped[block, o, i3])
-                e = plus_product_unless(e, weight[o, i4], here, dropped[block, o, i4])
+                a = multiply_add_unless(a, weight[o, i], here, dropped[block, o, i])
+                b = multiply_add_unless(b, weight[o, i2], here, dropped[block, o, i2])
+                c = multiply_add_unless(c, weight[o, i3], here, dropped[block, o, i3])
+                e = multiply_add_unless(e, weight[o, i4], here, dropped[block, o, i4])
             store(out, image * d + i, column, a)
             store(out, image * d + i2, column, b)
             store(out, image * d + i3, column, c)
@@ -246,7 +246,7 @@ def _to_patches(start: int, stop: int, dropped: Any, out: Any, g: Any, weight: A
 def _to_weight(start: int, stop: int, dropped: Any, out: Any, g: Any, x: Any) -> None:
     """out[o, i] = Σ_patch g[o, patch] x[i, patch] where kept, for the outputs start..stop-1."""
     outputs, d, blocks = out.shape[0], out.shape[1], g.shape[1] // LANES
-    zero = alike(g.dtype.type(0))
+    zero = broadcast(g.dtype.type(0))
     for first in range(0, dropped.shape[1], _TOGETHER):
         last = min(first + _TOGETHER, dropped.shape[1])
         for o in range(start, stop):
@@ -254,10 +254,10 @@ def _to_weight(start: int, stop: int, dropped: Any, out: Any, g: Any, x: Any) ->
                 sums = zero
                 for block in range(first, last):
                     image, column = block // blocks, block % blocks * LANES
-                    sums = plus_product_unless(
+                    sums = multiply_add_unless(
                         sums,
                         load(g, image * outputs + o, column),
                         load(x, image * d + i, column),
                         dropped[o, block, i],
                     )
-                out[o, i] += total(sums)
+                out[o, i] += reduce_sum(sums)

@@ -32,25 +32,25 @@ from torch.autograd.function import once_differentiable
 from zeronorm.kernels.numba import compiled, part, serves
 from zeronorm.kernels.vectors import (
     LANES,
-    above,
-    alike,
-    at_least,
-    at_most,
-    below,
-    highest,
-    larger,
-    largest,
+    add_unless,
+    broadcast,
+    first_set_bit,
+    greater,
+    greater_equal,
+    last_set_bit,
+    less,
+    less_equal,
     load,
-    lowest,
-    minus,
-    ones,
-    plus_product,
-    plus_unless,
-    smaller,
-    smallest,
+    maximum,
+    minimum,
+    multiply,
+    multiply_add,
+    negate,
+    popcount,
+    reduce_max,
+    reduce_min,
+    reduce_sum,
     store,
-    times,
-    total,
     where_at_least,
 )
 
@@ -199,29 +199,29 @@ def _sums(
     largest_of, smallest_of = np.empty((1, groups * LANES), x.dtype), np.empty((1, groups * LANES), x.dtype)
     high, low, gone = (np.zeros(chunks, np.uint64), np.zeros(chunks, np.uint64), np.zeros(chunks, np.uint64))
     places, values = np.empty(x.shape[1] + 2, np.int64), np.empty((1, x.shape[1] + LANES), x.dtype)
-    nothing, infinity, end = alike(number(0)), number(np.inf), LANES * (chunks - 1)
-    filled = at_least(load(valid, 0, 0), number(1))
+    nothing, infinity, end = broadcast(number(0)), number(np.inf), LANES * (chunks - 1)
+    filled = greater_equal(load(valid, 0, 0), number(1))
     for first in range(0, outputs, tile):
         for r in range(start, stop):
             for o in range(first, min(first + tile, outputs)):
                 for g in range(groups):
-                    most, least = alike(-infinity), alike(infinity)
+                    most, least = broadcast(-infinity), broadcast(infinity)
                     for c in range(g, chunks - 1, groups):
-                        p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
-                        most, least = larger(p, most), smaller(p, least)
+                        p = multiply(load(x, r, LANES * c), load(weight, o, LANES * c))
+                        most, least = maximum(p, most), minimum(p, least)
                     if (chunks - 1) % groups == g:
-                        p = times(times(load(x, r, end), load(weight, o, end)), load(valid, 0, 0))
-                        most, least = larger(p, most), smaller(p, least)
+                        p = multiply(multiply(load(x, r, end), load(weight, o, end)), load(valid, 0, 0))
+                        most, least = maximum(p, most), minimum(p, least)
                     store(largest_of, 0, LANES * g, most)
-                    store(smallest_of, 0, LANES * g, minus(least))
+                    store(smallest_of, 0, LANES * g, negate(least))
                 above_here, below_here = infinity, -infinity
                 if top:
                     above_here = _threshold(largest_of, groups, top, max(3, top // 4))
                 if bottom:
                     below_here = -_threshold(smallest_of, groups, bottom, max(3, bottom // 4))
                 for c in range(chunks):
-                    p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
-                    high[c], low[c] = at_least(p, above_here), at_most(p, below_here)
+                    p = multiply(load(x, r, LANES * c), load(weight, o, LANES * c))
+                    high[c], low[c] = greater_equal(p, above_here), less_equal(p, below_here)
                 high[chunks - 1] &= filled
                 low[chunks - 1] &= filled
                 if bottom:
@@ -233,11 +233,11 @@ def _sums(
                     gone[i >> 6] |= _ONE << np.uint64(i & 63)
                 kept = nothing
                 for c in range(chunks):
-                    kept = plus_unless(
-                        kept, times(load(x, r, LANES * c), load(weight, o, LANES * c)), gone[c]
+                    kept = add_unless(
+                        kept, multiply(load(x, r, LANES * c), load(weight, o, LANES * c)), gone[c]
                     )
                     gone[c] = 0
-                out[r, o] = total(kept)
+                out[r, o] = reduce_sum(kept)
 
 
 @part
@@ -245,10 +245,10 @@ def _threshold(values: Any, groups: int, k: int, slack: int) -> Any:
     """A number that k of the values reach, and at most k + slack of them unless the next smaller are equal."""
     number = values.dtype.type
     infinity, half, finite = number(np.inf), number(0.5), np.finfo(values.dtype).max
-    most = alike(-infinity)
+    most = broadcast(-infinity)
     for g in range(groups):
-        most = larger(load(values, 0, LANES * g), most)
-    high = largest(most)
+        most = maximum(load(values, 0, LANES * g), most)
+    high = reduce_max(most)
     if _count_at_least(values, groups, high) >= k:
         return high
     low = _next_at_least(values, groups, -finite)
@@ -281,7 +281,7 @@ def _threshold(values: Any, groups: int, k: int, slack: int) -> Any:
 def _count_at_least(values: Any, groups: int, number: Any) -> Any:
     count = 0
     for g in range(groups):
-        count += ones(at_least(load(values, 0, LANES * g), number))
+        count += popcount(greater_equal(load(values, 0, LANES * g), number))
     return count
 
 
@@ -289,17 +289,17 @@ def _count_at_least(values: Any, groups: int, number: Any) -> Any:
 def _count_above(values: Any, groups: int, number: Any) -> Any:
     count = 0
     for g in range(groups):
-        count += ones(above(load(values, 0, LANES * g), number))
+        count += popcount(greater(load(values, 0, LANES * g), number))
     return count
 
 
 @part
 def _next_at_least(values: Any, groups: int, number: Any) -> Any:
     infinity = values.dtype.type(np.inf)
-    least = alike(infinity)
+    least = broadcast(infinity)
     for g in range(groups):
-        least = smaller(where_at_least(load(values, 0, LANES * g), number, infinity), least)
-    return smallest(least)
+        least = minimum(where_at_least(load(values, 0, LANES * g), number, infinity), least)
+    return reduce_min(least)
 
 
 @part
@@ -314,7 +314,7 @@ def _choose(
     chunks = len(marked)
     count = 0
     for c in range(chunks):
-        count += ones(marked[c])
+        count += popcount(marked[c])
     if count > 4 * k + LANES and _choose_among_equals(marked, k, x, r, weight, o, sign, border, dropped, n):
         return
     _unpack(marked, places)
@@ -323,7 +323,7 @@ def _choose(
             dropped[r, o, n + j] = places[j]
         return
     groups = (count + LANES - 1) // LANES
-    store(values, 0, LANES * (groups - 1), alike(values.dtype.type(np.nan)))
+    store(values, 0, LANES * (groups - 1), broadcast(values.dtype.type(np.nan)))
     for j in range(count):
         product = weight[o, places[j]] * x[r, places[j]]
         values[0, j] = product if sign > 0 else -product
@@ -331,14 +331,14 @@ def _choose(
     spare = _count_at_least(values, groups, least) - k  # so many of those equal to the least are left
     for step in range(groups):
         g = step if sign > 0 else groups - 1 - step
-        word = above(load(values, 0, LANES * g), least)
-        equal = at_least(load(values, 0, LANES * g), least) & ~word
+        word = greater(load(values, 0, LANES * g), least)
+        equal = greater_equal(load(values, 0, LANES * g), least) & ~word
         while spare > 0 and equal:
-            equal &= ~(_ONE << np.uint64(lowest(equal) if sign > 0 else highest(equal)))
+            equal &= ~(_ONE << np.uint64(first_set_bit(equal) if sign > 0 else last_set_bit(equal)))
             spare -= 1
         word |= equal
         while word:
-            dropped[r, o, n] = places[LANES * g + lowest(word)]
+            dropped[r, o, n] = places[LANES * g + first_set_bit(word)]
             word &= word - _ONE
             n += 1
 
@@ -352,23 +352,23 @@ def _choose_among_equals(
     chunks = len(marked)
     beyond = 0
     for c in range(chunks):
-        p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
-        beyond += ones((above(p, border) if sign > 0 else below(p, border)) & marked[c])
+        p = multiply(load(x, r, LANES * c), load(weight, o, LANES * c))
+        beyond += popcount((greater(p, border) if sign > 0 else less(p, border)) & marked[c])
     if beyond >= k:
         return False
     wanted = k - beyond
     for step in range(chunks):
         c = step if sign < 0 else chunks - 1 - step
-        p = times(load(x, r, LANES * c), load(weight, o, LANES * c))
-        word = (above(p, border) if sign > 0 else below(p, border)) & marked[c]
+        p = multiply(load(x, r, LANES * c), load(weight, o, LANES * c))
+        word = (greater(p, border) if sign > 0 else less(p, border)) & marked[c]
         equal = marked[c] & ~word
         while wanted > 0 and equal:
-            bit = _ONE << np.uint64(highest(equal) if sign > 0 else lowest(equal))
+            bit = _ONE << np.uint64(last_set_bit(equal) if sign > 0 else first_set_bit(equal))
             equal &= ~bit
             word |= bit
             wanted -= 1
         while word:
-            dropped[r, o, n] = LANES * c + lowest(word)
+            dropped[r, o, n] = LANES * c + first_set_bit(word)
             word &= word - _ONE
             n += 1
     return True
@@ -379,13 +379,13 @@ def _unpack(marked: Any, places: Any) -> None:
     """The places of all bits.  Most words have two at most, which are written whether they are there or not."""
     n = 0
     for c in range(len(marked)):
-        word, count = marked[c], ones(marked[c])
-        places[n] = LANES * c + lowest(word)
+        word, count = marked[c], popcount(marked[c])
+        places[n] = LANES * c + first_set_bit(word)
         word &= word - _ONE
-        places[n + 1] = LANES * c + lowest(word)
+        places[n + 1] = LANES * c + first_set_bit(word)
         for j in range(2, count):
             word &= word - _ONE
-            places[n + j] = LANES * c + lowest(word)
+            places[n + j] = LANES * c + first_set_bit(word)
         n += count
 
 
@@ -410,10 +410,10 @@ def _rows(start: int, stop: int, dropped: Any, out: Any, G: Any, M: Any, tile: i
                     G[r, s + 3] if s + 3 < last else M.dtype.type(0),
                 )
                 for i in range(0, M.shape[1], LANES):
-                    sums = plus_product(load(out, r, i), g_a, load(scratch, t, i))
-                    sums = plus_product(sums, g_b, load(scratch, t + 1, i))
-                    sums = plus_product(sums, g_c, load(scratch, t + 2, i))
-                    store(out, r, i, plus_product(sums, g_d, load(scratch, t + 3, i)))
+                    sums = multiply_add(load(out, r, i), g_a, load(scratch, t, i))
+                    sums = multiply_add(sums, g_b, load(scratch, t + 1, i))
+                    sums = multiply_add(sums, g_c, load(scratch, t + 2, i))
+                    store(out, r, i, multiply_add(sums, g_d, load(scratch, t + 3, i)))
                 for t in range(s, min(s + 4, last)):
                     for j in range(left_out):
                         scratch[t - first, dropped[r, t, j]] = M[t, dropped[r, t, j]]

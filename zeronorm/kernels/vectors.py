@@ -1,11 +1,11 @@
-"""Many numbers at a time within kernels: LLVM's vectors, which it cuts to the width the processor has.
+"""Vector instructions for kernels: LLVM's vectors of 64 numbers, which it cuts to the processor's width.
 
-Sixty-four of them, or sixteen where so many vectors are at work that they would not all stay in registers.
+Vectors of 16 serve where so many are at work that longer ones would not all stay in registers.
 
-A compiler makes vectors of simple loops by itself.  It does not where a loop asks *which* of its numbers pass a
-comparison; here the answer is one word, a bit for each lane.  All of these are functions for kernels
-(`zeronorm.kernels.numba`) over float32 or float64; comparisons with NaN are false, and no rounding is rearranged
-except in `total` and `plus_product`.
+A compiler vectorises simple loops by itself.  It does not where a loop asks *which* of its numbers pass a comparison;
+here the answer is a mask, one word with a bit for each lane.  All of these are functions for kernels
+(`zeronorm.kernels.numba`) over float32 or float64.  A comparison with NaN is false, and roundings are those of the
+operations as written, except in `reduce_sum` and `multiply_add`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 LANES = 64
-FEW = 16
+FEW_LANES = 16
 
 _ELEMENT = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 _SUFFIX = {types.float32: "f32", types.float64: "f64"}
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
-class Lanes(types.Type):
-    """The type of 64 numbers in kernels, or of another count."""
+class Vector(types.Type):
+    """The type of a vector in kernels: 64 numbers, or another count."""
 
     def __init__(self, dtype: Any, count: int = LANES) -> None:
         self.dtype, self.count = dtype, count
-        super().__init__(name=f"Lanes({dtype}, {count})")
+        super().__init__(name=f"Vector({dtype}, {count})")
 
 
-@register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _vector(kind))
+        super().__init__(manager, kind, _llvm_vector(kind))
 
 
-def _vector(kind: Lanes) -> Any:
+def _llvm_vector(kind: Vector) -> Any:
     return ir.VectorType(_ELEMENT[kind.dtype], kind.count)
 
 
@@ -55,7 +55,7 @@ def _in_kernels(function: Callable[..., Any]) -> Any:
 
 def _loading(count: int) -> Any:
     def function(typing: Any, array: Any, row: Any, start: Any) -> Any:
-        numbers = Lanes(array.dtype, count)
+        numbers = Vector(array.dtype, count)
 
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             place = _place(context, builder, signature.args[0], numbers, *values)
@@ -67,12 +67,12 @@ def _loading(count: int) -> Any:
     return intrinsic(function)
 
 
-load, load_few = _loading(LANES), _loading(FEW)
+load, load_few = _loading(LANES), _loading(FEW_LANES)
 
 
 @_in_kernels
 def store(typing: Any, array: Any, row: Any, start: Any, numbers: Any) -> Any:
-    """`array[row, start : start + 64] = numbers` in a contiguous matrix, unchecked; of few numbers, as many."""
+    """`array[row, start : start + 64] = numbers` in a contiguous matrix, unchecked; a short vector fills as many."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         place = _place(context, builder, signature.args[0], numbers, *values[:3])
@@ -82,19 +82,19 @@ def store(typing: Any, array: Any, row: Any, start: Any, numbers: Any) -> Any:
     return types.void(array, types.intp, types.intp, numbers), emit
 
 
-def _place(context: Any, builder: Any, kind: Any, numbers: Lanes, array: Any, row: Any, start: Any) -> Any:
+def _place(context: Any, builder: Any, kind: Any, numbers: Vector, array: Any, row: Any, start: Any) -> Any:
     made = context.make_array(kind)(context, builder, array)
     pointer = cgutils.get_item_pointer(context, builder, kind, made, [row, start])
-    return builder.bitcast(pointer, _vector(numbers).as_pointer())
+    return builder.bitcast(pointer, _llvm_vector(numbers).as_pointer())
 
 
 @_in_kernels
-def alike(typing: Any, number: Any) -> Any:
+def broadcast(typing: Any, number: Any) -> Any:
     """The number in every lane."""
-    return Lanes(number)(number), lambda context, builder, signature, values: _alike(builder, values[0])
+    return Vector(number)(number), lambda context, builder, signature, values: _broadcast(builder, values[0])
 
 
-def _alike(builder: Any, number: Any, count: int = LANES) -> Any:
+def _broadcast(builder: Any, number: Any, count: int = LANES) -> Any:
     kind = ir.VectorType(number.type, count)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
     everywhere = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
@@ -112,62 +112,62 @@ def _of_two(make: Callable[[Any, Any, Any], Any], meaning: str) -> Any:
     return intrinsic(function)
 
 
-times = _of_two(lambda builder, a, b: builder.fmul(a, b), "a * b")
+multiply = _of_two(lambda builder, a, b: builder.fmul(a, b), "a * b")
 
 
-def _larger(builder: Any, a: Any, b: Any) -> Any:
+def _maximum(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def _smaller(builder: Any, a: Any, b: Any) -> Any:
+def _minimum(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-larger = _of_two(_larger, "the larger of a and b; b where a is NaN")
-smaller = _of_two(_smaller, "the smaller of a and b; b where a is NaN")
+maximum = _of_two(_maximum, "the larger of a and b; b where a is NaN")
+minimum = _of_two(_minimum, "the smaller of a and b; b where a is NaN")
 
 
 @_in_kernels
-def minus(typing: Any, a: Any) -> Any:
+def negate(typing: Any, a: Any) -> Any:
     """-a"""
     return a(a), lambda context, builder, signature, values: builder.fneg(values[0])
 
 
 @_in_kernels
-def plus_product(typing: Any, a: Any, factor: Any, b: Any) -> Any:
+def multiply_add(typing: Any, a: Any, factor: Any, b: Any) -> Any:
     """a + factor * b for one number `factor`, rounded once where the processor can."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         a, factor, b = values
-        product = builder.fmul(_alike(builder, factor), b, flags=["contract"])
+        product = builder.fmul(_broadcast(builder, factor), b, flags=["contract"])
         return builder.fadd(a, product, flags=["contract"])
 
     return a(a, factor, b), emit
 
 
 @_in_kernels
-def plus_product_unless(typing: Any, a: Any, factor: Any, b: Any, word: Any) -> Any:
-    """a + factor * b in the lanes whose bit of `word` is 0, a in the others; `factor` a number, or lanes too."""
+def multiply_add_unless(typing: Any, a: Any, factor: Any, b: Any, mask: Any) -> Any:
+    """a + factor * b in the lanes whose bit of `mask` is 0, a in the others; `factor` is a number or a vector."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        a, factor, b, word = values
-        factor = factor if isinstance(signature.args[1], Lanes) else _alike(builder, factor)
+        a, factor, b, mask = values
+        factor = factor if isinstance(signature.args[1], Vector) else _broadcast(builder, factor)
         together = builder.fadd(a, builder.fmul(factor, b, flags=["contract"]), flags=["contract"])
-        return builder.select(builder.bitcast(word, _MASK), a, together)
+        return builder.select(builder.bitcast(mask, _MASK), a, together)
 
-    return a(a, factor, b, word), emit
+    return a(a, factor, b, mask), emit
 
 
 @_in_kernels
-def plus_unless(typing: Any, a: Any, b: Any, word: Any) -> Any:
-    """a + b in the lanes whose bit of `word` is 0, a in the others."""
+def add_unless(typing: Any, a: Any, b: Any, mask: Any) -> Any:
+    """a + b in the lanes whose bit of `mask` is 0, a in the others."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        a, b, word = values
+        a, b, mask = values
         zero = ir.Constant(b.type, [0.0] * LANES)
-        return builder.fadd(a, builder.select(builder.bitcast(word, _MASK), zero, b))
+        return builder.fadd(a, builder.select(builder.bitcast(mask, _MASK), zero, b))
 
-    return a(a, b, word), emit
+    return a(a, b, mask), emit
 
 
 @_in_kernels
@@ -176,40 +176,40 @@ def where_at_least(typing: Any, a: Any, number: Any, other: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         a, number, other = values
-        passed = builder.fcmp_ordered(">=", a, _alike(builder, number))
-        return builder.select(passed, a, _alike(builder, other))
+        passed = builder.fcmp_ordered(">=", a, _broadcast(builder, number))
+        return builder.select(passed, a, _broadcast(builder, other))
 
     return a(a, number, other), emit
 
 
-# -- which lanes: one bit each -----------------------------------------------------------------------------
+# -- masks: one bit for each lane --------------------------------------------------------------------------
 
 
-def _which(comparison: str) -> Any:
+def _comparison(comparison: str) -> Any:
     def function(typing: Any, a: Any, number: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             a, number = values
-            number = number if isinstance(signature.args[1], Lanes) else _alike(builder, number)
+            number = number if isinstance(signature.args[1], Vector) else _broadcast(builder, number)
             return builder.bitcast(builder.fcmp_ordered(comparison, a, number), ir.IntType(LANES))
 
         return types.uint64(a, number), emit
 
-    function.__doc__ = f"A bit for each lane: a {comparison} number, which may be other lanes."
+    function.__doc__ = f"A mask: a {comparison} number, which may be a vector too."
     return intrinsic(function)
 
 
-at_least, at_most, above, below = map(_which, (">=", "<=", ">", "<"))
+greater_equal, less_equal, greater, less = map(_comparison, (">=", "<=", ">", "<"))
 
 
 @_in_kernels
-def ones(typing: Any, word: Any) -> Any:
-    """How many bits of the word are 1."""
+def popcount(typing: Any, mask: Any) -> Any:
+    """How many bits of the mask are 1."""
     return types.int64(types.uint64), lambda context, builder, signature, values: builder.ctpop(values[0])
 
 
 @_in_kernels
-def lowest(typing: Any, word: Any) -> Any:
-    """The place of the lowest 1 of the word; 64 if there is none."""
+def first_set_bit(typing: Any, mask: Any) -> Any:
+    """The index of the lowest bit that is 1; 64 if there is none."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.cttz(values[0], ir.Constant(ir.IntType(1), 0))
@@ -218,8 +218,8 @@ def lowest(typing: Any, word: Any) -> Any:
 
 
 @_in_kernels
-def highest(typing: Any, word: Any) -> Any:
-    """The place of the highest 1 of the word; -1 if there is none."""
+def last_set_bit(typing: Any, mask: Any) -> Any:
+    """The index of the highest bit that is 1; -1 if there is none."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         zeros = builder.ctlz(values[0], ir.Constant(ir.IntType(1), 0))
@@ -228,10 +228,10 @@ def highest(typing: Any, word: Any) -> Any:
     return types.int64(types.uint64), emit
 
 
-# -- over all lanes ----------------------------------------------------------------------------------------
+# -- reductions over all lanes -----------------------------------------------------------------------------
 
 
-def _over_all(name: str, meaning: str, flags: list[str], *start: float) -> Any:
+def _reduction(name: str, meaning: str, flags: list[str], *start: float) -> Any:
     def function(typing: Any, a: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             numbers, element = values[0].type, values[0].type.element
@@ -247,16 +247,18 @@ def _over_all(name: str, meaning: str, flags: list[str], *start: float) -> Any:
     return intrinsic(function)
 
 
-largest = _over_all("fmax", "The largest of the lanes, none of which may be NaN.", ["nnan"])
-smallest = _over_all("fmin", "The smallest of the lanes, none of which may be NaN.", ["nnan"])
-total = _over_all("fadd", "The sum of the lanes, in an order that is always the same.", ["reassoc"], 0.0)
+reduce_max = _reduction("fmax", "The largest of the lanes, none of which may be NaN.", ["nnan"])
+reduce_min = _reduction("fmin", "The smallest of the lanes, none of which may be NaN.", ["nnan"])
+reduce_sum = _reduction(
+    "fadd", "The sum of the lanes, in an order that is always the same.", ["reassoc"], 0.0
+)
 
 
 # -- several vectors, lane by lane -------------------------------------------------------------------------
 # A tuple of vectors, as many as a power of two, holds as many numbers in each lane.
 
 
-def _products(is_whole: bool) -> Any:
+def _loading_products(is_whole: bool) -> Any:
     def function(
         typing: Any,
         like: Any,
@@ -269,7 +271,7 @@ def _products(is_whole: bool) -> Any:
         count: Any,
         pad: Any,
     ) -> Any:
-        numbers = Lanes(x.dtype, FEW)
+        numbers = Vector(x.dtype, FEW_LANES)
 
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             _, x_, row, start, weight_, o, i, count, pad = values
@@ -285,11 +287,11 @@ def _products(is_whole: bool) -> Any:
                 pointer = cgutils.get_item_pointer(context, builder, weight, weights, [o, at])
                 product = builder.fmul(
                     builder.load(place, align=x.dtype.bitwidth // 8),
-                    _alike(builder, builder.load(pointer), FEW),
+                    _broadcast(builder, builder.load(pointer), FEW_LANES),
                 )
                 if not is_whole:
                     there = builder.icmp_signed("<", ir.Constant(i.type, j), count)
-                    product = builder.select(there, product, _alike(builder, pad, FEW))
+                    product = builder.select(there, product, _broadcast(builder, pad, FEW_LANES))
                 vectors.append(product)
             return cgutils.pack_array(builder, vectors)
 
@@ -304,7 +306,7 @@ def _products(is_whole: bool) -> Any:
     return intrinsic(function)
 
 
-products, some_products = _products(True), _products(False)
+load_products, load_padded_products = _loading_products(True), _loading_products(False)
 
 
 def _of_tuples(make: Callable[[Any, list[Any], list[Any]], list[Any]], meaning: str) -> Any:
@@ -319,12 +321,12 @@ def _of_tuples(make: Callable[[Any, list[Any], list[Any]], list[Any]], meaning: 
     return intrinsic(function)
 
 
-def _exchange(builder: Any, vectors: list[Any], low: int, high: int) -> None:
+def _compare_exchange(builder: Any, vectors: list[Any], low: int, high: int) -> None:
     a, b = vectors[low], vectors[high]
-    vectors[low], vectors[high] = _smaller(builder, a, b), _larger(builder, a, b)
+    vectors[low], vectors[high] = _minimum(builder, a, b), _maximum(builder, a, b)
 
 
-def _sorted(builder: Any, vectors: list[Any]) -> list[Any]:
+def _odd_even_merge_sort(builder: Any, vectors: list[Any]) -> list[Any]:
     """Batcher's odd-even merge sort (1968)."""
     vectors, count = list(vectors), len(vectors)
     p = 1
@@ -334,49 +336,51 @@ def _sorted(builder: Any, vectors: list[Any]) -> list[Any]:
             for j in range(q % p, count - q, 2 * q):
                 for i in range(min(q, count - j - q)):
                     if (i + j) // (2 * p) == (i + j + q) // (2 * p):
-                        _exchange(builder, vectors, i + j, i + j + q)
+                        _compare_exchange(builder, vectors, i + j, i + j + q)
             q //= 2
         p *= 2
     return vectors
 
 
-def _smoothed(builder: Any, vectors: list[Any]) -> list[Any]:
-    """Of numbers that rise and then fall, or fall and then rise: ascending."""
+def _bitonic_merge(builder: Any, vectors: list[Any]) -> list[Any]:
+    """Batcher's bitonic merge (1968): sorts numbers that rise and then fall, or fall and then rise."""
     q = len(vectors) // 2
     while q:
         for i in range(len(vectors)):
             if not i & q:
-                _exchange(builder, vectors, i, i + q)
+                _compare_exchange(builder, vectors, i, i + q)
         q //= 2
     return vectors
 
 
 @_in_kernels
-def ascending(typing: Any, vectors: Any) -> Any:
-    """The numbers of each lane in ascending order; none may be NaN."""
+def sort_lanes(typing: Any, vectors: Any) -> Any:
+    """Sort the numbers of each lane, ascending; none may be NaN."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return cgutils.pack_array(builder, _sorted(builder, cgutils.unpack_tuple(builder, values[0])))
+        return cgutils.pack_array(
+            builder, _odd_even_merge_sort(builder, cgutils.unpack_tuple(builder, values[0]))
+        )
 
     return vectors(vectors), emit
 
 
-largest_of_both = _of_tuples(
-    lambda builder, a, b: _smoothed(
-        builder, [_larger(builder, u, v) for u, v in zip(a, reversed(b), strict=True)]
+merge_largest = _of_tuples(
+    lambda builder, a, b: _bitonic_merge(
+        builder, [_maximum(builder, u, v) for u, v in zip(a, reversed(b), strict=True)]
     ),
     "The larger half of the numbers in two ascending tuples, lane by lane, ascending.",
 )
-smallest_of_both = _of_tuples(
-    lambda builder, a, b: _smoothed(
-        builder, [_smaller(builder, u, v) for u, v in zip(a, reversed(b), strict=True)]
+merge_smallest = _of_tuples(
+    lambda builder, a, b: _bitonic_merge(
+        builder, [_minimum(builder, u, v) for u, v in zip(a, reversed(b), strict=True)]
     ),
     "The smaller half of the numbers in two ascending tuples, lane by lane, ascending.",
 )
 
 
 @_in_kernels
-def store_all(typing: Any, array: Any, vectors: Any) -> Any:
+def store_rows(typing: Any, array: Any, vectors: Any) -> Any:
     """`array[n, :16] = vectors[n]` for each n, in a contiguous matrix, unchecked."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
 
-Matrix = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 _ORTHONORMAL = 1e-9  # how far from 1 or 0 an inner product of two basis functions may be
 
@@ -124,7 +124,7 @@ def check_wavelet(wavelet: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _step(wavelet: str, n: int) -> Matrix:
+def _step(wavelet: str, n: int) -> Floats:
     """One level of a signal of length n: n/2 averages, then n/2 details, one in each row."""
     matrix = np.concatenate(pywt.dwt(np.eye(n), wavelet, "periodization", axis=0))
     matrix.flags.writeable = False

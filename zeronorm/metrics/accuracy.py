@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeronorm.errors import ArgumentError
+from zeronorm.metrics.clopper_pearson import at_least, at_most
 
 Distances = Sequence[float | int] | npt.NDArray[Any]
 
@@ -34,11 +35,7 @@ def interval(successes: SupportsIndex, n: SupportsIndex, confidence: float = 0.9
     if not 0 <= successes <= n:
         raise ArgumentError(f"successes: expected an integer between 0 and {n}, got {successes}")
     tail = (1 - check_confidence(confidence)) / 2
-    from scipy.special import betaincinv  # slow to import, and reading the definition needs none of it
-
-    low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
-    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
-    return low, high
+    return float(at_least(successes, n, tail)), float(at_most(successes, n, tail))
 
 
 def robust_accuracy(

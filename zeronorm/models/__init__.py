@@ -16,11 +16,13 @@ from zeronorm.models.checkpoint import load as load
 from zeronorm.models.checkpoint import save as save
 from zeronorm.models.classifier import Classifier as Classifier
 from zeronorm.models.classifier import build as build
+from zeronorm.models.nearest_neighbour import NearestNeighbour as NearestNeighbour
 from zeronorm.models.normalize import Normalize as Normalize
 
 __all__ = [
     "BlackBox",
     "Classifier",
+    "NearestNeighbour",
     "Normalize",
     "available",
     "build",

@@ -74,6 +74,8 @@ def describe(model: Any) -> dict[str, Any]:
     else:
         named = model if hasattr(model, "__qualname__") else type(model)
         facts = {"architecture": f"{named.__module__}.{named.__qualname__}"}
+        if isinstance(getattr(model, "certificate", None), str):  # a smoothed classifier: how it votes
+            facts["arguments"] = model.arguments
     if isinstance(model, nn.Module):
         facts |= {"parameters": _size(model), "digest": digest(model)}
     return facts

@@ -132,7 +132,8 @@ def build(
     made["in_channels"] = checks.integer("in_channels", made["in_channels"], 1)
     made["classes"] = checks.integer("classes", made["classes"], 2)
     made["image_size"] = sides(made["image_size"])
-    normalize = _normalize(mean, std, made["in_channels"])
+    truncates = bool(truncation or made.get("truncation"))
+    normalize = _normalize(mean, std, made["in_channels"], truncates)
     if front_end is not None:
         normalize = nn.Sequential(sparsifies := _front_end(front_end, architecture, made), normalize)
     # seeding this generator alone: torch.manual_seed would move those of other devices too
@@ -181,7 +182,9 @@ def _front_end(given: Any, architecture: str, made: Mapping[str, Any]) -> Sparsi
     return front_end
 
 
-def _normalize(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> nn.Module:
+def _normalize(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, saturates: bool
+) -> nn.Module:
     if mean is None and std is None:
         return nn.Identity()
     for name, values, low in (("mean", mean, -math.inf), ("std", std, 0.0)):
@@ -190,4 +193,4 @@ def _normalize(mean: Sequence[float] | None, std: Sequence[float] | None, channe
         for value in values:
             checks.real(name, value, low, open_low=True)
     assert mean is not None and std is not None
-    return Normalize(mean, std)
+    return Normalize(mean, std, saturates=saturates)

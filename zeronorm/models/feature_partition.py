@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zeronorm import checks
@@ -124,17 +124,24 @@ class FeaturePartition(nn.Module):
         kinds = 1 if shared else self.groups
         sizes = [in_channels * size, *widths, classes]
         # a first layer for each partition, since their groups are of different shapes
-        self.first = nn.ModuleList(_Grouped(kinds, sizes[0], sizes[1]) for _ in members)
+        self.first = nn.ModuleList(Grouped(kinds, sizes[0], sizes[1]) for _ in members)
         self.place = nn.Parameter(torch.zeros(self.partitions, self.groups, sizes[1]))
-        self.rest = nn.ModuleList(_Grouped(kinds, i, o) for i, o in pairwise(sizes[1:]))
+        self.rest = nn.ModuleList(Grouped(kinds, i, o) for i, o in pairwise(sizes[1:]))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b j"]:
-        """Soft votes: each class's smallest lead, in changed pixels; above r, and r changes may not undo it."""
+        """Soft votes: each class's smallest lead, in changed pixels; above r, and r changes may not undo it.
+
+        A group has no vote where one of its scores overflows or is none.
+
+        **Raises:** `ArgumentError` for inputs that are not finite.
+        """
+        checks.examples(x)
         with torch.autocast(x.device.type, enabled=False):
             if self.hard:
-                u = self.scores(x, 0)
+                u, counts = _with_votes(self.scores(x, 0))
                 shares = u.softmax(2).sum(1)
-                return F.one_hot(u.argmax(2), self.classes).to(u).sum(1) + (shares - shares.detach())
+                votes = F.one_hot(u.argmax(2), self.classes).to(u) * counts
+                return votes.sum(1) + (shares - shares.detach())
             lead = x.new_zeros(len(x), self.classes, self.classes)
             for v in range(self.partitions):
                 s = self.preferences(x, v) * UNIT
@@ -145,23 +152,30 @@ class FeaturePartition(nn.Module):
 
     def preferences(self, x: Float[Tensor, "b c h w"], partition: int) -> Float[Tensor, "b t i j"]:
         """How much each group prefers i to j, in [-1, 1], before rounding; gradients pass the clip."""
-        s = _clipped(self.scores(x, partition))
+        s = _clipped(_with_votes(self.scores(x, partition))[0])
         if self.mirrored:
-            s = (s + _clipped(self.scores(x.flip(3), partition))[:, self.reflected[partition]]) / 2
+            mirrored = _with_votes(self.scores(x.flip(3), partition))[0]
+            s = (s + _clipped(mirrored)[:, self.reflected[partition]]) / 2
         return s
 
     def scores(
         self, x: Float[Tensor, "b c h w"], partition: int, groups: Int[Tensor, "t"] | slice = slice(None)
     ) -> Float[Tensor, "b t j"]:
         """u, what (some of) the groups' networks say of every class."""
-        seen = F.pad(x.flatten(2), (0, 1))[:, :, self.members[partition, groups]]  # (b, c, t, p)
-        z = self.first[partition](seen.transpose(1, 2).flatten(2), groups) + self.place[partition, groups]
+        z = self.first[partition](self.seen(x, partition, groups), groups) + self.place[partition, groups]
         for layer in self.rest:
             z = layer(F.relu(z), groups)
         return z
 
+    def seen(
+        self, x: Float[Tensor, "b c h w"], partition: int, groups: Int[Tensor, "t"] | slice = slice(None)
+    ) -> Float[Tensor, "b t d"]:
+        """What (some of) the groups' networks see: the channels of their pixels."""
+        pixels = F.pad(x.flatten(2), (0, 1))[:, :, self.members[partition, groups]]  # (b, c, t, p)
+        return pixels.transpose(1, 2).flatten(2)
 
-class _Grouped(nn.Module):
+
+class Grouped(nn.Module):
     """A linear layer for all groups, or one for each."""
 
     def __init__(self, kinds: int, inputs: int, outputs: int) -> None:
@@ -177,8 +191,14 @@ class _Grouped(nn.Module):
         return torch.baddbmm(bias[:, None], z.transpose(0, 1), weight).transpose(0, 1)
 
 
+def _with_votes(u: Float[Tensor, "b t j"]) -> tuple[Float[Tensor, "b t j"], Bool[Tensor, "b t 1"]]:
+    """Scores, all 0 in a group of which one is no finite number, and which groups have a vote."""
+    finite = u.isfinite().all(2, keepdim=True)
+    return torch.where(finite, u, 0.0), finite
+
+
 def _clipped(u: Float[Tensor, "b t j"]) -> Float[Tensor, "b t i j"]:
-    d = u[..., None] - u[..., None, :]
+    d = (u[..., None] - u[..., None, :]).nan_to_num()  # of huge scores it may overflow
     # a saturated group still tells an attack which way it leans
     return d.detach().clamp(-1, 1) + (d - d.detach())
 

@@ -94,7 +94,11 @@ class L0Lipschitz(nn.Module):
         self.register_buffer("opposite", opposite, persistent=False)
 
     def forward(self, x: Float[Tensor, "b c i w"]) -> Float[Tensor, "b j"]:
-        """Each class's smallest margin over another, in pixels: more than r, and r changes cannot take it below 0."""
+        """Each class's smallest margin over another, in pixels: more than r, and r changes cannot take it below 0.
+
+        **Raises:** `ArgumentError` for inputs that are not finite.
+        """
+        checks.examples(x)
         return self.margins(x).view(len(x), self.classes, -1).amin(2).to(x.dtype) / (2 * STEP)
 
     def margins(self, x: Float[Tensor, "b c i w"]) -> Int[Tensor, "b h"]:
@@ -103,7 +107,9 @@ class L0Lipschitz(nn.Module):
 
     def margins_of(self, encoded: Float[Tensor, "s b pq"]) -> Int[Tensor, "b h"]:
         """As `margins`, of encoded images."""
-        exact = torch.float32 if encoded.shape[2] * STEP < 2**24 else torch.float64
+        # the largest sum there can be: float32 holds whole numbers up to 2^24, float64 all that these types add up to
+        most = 128 * encoded.shape[2] + int(self.offsets.long().abs().max())
+        exact = torch.float32 if most < 2**24 else torch.float64
         with torch.autocast(encoded.device.type, enabled=False):
             tables, offsets = self.tables.to(exact), self.offsets.to(exact)
             z = torch.baddbmm(offsets[:, None], encoded.to(exact), tables.transpose(1, 2))

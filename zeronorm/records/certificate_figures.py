@@ -55,10 +55,24 @@ class CertificateSummary:
     seconds: float
     examples: Ints
     radii: Floats
+    unit: str  # what radii count
+    arithmetic: str | None  # the program that proofs are about: deployed, real; None: the run does not say
+    broken: (
+        Floats | None
+    )  # changes by which counterexamples were found, infinity without; of a method that looks for them
 
     def at(self, k: int) -> Share:
         """The share proved right within k changes, whether or not any radius reaches so far."""
         return Share(int((self.radii >= k).sum()), self.n)
+
+    def broken_at(self, k: int) -> Share | None:
+        """The share wrong on the unchanged input, or by a counterexample within k changes; None: nobody looked."""
+        return None if self.broken is None else Share(int((self.broken <= k).sum()), self.n)
+
+    @property
+    def votes(self) -> bool:
+        """Whether the method counts votes."""
+        return "alpha" in self.run["plan"]["method"]["options"]
 
     @property
     def failure_probability(self) -> float:
@@ -88,8 +102,18 @@ def summarise_certificates(run: Mapping[str, Any], rows: pa.Table) -> Certificat
     )
     right = np.array([a == y for a, y in zip(columns["answer"], columns["label"], strict=True)], dtype=bool)
     labels = np.array(columns["label"], dtype=np.int64)
+    told = plan["method"]
+    broken = None
+    if "seconds" in told or any(found is not None for found in rows["broken"].to_pylist()):
+        broken = np.array(
+            [
+                0.0 if not ok else math.inf if k is None else k
+                for ok, k in zip(right, rows["broken"].to_pylist(), strict=True)
+            ]
+        )
     finite = radii[np.isfinite(radii)]
-    last = min(int(finite.max(initial=0)) + 1, math.prod(shape[1:] or shape))
+    unit = told.get("unit", "pixel")
+    last = min(int(finite.max(initial=0)) + 1, math.prod((shape[1:] or shape) if unit == "pixel" else shape))
     shares = _shares(radii, last)
     shown = sorted({0, *np.linspace(0, last, _SHOWN).round().astype(int).tolist()})
     sessions = run.get("sessions") or []
@@ -119,6 +143,9 @@ def summarise_certificates(run: Mapping[str, Any], rows: pa.Table) -> Certificat
         seconds=float(sum(session.get("seconds", 0.0) for session in sessions)),
         examples=examples,
         radii=radii,
+        unit=unit,
+        arithmetic=told.get("arithmetic"),
+        broken=broken,
     )
 
 
@@ -144,9 +171,10 @@ def short_radius(radius: float) -> str:
 
 
 def describe_method(summary: CertificateSummary) -> str:
-    """The method and what it was asked, in a line."""
+    """The method, what it was asked, and which program its proofs are about, in a line."""
+    about = "" if summary.arithmetic is None else f", arithmetic: {summary.arithmetic}"
     options = summary.run["plan"]["method"]["options"]
-    if summary.method == "randomized_ablation":
+    if summary.votes:
         votes = f"{options['n0']:,} + {options['n']:,} votes"
         if (looks := options.get("looks", 1)) > 1:
             spent = summary.passes / max(summary.n, 1) - options["n0"]
@@ -155,11 +183,16 @@ def describe_method(summary: CertificateSummary) -> str:
                 f"{looks} looks, each at its share of the confidence)"
             )
         precision = ", votes in bfloat16" if options.get("precision") == "bfloat16" else ""
-        return (
-            f"randomized ablation, {options['retained']} pixels retained ({options['null']}), {votes}{precision}, "
-            f"{100 * (1 - options['alpha']):g} % confidence for each image"
+        copies = (
+            f"{options['retained']} pixels retained ({options['null']})"
+            if summary.method == "randomized_ablation"
+            else f"values kept with probability {options['keep']:g} among {options['levels']}"
         )
-    return f"{summary.method.replace('_', ' ')}, deterministic"
+        return (
+            f"{summary.method.replace('_', ' ')}, {copies}, {votes}{precision}, "
+            f"{100 * (1 - options['alpha']):g} % confidence for each image{about}"
+        )
+    return f"{summary.method.replace('_', ' ')}, deterministic{about}"
 
 
 def certificates_table(summary: CertificateSummary) -> str:
@@ -173,26 +206,38 @@ def certificates_table(summary: CertificateSummary) -> str:
     if not summary.complete:
         lines.append(f"unfinished: {summary.n} of {summary.asked} examples certified")
     if summary.n:
-        lines += ["", f"{'changed':>9}   {'proved right':>12}   95 % interval"]
+        unknown = "" if summary.broken is None else f"   {'broken':>8}   {'unknown':>8}"
+        lines += ["", f"{'changed':>9}   {'proved right':>12}   95 % interval   {unknown}".rstrip()]
         for k in summary.shown:
             low, high = summary.shares[k].interval
-            lines.append(
-                f"{k:>9}   {percent(summary.shares[k].value):>10} %   {percent(low)} to {percent(high)} %"
-            )
+            line = f"{k:>9}   {percent(summary.shares[k].value):>10} %   {percent(low)} to {percent(high)} %"
+            if (broken := summary.broken_at(k)) is not None:
+                left = (summary.n - broken.count - summary.shares[k].count) / summary.n
+                line = f"{line:<44}   {percent(broken.value):>6} %   {percent(left):>6} %"
+            lines.append(line)
+        if summary.votes:  # PREDICT of Levine & Feizi, on the votes that bound the share
+            lines += [
+                "",
+                f"   PREDICT            {percent(summary.clean_accuracy.value)} % right, "
+                f"{percent(summary.abstained / summary.n)} % abstained",
+            ]
+        else:
+            lines += [
+                "",
+                f"   answered rightly   {percent(summary.clean_accuracy.value)} %"
+                + (f", no answer {percent(summary.abstained / summary.n)} %" if summary.abstained else ""),
+            ]
         lines += [
-            "",
-            f"   answered rightly   {percent(summary.clean_accuracy.value)} %"
-            + (f", no answer {percent(summary.abstained / summary.n)} %" if summary.abstained else ""),
-            f"   median radius      {_median_words(summary.median)}",
+            f"   median radius      {_median_words(summary.median, summary.unit)}",
             f"   passes             {summary.passes / summary.n:,.0f} per image, {summary.seconds:,.1f} s in all",
         ]
     return printable(lines)
 
 
-def _median_words(median: float) -> str:
+def _median_words(median: float, unit: str) -> str:
     if median == -math.inf:
         return "N/A: at least half of the images have no certificate of the right answer"
-    return "any number" if median == math.inf else count(int(median), "pixel")
+    return "any number" if median == math.inf else count(int(median), unit)
 
 
 def pictured(rows: Sequence[Mapping[str, Any]], most: int) -> list[int]:
@@ -211,8 +256,8 @@ def contradictions(certified: CertificateSummary, attacked: Summary) -> list[int
     """
     ours, theirs = certified.run["plan"], attacked.run["plan"]
     if (
-        certified.method == "randomized_ablation"
-        or attacked.unit != "pixel"
+        certified.votes
+        or attacked.unit != certified.unit
         or ours["model"].get("digest") is None
         or ours["model"].get("digest") != theirs["model"].get("digest")
         or ours["data"].get("digest") != theirs["data"].get("digest")

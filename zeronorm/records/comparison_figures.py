@@ -135,7 +135,7 @@ def read_comparison(folder: ComparisonFolder) -> Comparison:
         if not place.exists():
             continue
         rows = place.read_rows()
-        summary = summarise(place.read_run(), rows)
+        summary = summarise(place.read(), rows)
         if summary.n < summary.asked:
             continue  # its clean predictions are not all there
         entries.append(Entry(run["model"], run["attack"], run["path"], summary))

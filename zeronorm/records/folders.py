@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,6 @@ from zeronorm.files import awaited, check_regular, local_path, locked, parse_jso
 
 Row = dict[str, Any]  # one row, by the names of ROWS
 
-FORMAT = "zeronorm-run/1"
-CERTIFICATES_FORMAT = "zeronorm-certificates/1"
-COMPARISON_FORMAT = "zeronorm-comparison/1"
-MATRIX_FORMAT = "zeronorm-matrix/1"
-_REQUIRED = ("status", "plan", "plan_digest", "sessions", "diagnosis")
 
 ROWS = pa.schema(
     [
@@ -78,6 +73,9 @@ CERTIFICATES = pa.schema(
         ("selection", pa.list_(pa.int64())),  # votes for each class that chose the candidate
         ("counts", pa.list_(pa.int64())),  # votes for each class that bound its share
         ("passes", pa.int64()),  # forward passes of the model spent on this example
+        ("broken", pa.int64()),  # the fewest changes that a proof's search found to move it; null if none
+        ("positions", pa.list_(pa.int32())),  # of that counterexample, as in ROWS
+        ("values", pa.list_(pa.float64())),
     ]
 )
 
@@ -96,61 +94,89 @@ TRANSFERS = pa.schema(
 )
 
 
-class RunFolder:
-    """The folder of one run, opened for writing or reading."""
+class Folder:
+    """A folder with a JSON file that says what it holds, opened for writing or reading."""
 
-    format, schema = FORMAT, ROWS
-    required: tuple[str, ...] = _REQUIRED
+    what: str  # of which the file is named
+    format: str
+    required: tuple[str, ...] = ()
+    parts: tuple[str, tuple[str, ...]] | None = None  # a list in it, and what each entry needs
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = local_path(path, "folder")
-        self.run_json = self.path / "run.json"
-        self.journal = self.path / "rows.jsonl"
-        self.table = self.path / "rows.parquet"
-        self.images = self.path / "images.parquet"
+        self.json = self.path / f"{self.what}.json"
         self.page = self.path / "report.html"
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
-        return self.run_json.exists()
+        """Whether anything was started here."""
+        return self.json.exists()
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder: a second run that wants to write here is refused."""
+        """Hold the folder: a second process that wants to write here is refused."""
         return locked(self.path, "writing to")
 
-    # -- run.json ---------------------------------------------------------------------------------------
-
-    def read_run(self) -> dict[str, Any]:
-        """The content of run.json; `ArgumentError` if it is missing, damaged or of another format."""
+    def read(self) -> dict[str, Any]:
+        """The content of the JSON file; `ArgumentError` if it is missing, damaged or of another format."""
         try:
-            run = parse_json(read_file(self.run_json))
+            content = parse_json(read_file(self.json))
         except FileNotFoundError:
             raise ArgumentError(
-                f"run: expected the folder of a run, found no run.json in {self.path}"
+                f"{self.what}: expected the folder of a {self.what}, found no {self.json.name} in {self.path}"
             ) from None
         except NotADirectoryError:
-            raise ArgumentError(f"run: expected the folder of a run, got the file {self.path}") from None
+            raise ArgumentError(
+                f"{self.what}: expected the folder of a {self.what}, got the file {self.path}"
+            ) from None
         except (ValueError, OSError) as error:
-            raise ArgumentError(f"run: {self.run_json} cannot be read: {error}") from None
-        if not isinstance(run, dict) or run.get("format") != self.format:
-            found = run.get("format") if isinstance(run, dict) else type(run).__name__
-            raise ArgumentError(f"run: expected format {self.format} in {self.run_json}, got {found!r}")
-        if missing := [key for key in self.required if key not in run]:
-            raise ArgumentError(f"run: {self.run_json} is damaged: it has no {', '.join(missing)}")
-        return run
+            raise ArgumentError(f"{self.what}: {self.json} cannot be read: {error}") from None
+        if not isinstance(content, dict) or content.get("format") != self.format:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ArgumentError(f"{self.what}: expected format {self.format} in {self.json}, got {found!r}")
+        if missing := [key for key in self.required if key not in content]:
+            raise ArgumentError(f"{self.what}: {self.json} is damaged: it has no {', '.join(missing)}")
+        if self.parts is not None:
+            name, needed = self.parts
+            entries = content[name]
+            if (
+                not isinstance(entries, list)
+                or not entries
+                or not all(isinstance(entry, dict) and set(needed) <= set(entry) for entry in entries)
+            ):
+                raise ArgumentError(f"{self.what}: {self.json} is damaged: it names no {name}")
+        return content
 
     def read_complete(self) -> dict[str, Any]:
-        """As `read_run`, of a run that came to its end."""
-        run = self.read_run()
-        if run["status"] != "complete":
+        """As `read`, of what came to its end."""
+        content = self.read()
+        if content["status"] != "complete":
             raise ArgumentError(
-                f"run: expected a complete run, got one that stopped early in {self.path}; resume it"
+                f"{self.what}: expected a complete {self.what}, got one that stopped early in {self.path}; resume it"
             )
-        return run
+        return content
 
-    def write_run(self, run: dict[str, Any]) -> None:
-        """Replace run.json in one step: a crash leaves the old or the new one, never half."""
-        replace_files({self.run_json: json.dumps(run, indent=1, allow_nan=False).encode()})
+    def write(self, content: Mapping[str, Any]) -> None:
+        """Replace the JSON file in one step: a crash leaves the old or the new one, never half."""
+        replace_files({self.json: json.dumps(content, indent=1, allow_nan=False).encode()})
+
+    def within(self, path: str) -> Path:
+        """A place in the folder; a path that leads out of it is refused."""
+        place = self.path / path
+        if not place.resolve().is_relative_to(self.path.resolve()):
+            raise ArgumentError(f"{self.what}: expected a path within {self.path}, got {path!r}")
+        return place
+
+
+class RunFolder(Folder):
+    """The folder of one run."""
+
+    what, format, schema = "run", "zeronorm-run/1", ROWS
+    required: tuple[str, ...] = ("status", "plan", "plan_digest", "sessions", "diagnosis")
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self.journal = self.path / "rows.jsonl"
+        self.table = self.path / "rows.parquet"
+        self.images = self.path / "images.parquet"
 
     # -- rows -------------------------------------------------------------------------------------------
 
@@ -178,7 +204,7 @@ class RunFolder:
         """All rows, from the table of a complete run or the journal of an unfinished one."""
         if self.table.exists():
             return _read_table(self.table, self.schema)
-        if self.run_json.exists() and self.read_run()["status"] == "complete":
+        if self.json.exists() and self.read()["status"] == "complete":
             raise ArgumentError(
                 f"run: expected {self.table.name} of the complete run in {self.path}, found none"
             )
@@ -245,61 +271,30 @@ class RunFolder:
 class CertificateFolder(RunFolder):
     """The folder of a run of certificates."""
 
-    format, schema = CERTIFICATES_FORMAT, CERTIFICATES
+    format, schema = "zeronorm-certificates/1", CERTIFICATES
     required = ("status", "plan", "plan_digest", "sessions")
 
     def holds_certificates(self) -> bool:
         """Whether that is what the folder holds, rather than a search."""
         try:
-            return bool(parse_json(read_file(self.run_json)).get("format") == self.format)
+            return bool(parse_json(read_file(self.json)).get("format") == self.format)
         except (OSError, ValueError, AttributeError):
             return False
 
 
-class ComparisonFolder:
+class ComparisonFolder(Folder):
     """The folder of a comparison: runs in folders of their own, and what ties them together."""
 
+    what, format, required = "comparison", "zeronorm-comparison/1", ("status", "runs")
+    parts = "runs", ("model", "attack", "path")
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = local_path(path, "folder")
-        self.comparison_json = self.path / "comparison.json"
+        super().__init__(path)
         self.transfers = self.path / "transfer.parquet"
-
-    def exists(self) -> bool:
-        """Whether a comparison was started here."""
-        return self.comparison_json.exists()
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder: a second comparison that wants to write here is refused."""
-        return locked(self.path, "writing to")
-
-    def read(self) -> dict[str, Any]:
-        """The content of comparison.json; `ArgumentError` if it is missing, damaged or of another format."""
-        try:
-            comparison = parse_json(read_file(self.comparison_json))
-        except (ValueError, OSError) as error:
-            raise ArgumentError(f"comparison: {self.comparison_json} cannot be read: {error}") from None
-        found = comparison.get("format") if isinstance(comparison, dict) else type(comparison).__name__
-        if found != COMPARISON_FORMAT:
-            raise ArgumentError(
-                f"comparison: expected format {COMPARISON_FORMAT} in {self.comparison_json}, got {found!r}"
-            )
-        runs = comparison.get("runs")
-        if not (
-            runs and all(isinstance(run, dict) and {"model", "attack", "path"} <= set(run) for run in runs)
-        ):
-            raise ArgumentError(f"comparison: {self.comparison_json} is damaged: it names no runs")
-        return comparison
-
-    def write(self, comparison: dict[str, Any]) -> None:
-        """Replace comparison.json in one step."""
-        replace_files({self.comparison_json: json.dumps(comparison, indent=1, allow_nan=False).encode()})
 
     def run(self, path: str) -> RunFolder:
         """One of its runs; a path that leads out of the folder is refused."""
-        place = self.path / path
-        if not place.resolve().is_relative_to(self.path.resolve()):
-            raise ArgumentError(f"comparison: expected the path of a run within {self.path}, got {path!r}")
-        return RunFolder(place)
+        return RunFolder(self.within(path))
 
     def read_transfers(self) -> pa.Table:
         """How adversarials fared on the models they were not made for; empty if nothing was tried."""
@@ -312,45 +307,11 @@ class ComparisonFolder:
         return digest_rows(table)
 
 
-class MatrixFolder:
+class MatrixFolder(Folder):
     """The folder of a matrix: for each model a comparison and a run of certificates, and what ties them together."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = local_path(path, "folder")
-        self.matrix_json, self.page = self.path / "matrix.json", self.path / "report.html"
-
-    def exists(self) -> bool:
-        """Whether a matrix was started here."""
-        return self.matrix_json.exists()
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder: a second matrix that wants to write here is refused."""
-        return locked(self.path, "writing to")
-
-    def read(self) -> dict[str, Any]:
-        """The content of matrix.json; `ArgumentError` if it is missing, damaged or of another format."""
-        try:
-            found = parse_json(read_file(self.matrix_json))
-        except (ValueError, OSError) as error:
-            raise ArgumentError(f"matrix: {self.matrix_json} cannot be read: {error}") from None
-        if not isinstance(found, dict) or found.get("format") != MATRIX_FORMAT:
-            raise ArgumentError(f"matrix: expected format {MATRIX_FORMAT} in {self.matrix_json}, got another")
-        entries = found.get("models")
-        needed = {"name", "source", "attacks", "certificate", "uncertified", "unfit", "cost", "training"}
-        if not (entries and all(isinstance(entry, dict) and needed <= set(entry) for entry in entries)):
-            raise ArgumentError(f"matrix: {self.matrix_json} is damaged: it names no models")
-        return found
-
-    def write(self, content: dict[str, Any]) -> None:
-        """Replace matrix.json in one step."""
-        replace_files({self.matrix_json: json.dumps(content, indent=1, allow_nan=False).encode()})
-
-    def within(self, path: str) -> Path:
-        """A place in the folder; a path that leads out of it is refused."""
-        place = self.path / path
-        if not place.resolve().is_relative_to(self.path.resolve()):
-            raise ArgumentError(f"matrix: expected a path within {self.path}, got {path!r}")
-        return place
+    what, format, required = "matrix", "zeronorm-matrix/1", ("status", "plan", "models")
+    parts = "models", ("name", "source", "attacks", "certificate", "uncertified", "unfit", "cost", "training")
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -109,7 +109,7 @@ def read_matrix(folder: MatrixFolder) -> Matrix:
                 read_comparison(searches).models[0],
                 None
                 if certificates is None
-                else summarise_certificates(certificates.read_run(), certificates.read_rows()),
+                else summarise_certificates(certificates.read(), certificates.read_rows()),
                 entry,
             )
         )

@@ -208,7 +208,7 @@ def environment() -> jinja2.Environment:
 
 
 def _section(folder: RunFolder, id_: str) -> Section:
-    run = folder.read_run()
+    run = folder.read()
     rows = folder.read_rows()
     summary = summarise(run, rows)
     groups = gallery.groups(summary, rows, folder.read_images())
@@ -629,11 +629,11 @@ def certificates_page(paths: Sequence[Path]) -> str:
     attacked = []
     for path in paths:
         if path not in proofs:
-            run = RunFolder(path).read_run()
+            run = RunFolder(path).read()
             summary = summarise(run, RunFolder(path).read_rows())
-            if summary.unit != "pixel":
+            if summary.unit not in {s.summary.unit for s in certified}:
                 raise ArgumentError(
-                    f"runs: expected searches in pixels beside certificates, got {summary.unit}s"
+                    f"runs: expected searches in {certified[0].summary.unit}s beside certificates, got {summary.unit}s"
                 )
             data = run["plan"]["data"]
             if data_title(data) not in {s.data for s in certified}:
@@ -673,7 +673,7 @@ def certificates_page(paths: Sequence[Path]) -> str:
 
 
 def _certified(folder: CertificateFolder, id_: str) -> _Certified:
-    run, rows = folder.read_run(), folder.read_rows()
+    run, rows = folder.read(), folder.read_rows()
     summary = summarise_certificates(run, rows)
     return _Certified(
         id=id_,

@@ -95,7 +95,7 @@ def _row(folder: Path) -> Row:
 
 
 def _attacked(folder: Path) -> Row:
-    run = RunFolder(folder).read_run()
+    run = RunFolder(folder).read()
     summary = summarise(run, RunFolder(folder).read_rows())
     return Row(
         kind=f"attacked by {run['plan']['attack']['name']}",
@@ -146,7 +146,7 @@ def _set_beside(folder: Path) -> Row:
 
 
 def _certified(folder: Path) -> Row:
-    run = CertificateFolder(folder).read_run()
+    run = CertificateFolder(folder).read()
     summary = summarise_certificates(run, CertificateFolder(folder).read_rows())
     return Row(
         kind=f"proved by {summary.method.replace('_', ' ')}",

@@ -6,79 +6,23 @@ trick: one subset of pixels for each mini-batch, shared by all of its images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from zeronorm import checks
-from zeronorm.defenses.randomized_ablation import ablate, random_subsets
-from zeronorm.seeding import Streams
-
-if TYPE_CHECKING:
-    from zeronorm.data import Dataset
-    from zeronorm.training.methods import Batch, Objective, Setting
-    from zeronorm.training.plan import TrainingPlan
+from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How the base classifier is shown images: through random subsets of their pixels.
-
-    The arguments are those of `zeronorm.defenses.RandomizedAblation`; `mean` hides pixels where `null` is "mean".
-    """
-
-    retained: int
-    null: str
-    mean: list[float] | None
-    seed: int
-
-    @classmethod
-    def of(cls, plan: TrainingPlan, data: Dataset) -> Encoding:
-        """The encoding that a plan asks for; with "mean", pixels are hidden behind the mean colour of the data.
-
-        **Raises:** `ArgumentError` for more retained pixels than there are.
-        """
-        checks.integer("retained", plan.retained, 1, data.x.shape[2] * data.x.shape[3])
-        mean = [round(m, 4) for m in data.x.mean((0, 2, 3)).tolist()] if plan.null == "mean" else None
-        return cls(plan.retained, plan.null, mean, plan.seed)
-
-    def channels(self, channels: int) -> int:
-        """Of the encoded images."""
-        return 2 * channels if self.null == "multichannel" else channels
-
-    def shared(self, x: Float[Tensor, "b c h w"], epoch: int, step: int) -> Float[Tensor, "b e h w"]:
-        """The images of a mini-batch, all through the step's subset."""
-        name = torch.tensor([epoch], device=x.device)
-        words = Streams(self.seed, name, "ablation_training").bits(step, self.retained)
-        return self._through(x, words.expand(len(x), -1))
-
-    def own(self, x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b"]) -> Float[Tensor, "b e h w"]:
-        """Each image through a subset of its own, to see what the classifier makes of one look."""
-        return self._through(x, Streams(self.seed, ids, "ablated_accuracy").bits(0, self.retained))
-
-    def record(self) -> dict[str, Any]:
-        """What `RandomizedAblation` is to be given, as a sidecar keeps it under "ablation"."""
-        return {"retained": self.retained, "null": self.null, "mean": self.mean}
-
-    def _through(self, x: Tensor, words: Tensor) -> Tensor:
-        return ablate(x, random_subsets(words, x.shape[2] * x.shape[3]), self.null, self.mean)
-
-
-def objective(setting: Setting) -> Objective:
+def batch_loss(setting: Setting) -> BatchLoss:
     """Cross-entropy on ablated images.
 
     The paper trains for 400 epochs at a learning rate of 0.01, from the middle on 0.001, with batches of 128 and
-    momentum 0.9 (with weight decay 5e-4, `crop` 4 and `flip` on CIFAR-10).  Images are augmented first and ablated
-    then.
+    momentum 0.9 (with weight decay 5e-4, `crop` 4 and `flip` on CIFAR-10).  Images are first augmented, then ablated.
     """
     encoding = setting.encoding
     assert encoding is not None
 
-    def loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+    def loss(model: nn.Module, batch: TrainingBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
         logits = model(encoding.shared(batch.x, batch.epoch, batch.step))
         return F.cross_entropy(logits, batch.y), logits
 

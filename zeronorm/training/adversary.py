@@ -1,7 +1,7 @@
-"""The attack as training uses it: short, with other random numbers every epoch, and without a trace.
+"""The attacks that training uses: short, with new random numbers every epoch, and without side effects.
 
 An attack runs the model in evaluation mode, on the running statistics of its batch normalisation, and asks for
-the gradient of its input only; so training sees nothing of it but the examples it returns.
+the gradient of its input only; training sees nothing of it but the examples it returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zeronorm.attacks.catalogue import Attack, get
-from zeronorm.attacks.pgd import pgd
+from zeronorm.attacks.signed_gradient import pgd
 from zeronorm.attacks.sparse_autoattack import sparse_autoattack
 from zeronorm.modules import evaluation_mode
 from zeronorm.seeding import Streams, below
@@ -24,15 +24,15 @@ from zeronorm.threat_model import L0, Linf
 if TYPE_CHECKING:
     from zeronorm.training.plan import TrainingPlan
 
-_ALTERNATE = 5  # epochs with either gradient
+_ALTERNATE = 5  # epochs before the gradient changes
 
 
 class Adversary:
-    """Makes the adversarial examples that a plan trains on, and measures what the model withstands.
+    """Makes the adversarial examples that a plan trains on, and counts the examples that withstand its attacks.
 
     Zhong, Huang & Liu 2024, section 4.3: sparse-PGD with a larger budget than is tested (multi-k), more patience
     before a mask is drawn anew, and one of the two gradients drawn for every mini-batch.  Where a plan names
-    several attacks, one is drawn likewise.  Examples that the model gets wrong come back clean: early in a
+    several attacks, one is drawn likewise.  TrainingExamples that the model gets wrong come back clean: early in a
     training most of them, a curriculum that the paper does not mention.
 
     Differences from the authors' code: random numbers are those of (seed, epoch, example), not of the batch;
@@ -61,14 +61,14 @@ class Adversary:
     def broken(
         self, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"], epoch: int
     ) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b"]]:
-        """Adversarial examples as above, and which of them the model gets wrong."""
+        """Adversarial examples of a batch, and which of them the model gets wrong."""
         with evaluation_mode(self.model):
             x_adv = self(x, y, ids, epoch, 0)
             with torch.inference_mode():
                 return x_adv, self.model(x_adv).argmax(1) != y
 
     def withstood(self, x: Float[Tensor, "b c h w"], y: Int[Tensor, "b"], ids: Int[Tensor, "b"]) -> int:
-        """How many examples stay right within the budget k: the worst case over three short searches.
+        """Number of examples still classified right after three short attacks within the budget k.
 
         Sparse-PGD with either gradient and then Sparse-RS, which asks for none: a model that hides its
         gradients looks robust to the first two, and it would be chosen as the best.  Within an ℓ∞ ball, PGD alone.
@@ -85,12 +85,12 @@ class Adversary:
             return int((self.model(attacked).argmax(1) == y).sum())
 
     def _threat(self, k: int) -> L0:
-        """k pixels, in the box of the images or one that is so many times as wide, about the same middle."""
+        """Threat model of k pixels, with the box [0, 1] widened about its middle by `box_factor`."""
         wide = self._plan.box_factor
         return L0(k, low=(1 - wide) / 2, high=(1 + wide) / 2)
 
     def _options(self, attack: Attack, epoch: int, step: int) -> dict[str, Any]:
-        """What the plan says of this attack's options."""
+        """Options of this attack that the plan sets."""
         plan, options = self._plan, dict.fromkeys(attack.cost, self._plan.attack_steps())
         offered: dict[str, Callable[[], Any]] = {
             "gradient": lambda: self._gradient(epoch, step),
@@ -112,6 +112,6 @@ class Adversary:
 
 
 def _seed(seed: int, epoch: int) -> int:
-    """The attack's seed in this epoch."""
+    """Seed of the attacks in an epoch."""
     name = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
     return int.from_bytes(name) >> 1

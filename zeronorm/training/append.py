@@ -1,4 +1,4 @@
-"""Adversarial training by appending: attack the training set now and then, and learn from what broke the model.
+"""Adversarial training by appending: attack the training set from time to time, and keep what broke the model.
 
 Beliaev, Delgosha, Hassani & Pedarsani 2022, section V: every so many epochs the training images are attacked with
 Sparse-RS, and the adversarials that the model gets wrong join the training data with their true labels, for
@@ -7,28 +7,24 @@ good.  Their code differs: it keeps only the newest, and drops one example per b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm.seeding import Streams
-
-if TYPE_CHECKING:
-    from zeronorm.training.methods import Examples, Setting
+from zeronorm.training.method import Setting, TrainingExamples
 
 _BATCH = 256  # examples attacked together
-_ROUND = 1 << 40  # added to an example's id once for each round: a name of its own for each adversarial
+_ROUND = 1 << 40  # times the round, added to the id of an example: gives each adversarial its own id
 
 
 def grow(
-    setting: Setting, examples: Examples, rows: Int[Tensor, "n"], epoch: int
-) -> tuple[Examples, Int[Tensor, "m"]]:
-    """The training data of an epoch: those of the epoch before and, every `append_every` epochs, what breaks the
-    model now, examples that it gets wrong without an attack among them.
+    setting: Setting, examples: TrainingExamples, rows: Int[Tensor, "n"], epoch: int
+) -> tuple[TrainingExamples, Int[Tensor, "m"]]:
+    """The training data of an epoch: every `append_every` epochs, the adversarials that break the model are added.
 
-    Adversarials are kept by the pixels that differ, in the checkpoint too.
+    Examples that the model gets wrong without an attack count as adversarials too.  Adversarials are kept by the pixels
+    that differ, in the checkpoint too.
     """
     plan, memory = setting.plan, setting.memory
     number = (epoch - 1) // plan.append_every
@@ -63,7 +59,7 @@ def grow(
 def _changes(
     x: Float[Tensor, "b c h w"], x_adv: Float[Tensor, "b c h w"], k: int
 ) -> tuple[Int[Tensor, "b k"], Float[Tensor, "b c k"]]:
-    """k pixels of each image, all that differ among them, and their colours."""
+    """k pixels of each image, which include all that differ, and their colours."""
     differ = (x != x_adv).any(1).flatten(1)
     pixels = differ.byte().topk(min(k, differ.shape[1]), dim=1).indices
     return pixels, x_adv.flatten(2).gather(2, pixels[:, None].expand(-1, x.shape[1], -1))

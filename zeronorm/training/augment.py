@@ -13,9 +13,9 @@ from zeronorm.seeding import Streams, below
 def crop_and_flip(
     x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b"], *, crop: int, flip: bool, seed: int, epoch: int
 ) -> Float[Tensor, "b c h w"]:
-    """Each image padded by `crop` black pixels and cut out again at a random place, mirrored half of the time.
+    """Pad each image by `crop` black pixels, crop it at a random place, and mirror it half of the time.
 
-    The place is named by (seed, example, epoch): it depends on neither the batch nor the device.
+    Places follow from (seed, example, epoch), not from the batch or the device.
     """
     if not crop and not flip:
         return x

@@ -1,4 +1,4 @@
-"""The folder of a training: what it needs to continue after a crash as if there had been none.
+"""The folder of a training, from which it continues after a crash as if there had been none.
 
 checkpoint.safetensors   after each epoch and when stopped: weights, their average, momentum, what the method
                          remembers, best weights; plan and history in its header
@@ -44,7 +44,7 @@ _GROUPS = ("network", "average", "momentum", "memory", "begun")  # of tensors, b
 
 @dataclass
 class State:
-    """A training after `len(history)` epochs, and perhaps some steps of the next."""
+    """A training after `len(history)` epochs, and possibly some steps of the next."""
 
     identity: dict[str, Any]  # of its plan
     data_digest: str | None = None
@@ -52,8 +52,10 @@ class State:
     momentum: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, if asked for
     memory: dict[str, Tensor] = field(default_factory=dict)  # the method's own
-    begun: dict[str, Tensor] = field(default_factory=dict)  # losses and hits of the steps of an epoch begun
-    seconds: float = 0.0  # spent on the epoch begun
+    begun: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # loss and right answers of each step of the unfinished epoch
+    seconds: float = 0.0  # spent on the unfinished epoch
     best: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)  # one row of METRICS per epoch
@@ -64,7 +66,7 @@ class State:
         return {name: last.get(name) for name in ("validation_accuracy", "robust_accuracy")}
 
     def finish(self, row: dict[str, Any], merit: Callable[[dict[str, Any]], Any]) -> None:
-        """End the epoch that `row` describes; the best epoch is the first of most merit."""
+        """End the epoch that `row` describes; the best epoch is the first with the greatest merit."""
         if not self.history or merit(row) > merit(self.history[self.best_epoch - 1]):
             weights = self.average or self.network
             self.best = {name: tensor.cpu().clone() for name, tensor in weights.items()}
@@ -73,7 +75,7 @@ class State:
         self.begun, self.seconds = {}, 0.0
 
     def newest_is_best(self) -> bool:
-        """Whether the weights of the last epoch are the best so far: then they are stored once."""
+        """Whether the last weights are also the best so far, so that they are stored once."""
         return self.best_epoch == len(self.history) and not self.begun and not self.average
 
 
@@ -87,7 +89,7 @@ class TrainingFolder:
         self.page = self.path / "report.html"
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder: a second training that wants to write here is refused."""
+        """Lock the folder: a second training that wants to write here is refused."""
         return locked(self.path, "training in")
 
     def open(self, identity: dict[str, Any], resume: bool) -> State:
@@ -115,7 +117,7 @@ class TrainingFolder:
         return state
 
     def check_data(self, state: State, digest: str) -> None:
-        """Refuse to continue with other data than before; note the data of a new training."""
+        """Remember the data of a new training; refuse to continue one with other data."""
         if state.data_digest not in (None, digest):
             raise ArgumentError(
                 f"data: expected the examples that the training in {self.path} began with, got others "
@@ -124,7 +126,7 @@ class TrainingFolder:
         state.data_digest = digest
 
     def write(self, state: State) -> None:
-        """Replace the checkpoint and the metrics; a crash or a full disk leaves those of the epoch before."""
+        """Replace the checkpoint and the metrics; after a crash or on a full disk, the previous ones remain."""
         tensors = {
             f"{group}/{name}": tensor.cpu().contiguous()
             for group in (*_GROUPS, *(() if state.newest_is_best() else ("best",)))
@@ -176,7 +178,7 @@ class TrainingFolder:
 
 
 def check_holds_no_model(out: Path) -> None:
-    """`ArgumentError` for a folder where training would replace a model."""
+    """`ArgumentError` if the folder already holds a model or a run."""
     for name, what in ((SIDECAR, "a model"), ("run.json", "a run")):
         if (out / name).exists():
             raise ArgumentError(f"out: expected a folder without {what}, found {name} in {out}")

@@ -5,20 +5,16 @@ From the public description of the method; what it leaves open is decided here a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zeronorm.seeding import Streams
+from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 from zeronorm.training.trades import divergence
 
-if TYPE_CHECKING:
-    from zeronorm.training.methods import Batch, Objective, Setting
 
-
-def objective(setting: Setting) -> Objective:
+def batch_loss(setting: Setting) -> BatchLoss:
     """The loss of sTRADES with soft labels, on adversarials of one step from a noisy start.
 
     A single step finds poor positions, the ℓ0 loss is rough, and the training overfits to both: the model
@@ -36,7 +32,7 @@ def objective(setting: Setting) -> Objective:
         memory["labels"] = F.one_hot(setting.y, setting.classes).float()
     first = 1 + round(plan.label_warm_up * plan.epochs)
 
-    def loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+    def loss(model: nn.Module, batch: TrainingBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
         labels = memory["labels"]
         noisy = sparse_noise(
             batch.x, batch.ids, round(plan.noise * plan.training_k()), plan.seed, batch.epoch
@@ -56,7 +52,7 @@ def objective(setting: Setting) -> Objective:
 def sparse_noise(
     x: Float[Tensor, "b c h w"], ids: Int[Tensor, "b"], pixels: int, seed: int, epoch: int
 ) -> Float[Tensor, "b c h w"]:
-    """Each image with so many pixels at random places in random colours, named by (seed, example, epoch)."""
+    """Set so many random pixels of each image to random colours, which follow from (seed, example, epoch)."""
     if not pixels:
         return x
     b, channels, height, width = x.shape

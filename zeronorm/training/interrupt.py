@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, heeded between two steps."""
+"""SIGTERM and Ctrl-C, acted on between two steps."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def heeded() -> Iterator[Callable[[], int | None]]:
-    """Within, the first SIGTERM or SIGINT is only noted, for whoever asks; a second one acts as ever.
+    """Delay the first SIGTERM or SIGINT: the function returned says which came; a second signal acts at once.
 
-    Elsewhere than in the main thread Python allows no handlers, and signals act as ever.
+    Outside the main thread Python allows no handlers, and signals act at once.
     """
     caught: list[int] = []
     before: dict[int, Any] = {}

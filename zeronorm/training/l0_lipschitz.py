@@ -1,4 +1,4 @@
-"""Training ℓ0-Lipschitz networks: cross-entropy on the logits that the worst changes would leave.
+"""Training ℓ0-Lipschitz networks: cross-entropy on the logits after the worst changes.
 
 s, p    patches, and the pixels of each
 u       templates: pairs of classes (y, c) times units times templates, as in `models.l0_lipschitz`
@@ -9,61 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zeronorm import checks
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.models import Classifier
 from zeronorm.models.l0_lipschitz import STEP, L0Lipschitz
+from zeronorm.training.plan import TrainingPlan
 
 _WARM_UP = 0.3  # share of the steps over which the learning rate and the budget rise
-_SEEDED = 3000  # examples of a class that its first templates are centres of
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifiedTraining:
-    """How to train.  The defaults suit MNIST: a minute and a half on one core.
-
-    `budget` is the b of the training loss: more trades clean accuracy for radius.  `temperature` divides the worst-case
-    logits, in pixels; `softness` and `patch_softness` are temperatures of the smooth maxima over units and, in
-    a patch, over templates; the trained network takes true maxima.
-    """
-
-    budget: float = 26.0
-    epochs: int = 6
-    batch_size: int = 250
-    lr: float = 0.01
-    temperature: float = 5.0
-    softness: float = 1.0
-    patch_softness: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks.integer("epochs", self.epochs, 1)
-        checks.integer("batch_size", self.batch_size, 1)
-        checks.integer("seed", self.seed, 0, 2**63 - 1)
-        checks.real("budget", self.budget, 0.0)
-        for name in ("lr", "temperature", "softness", "patch_softness"):
-            checks.real(name, getattr(self, name), 0.0, open_low=True)
-
-    def record(self) -> dict[str, float]:
-        """As a sidecar keeps it."""
-        return asdict(self)
+_SEEDED = 3000  # examples of each class from which its templates start
 
 
 def train_l0_lipschitz(
     model: Classifier,
     data: Dataset,
-    plan: CertifiedTraining | None = None,
+    plan: TrainingPlan,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> Classifier:
     """Train a model of `build("l0_lipschitz")` on a data set, in place, on the CPU; returns it.
+
+    Of the plan, the options of the method "l0_lipschitz" are read; its defaults suit MNIST, a minute and a half on one
+    core.  `progress` is called after every step with its number, that of all steps, and the loss.
 
     Templates start as centres of the class's patches (k-means) less the rival's mean.  The loss of an example of
     class y is the cross-entropy of the logits 0 for y and 2b - g_yc for every c: what b changes may turn them into.
@@ -72,7 +43,6 @@ def train_l0_lipschitz(
 
     **Raises:** `ArgumentError` for another kind of model, or data that do not fit it.
     """
-    plan = plan or CertifiedTraining()
     network = model.network
     if not isinstance(network, L0Lipschitz):
         raise ArgumentError(f"model: expected an l0_lipschitz network, got {model.architecture}")
@@ -96,12 +66,12 @@ def train_l0_lipschitz(
 
 
 class _Smooth:
-    """The network while it is trained: tables of real numbers, smooth maxima."""
+    """The network during training, with real-valued tables and smooth maxima."""
 
     def __init__(
         self,
         network: L0Lipschitz,
-        plan: CertifiedTraining,
+        plan: TrainingPlan,
         encoded: Bool[Tensor, "s n pq"],
         y: Int[Tensor, "n"],
         generator: torch.Generator,
@@ -116,7 +86,7 @@ class _Smooth:
         self.rivals = torch.stack([c + (c >= y) for y in range(self.classes)])
 
     def learn(self, encoded: Float[Tensor, "s b pq"], y: Int[Tensor, "b"], share: float) -> float:
-        """One step, of which `share` is how far the training is; the loss."""
+        """Take one step and return its loss; `share` is the part of the training that is done."""
         plan = self.plan
         rising, falling = (
             share / _WARM_UP,
@@ -136,7 +106,7 @@ class _Smooth:
         return float(loss.detach())
 
     def margins(self, encoded: Float[Tensor, "s b pq"]) -> Float[Tensor, "b h"]:
-        """As the network's, in pixels."""
+        """Margins as the network computes them, in pixels."""
         above = (self.tables[..., 1:] - self.tables[..., :1]).flatten(2)
         offsets = self.offsets + self.tables[..., 0].sum(2)
         z = torch.baddbmm(offsets[:, None], encoded, above.transpose(1, 2)).unflatten(2, (-1, *self.shape))
@@ -144,21 +114,21 @@ class _Smooth:
         return case - case[:, self.opposite]
 
     def round_into(self, network: L0Lipschitz) -> None:
-        """The network's tables: whole numbers, of each entry and so of a span of at most STEP."""
+        """Write the tables into the network, rounded to whole numbers; every span stays within STEP."""
         whole = (self.tables.detach() * STEP).round().int()
         network.tables.copy_((whole[..., 1:] - whole[..., :1]).flatten(2))
         network.offsets.copy_((self.offsets.detach() * STEP).round().int() + whole[..., 0].sum(2))
 
 
 def _smooth_maximum(z: Tensor, softness: float) -> Tensor:
-    """Over the last axis; never below the true one, and as 1-Lipschitz as it is."""
+    """Smooth maximum over the last axis: never below the true one, and 1-Lipschitz as well."""
     return z.squeeze(-1) if z.shape[-1] == 1 else softness * torch.logsumexp(z / softness, -1)
 
 
 def _first_tables(
     network: L0Lipschitz, encoded: Bool[Tensor, "s n pq"], y: Int[Tensor, "n"], generator: torch.Generator
 ) -> Float[Tensor, "s u p l"]:
-    """Centres of the class's patches less the rival's mean."""
+    """Initial tables: centres of the class's patches, minus the mean of the rival's."""
     each = network.units * network.templates
     means = torch.stack([encoded[:, y == c].float().mean(1) for c in range(network.classes)])
     centres = [
@@ -178,7 +148,7 @@ def _first_tables(
 def _centres(
     points: Float[Tensor, "s n d"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "s j d"]:
-    """A few rounds of k-means in every patch, from the same examples in all."""
+    """A few rounds of k-means in every patch, started from the same examples."""
     some = torch.randint(points.shape[1], (count,), generator=generator)
     centres = points[:, some].clone()
     for _ in range(4):

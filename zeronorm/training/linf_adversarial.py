@@ -1,10 +1,8 @@
 """Adversarial training within an ℓ∞ ball (Madry, Makelov, Schmidt, Tsipras & Vladu, "Towards deep learning models
-resistant to adversarial attacks", ICLR 2018): cross-entropy where projected gradient descent ends.
+resistant to adversarial attacks", ICLR 2018): cross-entropy on the result of projected gradient descent.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +12,11 @@ from torch import Tensor, nn
 from zeronorm.modules import evaluation_mode
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import Linf
-
-if TYPE_CHECKING:
-    from zeronorm.training.methods import Batch, Objective, Setting
+from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
-def objective(setting: Setting) -> Objective:
-    """The loss at the worst inputs that PGD finds within `epsilon`, each search from a random point of the ball.
+def batch_loss(setting: Setting) -> BatchLoss:
+    """Cross-entropy on what PGD finds within `epsilon`, from a random start in the ball.
 
     A front end trains along: its `gradient` says how the attack sees through it.
     """
@@ -29,7 +25,7 @@ def objective(setting: Setting) -> Objective:
     threat = Linf(plan.epsilon)
     step_size = plan.epsilon / 4 if plan.step_size is None else plan.step_size
 
-    def loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+    def loss(model: nn.Module, batch: TrainingBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
         x = batch.x
         u = Streams(plan.seed, batch.ids, "linf adversarial").uniform(batch.epoch, x[0].numel(), x.dtype)
         start = x + threat.epsilon * (2 * u.view_as(x) - 1)
@@ -53,7 +49,7 @@ def perturbed(
     step_size: float,
     start: Float[Tensor, "b ..."],
 ) -> Float[Tensor, "b ..."]:
-    """Where `steps` signed gradient steps from `start` end, whether they break the model or not.
+    """The last input after `steps` signed gradient steps from `start`, whether it breaks the model or not.
 
     An attack stops at the first success; to train on, the largest loss is wanted.
     """

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -27,68 +26,38 @@ from torch import Tensor, nn
 from zeronorm import data, report
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
-from zeronorm.models.checkpoint import load, save
-from zeronorm.models.classifier import Classifier, build
+from zeronorm.models.classifier import Classifier
 from zeronorm.seeding import Streams
-from zeronorm.training.ablation import Encoding
 from zeronorm.training.adversary import Adversary
 from zeronorm.training.augment import crop_and_flip
+from zeronorm.training.certified import train_certified
 from zeronorm.training.checkpoint import State, TrainingFolder
+from zeronorm.training.encoding import Encoding
 from zeronorm.training.interrupt import Stopped, heeded
-from zeronorm.training.methods import METHODS, Batch, Examples, Objective, Setting
+from zeronorm.training.method import (
+    BatchLoss,
+    CertifiedMethod,
+    Method,
+    Setting,
+    TrainingBatch,
+    TrainingExamples,
+)
+from zeronorm.training.methods import METHODS
 from zeronorm.training.plan import PRECISIONS, TrainingPlan
-from zeronorm.training.processes import Processes, started
+from zeronorm.training.processes import Processes, device_of, started
 from zeronorm.training.pruning import Pruning
+from zeronorm.training.result import TrainingProgress, TrainingResult, write_model
+from zeronorm.training.starting_model import starting_model
 from zeronorm.training.tracking import tracking
 
 _EVALUATION_BATCH = 512
-# the loss is read from a GPU only so often: each reading waits for it
+# steps between two readings of the loss from a GPU, each of which waits for it
 _STEPS_BETWEEN_READINGS = 20
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is: `step` of `steps` in `epoch` of `epochs`, each counted from 1."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    examples: int  # of this epoch, so far
-    loss: float  # mean over the epoch so far
-    accuracy: float  # on the batches of the epoch so far, as they were learnt
-    validation_accuracy: float | None = None  # after the last finished epoch: at the last step, this one
-    robust_accuracy: float | None = None  # likewise, of the held-out examples that were attacked
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished training: the model of the best epoch, and how it fared."""
-
-    model: Classifier
-    out: Path
-    accuracy: float
-    correct: int
-    n: int
-    split: (
-        str  # of the examples that `accuracy` counts; of "ablation" each is seen through a few of its pixels
-    )
-    best_epoch: int
-    validation_accuracy: float | None  # at the best epoch
-    robust_accuracy: float | None  # at the best epoch, of the held-out examples that were attacked
-    history: list[dict[str, Any]]  # the rows of metrics.csv
-    seconds: float  # of all epochs, also those before a resume
-
-    def __str__(self) -> str:
-        held_out = "" if self.validation_accuracy is None else f", validation {self.validation_accuracy:.1%}"
-        held_out += "" if self.robust_accuracy is None else f", robust {self.robust_accuracy:.1%}"
-        return (
-            f"{self.model.architecture}: {self.accuracy:.1%} of {self.n} {self.split} images right "
-            f"(epoch {self.best_epoch} of {len(self.history)}{held_out}), {self.seconds:.0f} s, in {self.out}"
-        )
-
-
-def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now: None) -> TrainingResult:
+def train(
+    plan: TrainingPlan, progress: Callable[[TrainingProgress], None] = lambda now: None
+) -> TrainingResult:
     """Train as planned; write the model, its metrics and, after each epoch, a checkpoint to `plan.out`.
 
     The weights kept are those of the epoch, with all rounds of pruning done, that does best on the held-out
@@ -109,6 +78,15 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
     and a loss that is not finite; the checkpoint of the last good epoch stays.  `Stopped`, a `KeyboardInterrupt`,
     at SIGTERM or SIGINT, after a checkpoint between two steps.
     """
+    method = METHODS[plan.method]
+    if isinstance(method, CertifiedMethod):
+        return train_certified(method, plan, progress)
+    return _train_by_epochs(method, plan, progress)
+
+
+def _train_by_epochs(
+    method: Method, plan: TrainingPlan, progress: Callable[[TrainingProgress], None]
+) -> TrainingResult:
     folder = TrainingFolder(plan.out)
     processes = _processes(plan)
     with ExitStack() as held, heeded() as signalled, processes.together():
@@ -124,17 +102,22 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
                     f"validation: expected held-out examples, since {plan.data} has no test split of its own, got none"
                 )
             _check_budget(plan, source)
-            method = METHODS[plan.method]
             encoding = method.encoding(plan, source) if method.encoding else None
-            model = _build(plan, source, encoding)
+            channels = source.x.shape[1]
+            channels = encoding.channels(channels) if encoding else channels
+            model = starting_model(plan, source, channels, plan.normalize and not encoding)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ArgumentError(
+                    f"model: expected one that learns by gradients, got {plan.model}; --method {plan.model} trains it"
+                )
 
-        run = _Run.start(plan, processes, model, state, encoding)
+        run = _Run.start(method, plan, processes, model, state, encoding)
         examples = run.to_device(source)
         adversary = Adversary(plan, run.attacked)
         setting = Setting(
             plan, adversary, examples.y, len(source.class_names), state.memory, encoding, processes
         )
-        objective = method.objective(setting)
+        batch_loss = method.batch_loss(setting)
         if processes.leads:
             log = held.enter_context(tracking(plan.track, folder.path, plan.identity()))
         else:
@@ -147,7 +130,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             order = rows[_shuffled(learning.ids.cpu()[rows], plan.seed, epoch)]
             if not state.begun:
                 run.pruning.begin(epoch, run.optimizer, state.average)
-            for now in run.learn(objective, learning, order, epoch, state):
+            for now in run.learn(batch_loss, learning, order, epoch, state):
                 if now.step < now.steps:
                     progress(_after_the_last_epoch(now, state))
                     if (number := processes.agreed(signalled())) is not None:
@@ -164,7 +147,7 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
                     "seconds": round(time.perf_counter() - began, 3),
                 }
             run.keep(state)
-            state.finish(row, partial(_merit, plan))
+            state.finish(row, partial(_merit, plan, method.keeps_last))
             processes.first(lambda: folder.write(state))
             log(row)
             progress(_after_the_last_epoch(now, state))
@@ -190,12 +173,23 @@ def train(plan: TrainingPlan, progress: Callable[[Progress], None] = lambda now:
             history=state.history,
             seconds=sum(row["seconds"] for row in state.history),
         )
-        processes.first(lambda: _save(result, plan, source, processes, encoding))
+        training = {
+            "command": plan.command(),
+            "plan": plan.identity(),
+            "best_epoch": result.best_epoch,
+            "validation_accuracy": result.validation_accuracy,
+            "robust_accuracy": result.robust_accuracy,
+            "seconds": round(result.seconds, 1),
+            "device": processes.fabric.device.type,
+            "processes": processes.count,
+        }
+        facts = {"ablation": encoding.record()} if encoding else {}
+        processes.first(lambda: write_model(result, source, training, **facts))
         processes.first(lambda: report.render(folder.path, folder.page))
         return result
 
 
-def _after_the_last_epoch(now: Progress, state: State) -> Progress:
+def _after_the_last_epoch(now: TrainingProgress, state: State) -> TrainingProgress:
     validated = state.validated()
     return replace(
         now,
@@ -205,14 +199,14 @@ def _after_the_last_epoch(now: Progress, state: State) -> Progress:
 
 
 def _validate(
-    run: _Run, adversary: Adversary, examples: Examples, held_out: Tensor
+    run: _Run, adversary: Adversary, examples: TrainingExamples, held_out: Tensor
 ) -> dict[str, float | None]:
-    """What the model makes of the held-out examples: as they are, and the first of them under attack."""
+    """Loss and accuracy on the held-out examples, and accuracy on the first of them under attack."""
     if not len(held_out):
         return dict.fromkeys(("validation_loss", "validation_accuracy", "robust_accuracy"))
     loss, right = run.evaluate(examples, held_out)
     robust = None
-    if (run.plan.k, run.plan.epsilon) != (None, None) and math.isfinite(loss):
+    if run.plan.attacked and math.isfinite(loss):
         attacked = held_out[: run.plan.validation_limit]
         some = examples[run.processes.share(attacked)]
         withstood = torch.tensor(adversary.withstood(some.x, some.y, some.ids), device=some.ids.device)
@@ -220,9 +214,11 @@ def _validate(
     return {"validation_loss": loss, "validation_accuracy": right / len(held_out), "robust_accuracy": robust}
 
 
-class _Attacked(nn.Module):
-    """The model as an attack calls it: in the precision of the training, and past what Fabric wraps around it,
-    which would take the attack's passes for steps of the training."""
+class _UnderAutocast(nn.Module):
+    """The model that attacks call: in the precision of the training, but without Fabric's wrapper.
+
+    The wrapper would take the attack's passes for steps of the training.
+    """
 
     def __init__(self, model: nn.Module, fabric: Any) -> None:
         super().__init__()
@@ -235,8 +231,9 @@ class _Attacked(nn.Module):
 
 @dataclass(frozen=True)
 class _Run:
-    """A model with its optimiser, bare and as Fabric wraps them."""
+    """A model and its optimiser, both bare and wrapped by Fabric."""
 
+    method: Method
     plan: TrainingPlan
     processes: Processes
     model: Classifier
@@ -248,8 +245,8 @@ class _Run:
 
     @property
     def attacked(self) -> nn.Module:
-        """The model for attacks on it."""
-        return _Attacked(self.model, self.fabric)
+        """The model that attacks call."""
+        return _UnderAutocast(self.model, self.fabric)
 
     @property
     def fabric(self) -> Any:
@@ -258,6 +255,7 @@ class _Run:
     @classmethod
     def start(
         cls,
+        method: Method,
         plan: TrainingPlan,
         processes: Processes,
         model: Classifier,
@@ -283,21 +281,22 @@ class _Run:
                 optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
         pruning = Pruning(plan, model, state.memory, fresh=not state.network)
         with _quiet():
-            return cls(plan, processes, model, optimizer, encoding, pruning, *fabric.setup(model, optimizer))
+            return cls(
+                method, plan, processes, model, optimizer, encoding, pruning, *fabric.setup(model, optimizer)
+            )
 
-    def to_device(self, dataset: Dataset) -> Examples:
-        return Examples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
+    def to_device(self, dataset: Dataset) -> TrainingExamples:
+        return TrainingExamples(*(self.fabric.to_device(t) for t in (dataset.x, dataset.y, dataset.ids)))
 
     def learn(
-        self, objective: Objective, examples: Examples, order: Tensor, epoch: int, state: State
-    ) -> Iterator[Progress]:
-        """One epoch over the rows of `order`, or the rest of one begun; tells of its progress, of the last step
-        always."""
+        self, batch_loss: BatchLoss, examples: TrainingExamples, order: Tensor, epoch: int, state: State
+    ) -> Iterator[TrainingProgress]:
+        """Learn one epoch over the rows of `order`, or the rest of it; yields progress, always at the last step."""
         plan, count = self.plan, self.processes.count
         steps = math.ceil(len(order) / plan.batch_size)
         if len(order) // steps < count:
             raise self.processes.error(
-                f"batch_size: expected steps of {count} examples at least, one for each process, got "
+                f"batch_size: expected steps of at least {count} examples, one for each process, got "
                 f"{len(order) // steps}"
             )
         losses = torch.zeros(steps, device=self.fabric.device)
@@ -318,18 +317,20 @@ class _Run:
             x = crop_and_flip(batch.x, batch.ids, crop=plan.crop, flip=plan.flip, seed=plan.seed, epoch=epoch)
             own = mine.to(batch.ids.device)
             try:
-                loss, logits = objective(self.wrapped, Batch(x, batch.y, batch.ids, own, epoch, step))
-            except ArgumentError:  # of the attack, perhaps because the model is ruined
+                loss, logits = batch_loss(
+                    self.wrapped, TrainingBatch(x, batch.y, batch.ids, own, epoch, step)
+                )
+            except ArgumentError:  # raised by the attack, perhaps because the model has diverged
                 self._check_logits(x, f"at step {step + 1} of epoch {epoch}", epoch)
                 raise
-            # the processes' mean is then that over the examples, whose shares may differ by one
+            # so that the mean over processes is the mean over examples; shares may differ by one
             loss = loss * (len(mine) * count / len(rows)) + self.pruning.penalty()
             self.stepper.zero_grad()
             self.fabric.backward(loss)
             self.pruning.mask_gradients()
             self.stepper.step()
             self._move_average(state, done)
-            for name in METHODS[plan.method].by_example:
+            for name in self.method.by_example:
                 self.processes.exchange(state.memory[name], rows)
 
             losses[step] = loss.detach() / count
@@ -343,11 +344,13 @@ class _Run:
                     first = int((~torch.isfinite(losses)).nonzero()[0])
                     self._diverged(f"{float(losses[first])} at step {first + 1} of epoch {epoch}", epoch)
                 state.begun = {"losses": losses[: step + 1], "correct": correct[: step + 1]}
-                yield Progress(epoch, plan.epochs, step + 1, steps, seen, mean, int(correct.sum()) / seen)
+                yield TrainingProgress(
+                    epoch, plan.epochs, step + 1, steps, seen, mean, int(correct.sum()) / seen
+                )
 
     @torch.inference_mode()
-    def evaluate(self, examples: Examples, rows: Tensor) -> tuple[float, int]:
-        """Mean cross-entropy and number of right answers in evaluation mode; the processes share the rows."""
+    def evaluate(self, examples: TrainingExamples, rows: Tensor) -> tuple[float, int]:
+        """Mean cross-entropy and number of right answers in evaluation mode, over all processes."""
         self.wrapped.eval()
         loss, correct = 0.0, 0
         for some in self.processes.share(rows).split(_EVALUATION_BATCH):
@@ -361,7 +364,7 @@ class _Run:
         return loss / max(1, len(rows)), int(correct)
 
     def _move_average(self, state: State, done: int) -> None:
-        """One step of the moving average; its first steps average over few, so that the start is forgotten."""
+        """Update the moving average of the weights; early steps weigh more, to forget the initial weights."""
         if not self.plan.average:
             return
         share = max(1 - self.plan.average, 1 / (done + 1))
@@ -373,7 +376,7 @@ class _Run:
 
     @contextmanager
     def averaged(self, state: State) -> Iterator[None]:
-        """Within, the model has the moving average of its weights, if one is kept."""
+        """Give the model the moving average of its weights for a while, if one is kept."""
         if not state.average:
             yield
             return
@@ -385,7 +388,7 @@ class _Run:
             self.model.network.load_state_dict(weights)
 
     def keep(self, state: State, seconds: float = 0.0) -> None:
-        """Take the weights and the momentum into the state, for the checkpoint; `seconds` of an epoch begun."""
+        """Copy weights and momentum into the state, for the checkpoint; `seconds`: spent on an unfinished epoch."""
         weights = {name: tensor.cpu().clone() for name, tensor in self.model.network.state_dict().items()}
         epoch = len(state.history) + 1
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
@@ -394,13 +397,13 @@ class _Run:
         state.momentum = {
             name: self.optimizer.state[parameter]["momentum_buffer"].cpu().clone()
             for name, parameter in self.model.network.named_parameters()
-            # there is none without momentum
+            # absent where the momentum is 0
             if self.optimizer.state[parameter].get("momentum_buffer") is not None
         }
 
     @torch.inference_mode()
     def _check_logits(self, x: Tensor, when: str, epoch: int) -> None:
-        """End the training if the model's answers are not finite any more."""
+        """End the training if the model's logits are no longer finite."""
         self.wrapped.eval()
         if not bool(torch.isfinite(self.wrapped(x)).all()):
             self._diverged(f"logits that are not finite {when}", epoch)
@@ -415,19 +418,19 @@ class _Run:
         raise self.processes.error(f"lr: expected a finite loss, got {what} with lr {self.plan.lr:g}; {kept}")
 
 
-def _merit(plan: TrainingPlan, row: dict[str, Any]) -> tuple[float, float, float, float]:
-    """What the best epoch has most of: rounds of pruning behind it, of a method that attacks held-out examples that
-    withstand it, accuracy, little loss; without validation, age."""
+def _merit(plan: TrainingPlan, keeps_last: bool, row: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Ranks epochs: by rounds of pruning done, robust accuracy of a method that attacks, accuracy, then smaller loss;
+    without validation, the last is best."""
     rounds = float(sum(row["epoch"] >= epoch for epoch in plan.pruned_before()))
-    if row["validation_accuracy"] is None or METHODS[plan.method].keeps_last:
+    if row["validation_accuracy"] is None or keeps_last:
         return rounds, float(row["epoch"]), 0.0, 0.0
-    # what a plain training withstands is chance: the epoch that has most of it may be the first
-    robust = (row["robust_accuracy"] or 0.0) if METHODS[plan.method].budget else 0.0
+    # robustness of plain training is noise, and may be greatest in the first epoch
+    robust = (row["robust_accuracy"] or 0.0) if plan.adversarial else 0.0
     return rounds, robust, row["validation_accuracy"], -row["validation_loss"]
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
-    """The learning rate of `step` (from 0) of `steps` in all."""
+    """The learning rate at `step` (from 0) of `steps`."""
     if plan.schedule == "cosine":
         return plan.lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
     # Zhong et al. 2024, appendix B
@@ -436,7 +439,7 @@ def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
 
 
 def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
-    """The attacks' budgets against the size of the images."""
+    """`ArgumentError` for a budget of more pixels than an image has."""
     pixels = math.prod(source.x.shape[2:])
     if plan.k is None:
         return
@@ -444,7 +447,7 @@ def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
         raise ArgumentError(
             f"k: expected at most {pixels}, the pixels of an image of {plan.data}, got {plan.k}"
         )
-    if "multi_k" in METHODS[plan.method].uses and plan.training_k() > pixels:
+    if plan.takes("multi_k") and plan.training_k() > pixels:
         raise ArgumentError(
             f"multi_k: expected a training budget of at most {pixels}, the pixels of an image of {plan.data}, "
             f"got {plan.multi_k:g} x {plan.k} = {plan.training_k()}"
@@ -452,14 +455,8 @@ def _check_budget(plan: TrainingPlan, source: Dataset) -> None:
 
 
 def _processes(plan: TrainingPlan) -> Processes:
-    """This process, and the others where torchrun started several, with Lightning Fabric for the devices and the
-    precision of the passes."""
-    device = plan.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("device: expected a device of this machine, got cuda, of which torch finds none")
-    count = started()
+    """All processes of this training; Lightning Fabric handles their devices and precision."""
+    device, count = device_of(plan), started()
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if count > 1 else 1
     if device == "cuda" and here > torch.cuda.device_count():
         raise ArgumentError(
@@ -473,7 +470,7 @@ def _processes(plan: TrainingPlan) -> Processes:
             accelerator=device,
             devices=here,
             num_nodes=count // here,
-            # buffers are alike already, and to write to them between two forward passes would spoil the first
+            # buffers agree already, and broadcasting between two forward passes would break the first
             strategy=DDPStrategy(broadcast_buffers=False) if count > 1 else "auto",
             precision=PRECISIONS[plan.precision],
         )
@@ -484,7 +481,7 @@ def _processes(plan: TrainingPlan) -> Processes:
 
 
 def _part() -> None:
-    """Let go of the other processes: threads that still speak to them as Python ends would abort it."""
+    """Leave the group of processes: threads that still communicate at exit would abort Python."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -493,7 +490,7 @@ def _part() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Fabric's remarks on the terminal; errors still come through."""
+    """Silence Fabric on the terminal, except for errors."""
     logger = logging.getLogger("lightning_fabric")
     level = logger.level
     with warnings.catch_warnings():
@@ -506,7 +503,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _split(source: Dataset, plan: TrainingPlan) -> tuple[Tensor, Tensor]:
-    """Rows to learn and rows held out, the same for the same seed whatever else is asked."""
+    """Rows to learn and rows held out, which depend on the seed and the share only."""
     held_out = round(plan.validation * len(source))
     if held_out >= len(source):
         raise ArgumentError(
@@ -517,7 +514,7 @@ def _split(source: Dataset, plan: TrainingPlan) -> tuple[Tensor, Tensor]:
 
 
 def _has_test_split(source: Dataset, test: Dataset) -> bool:
-    """Whether `test` is other examples than the training's: a folder without splits is the same under any name."""
+    """Whether `test` has other examples than `source`; a folder without splits gives the same for any split."""
     if test.x.shape[1:] != source.x.shape[1:] or test.class_names != source.class_names:
         raise ArgumentError(
             f"data: expected splits of one shape with the same classes, got {source} and {test}"
@@ -527,81 +524,3 @@ def _has_test_split(source: Dataset, test: Dataset) -> bool:
 
 def _shuffled(ids: Tensor, seed: int, epoch: int) -> Tensor:
     return Streams(seed, ids, "shuffle").order(epoch)
-
-
-def _build(plan: TrainingPlan, source: Dataset, encoding: Encoding | None) -> Classifier:
-    """The model that suits the data, or their encoding: new, or the one to start from."""
-    _, channels, height, width = source.x.shape
-    mean = std = None
-    if encoding:
-        channels = encoding.channels(channels)
-    elif plan.normalize:
-        mean, std = moments(source)
-    shapes: dict[str, Any] = {
-        "in_channels": channels,
-        "image_size": height if height == width else [height, width],
-        "classes": len(source.class_names),
-    }
-    if plan.initial is not None:
-        model = load(plan.initial)
-        if (found := {name: model.arguments[name] for name in shapes}) != shapes:
-            raise ArgumentError(
-                f"initial: expected a model with {shapes} for {plan.data}, got one with {found}"
-            )
-        return model.float()
-    model = build(
-        plan.model,
-        **shapes,
-        mean=mean,
-        std=std,
-        seed=plan.seed,
-        **plan.model_arguments,
-    )
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ArgumentError(
-            f"model: expected one that learns by gradients, got {plan.model}; --method {plan.model} trains it"
-        )
-    return model
-
-
-def moments(source: Dataset) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel."""
-    # rounded, so that they read well and the order of summation does not show
-    std, mean = (
-        [round(value, 4) for value in moment.tolist()]
-        for moment in torch.std_mean(source.x, dim=(0, 2, 3), correction=0)
-    )
-    return mean, [value or 1.0 for value in std]  # of a channel that never varies
-
-
-def _save(
-    result: TrainingResult,
-    plan: TrainingPlan,
-    source: Dataset,
-    processes: Processes,
-    encoding: Encoding | None,
-) -> None:
-    save(
-        result.model,
-        result.out,
-        data={"name": source.name, "split": source.split, "n": len(source), "digest": source.digest},
-        accuracy={
-            "value": result.accuracy,
-            "correct": result.correct,
-            "n": result.n,
-            "split": result.split,
-        },
-        training={
-            "command": plan.command(),
-            "plan": plan.identity(),
-            "best_epoch": result.best_epoch,
-            "validation_accuracy": result.validation_accuracy,
-            "robust_accuracy": result.robust_accuracy,
-            "seconds": round(result.seconds, 1),
-            # on a CPU the same command with as many threads gives the same weights
-            "device": processes.fabric.device.type,
-            "processes": processes.count,
-            "threads": torch.get_num_threads(),
-        },
-        **({"ablation": encoding.record()} if encoding else {}),
-    )

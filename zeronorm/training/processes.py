@@ -1,4 +1,4 @@
-"""The processes that train one model together, a device each: started by torchrun, tied by Lightning Fabric's DDP.
+"""Several processes that train one model together, one device each, started by torchrun.
 
 Each learns its share of every batch, and the loss is that of the whole batch: the mean over its examples, with batch
 normalisation by the statistics of all of them.  So what is learnt does not depend on how many processes there are,
@@ -19,17 +19,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zeronorm.errors import ArgumentError
+from zeronorm.training.plan import TrainingPlan
 
 T = TypeVar("T")
 
 
 class ToldByTheFirst(ArgumentError):
-    """An error that all processes raise: the first says it, the others end in silence."""
+    """Raised by all processes but the first, which prints the error, so that it is printed once."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and the others of its training, as Fabric knows them; by default there are none."""
+    """This process and the others of its training; by default there are no others."""
 
     fabric: Any = None
     count: int = 1
@@ -37,11 +38,11 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the first, the one that writes and that is watched."""
+        """Whether this is the first process, which writes files and reports progress."""
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of `rows`; the parts in the order of the processes are the whole."""
+        """This process's part of `rows`; the parts of all processes in order make up `rows`."""
         return rows.tensor_split(self.count)[self.rank]
 
     def total(self, tensor: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Processes:
         return tensor if self.count == 1 else self.fabric.all_reduce(tensor, reduce_op="sum")
 
     def joined(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes one after the other; they may differ in length."""
+        """The tensors of all processes, concatenated; they may differ in length."""
         if self.count == 1:
             return tensor
         found: list[Any] = [None] * self.count
@@ -57,7 +58,7 @@ class Processes:
         return torch.cat(found).to(tensor.device)
 
     def exchange(self, table: Tensor, rows: Tensor) -> None:
-        """Of a table with a row for each example: bring those rows to all, each from whose share it is."""
+        """Send each process's share of the rows of a table to all processes, in place."""
         if self.count > 1:
             rows = rows.to(table.device)
             own = torch.zeros_like(table[rows])
@@ -66,7 +67,7 @@ class Processes:
             table[rows] = self.total(own)
 
     def first(self, do: Callable[[], T]) -> T:
-        """What `do` returns in the first process, which alone does it; its `ArgumentError` is that of all."""
+        """Call `do` in the first process only, and return its result or raise its `ArgumentError` in all."""
         if self.count == 1:
             return do()
         done: tuple[T | None, str | None] = None, None
@@ -83,7 +84,7 @@ class Processes:
 
     @contextmanager
     def alike(self) -> Iterator[None]:
-        """Within, each process does the same; where one raises an `ArgumentError`, all do."""
+        """If one process raises an `ArgumentError` here, all do."""
         refused = None
         try:
             yield
@@ -99,11 +100,11 @@ class Processes:
                     raise self.error(one)
 
     def error(self, what: str) -> ArgumentError:
-        """An error that all processes come to."""
+        """An error that all processes raise and one prints."""
         return ArgumentError(what) if self.leads else ToldByTheFirst(what)
 
     def agreed(self, number: int | None) -> int | None:
-        """A number that at least one of the processes has, the largest, if any has one."""
+        """The largest number that any process has; None if none has one."""
         if self.count == 1:
             return number
         largest = torch.tensor(number or 0, device=self.fabric.device)
@@ -112,7 +113,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Within, another process that is gone is said to be."""
+        """Turn a lost connection to another process into an `ArgumentError`."""
         try:
             yield
         except RuntimeError as error:
@@ -120,12 +121,12 @@ class Processes:
             if self.count == 1 or not lost:
                 raise
             raise self.error(
-                "devices: a process of this training ended before its time; the same command with --resume continues "
+                "devices: another process of this training ended early; the same command with --resume continues "
                 "from the last checkpoint"
             ) from None
 
     def normalise(self, model: nn.Module) -> None:
-        """Make batch normalisation in training count the examples of all processes."""
+        """Replace batch normalisation by one over the examples of all processes."""
         if self.count > 1:
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
@@ -133,7 +134,7 @@ class Processes:
 
 
 class BatchNormOfAll(_BatchNorm):
-    """Batch normalisation by the mean and variance over the batches of all processes, which may differ in size.
+    """Batch normalisation over the batches of all processes, which may differ in size.
 
     torch's `SyncBatchNorm` does the same, on GPUs only.
     """
@@ -167,7 +168,7 @@ def _total(x: Tensor) -> Tensor:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over the processes, of which each one's loss depends on all terms."""
+    """Differentiable sum over the processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -184,3 +185,13 @@ def started() -> int:
     """How many processes torchrun started for this training; 1 without it."""
     launched = dist.is_available() and dist.is_torchelastic_launched()
     return int(os.environ["WORLD_SIZE"]) if launched else 1
+
+
+def device_of(plan: TrainingPlan) -> str:
+    """The kind of device that a plan names: "auto" is a GPU if there is one.
+
+    **Raises:** `ArgumentError` for a GPU where there is none.
+    """
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("device: expected a device of this machine, got cuda, of which torch finds none")
+    return "cuda" if plan.device != "cpu" and torch.cuda.is_available() else "cpu"

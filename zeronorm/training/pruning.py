@@ -1,4 +1,4 @@
-"""Sparse training, whatever the method: rounds of pruning between epochs, masks that hold, and an ℓ1 penalty."""
+"""Sparse training for any method: rounds of pruning between epochs, masks, and an ℓ1 penalty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MASK = "mask/"  # before the names of the masks in a training's memory
 
 
 class Pruning:
-    """The rounds of pruning of a training, and the zeros they leave (Guo et al. 2018, section 4.1).
+    """Prunes weights in rounds, and keeps them zero afterwards (Guo et al. 2018, section 4.1).
 
     A weight that was pruned, or that is zero in the model the training starts from, stays exactly zero: its
     gradient and its momentum are masked.  The masks are part of the training's memory, and so of its checkpoint.
@@ -43,14 +43,14 @@ class Pruning:
                     tensor.mul_(mask)
 
     def mask_gradients(self) -> None:
-        """Between a backward pass and the step."""
+        """Zero the gradients of pruned weights, between a backward pass and the step."""
         for name, mask in self._masks():
             gradient = self._weights[name].grad
             if gradient is not None:
                 gradient.mul_(mask)
 
     def penalty(self) -> Float[Tensor, ""] | float:
-        """λ Σ |w| over the weights that pruning is about."""
+        """λ Σ |w| over the weights that may be pruned."""
         if not self._plan.l1:
             return 0.0
         return self._plan.l1 * torch.stack([w.abs().sum() for w in self._weights.values()]).sum()

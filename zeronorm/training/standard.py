@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from zeronorm.training.methods import Batch, Objective, Setting
+from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
-def objective(setting: Setting) -> Objective:
-    """The loss of a batch; a method's file is this function."""
+def batch_loss(setting: Setting) -> BatchLoss:
+    """Cross-entropy, whatever the setting."""
     return cross_entropy
 
 
-def cross_entropy(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+def cross_entropy(
+    model: nn.Module, batch: TrainingBatch
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
     logits = model(batch.x)
     return F.cross_entropy(logits, batch.y), logits

@@ -1,4 +1,4 @@
-"""The metrics of a training for other programs that draw them: TensorBoard and MLflow, each an extra."""
+"""Sends the metrics of a training to TensorBoard and MLflow, each an extra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Log = Callable[[Mapping[str, Any]], None]  # takes a row of metrics.csv
 
 @contextmanager
 def tracking(names: Collection[str], folder: Path, identity: Mapping[str, Any]) -> Iterator[Log]:
-    """Within, a function that gives each row to every one of the trackers asked for.
+    """Yields a function that sends a row of metrics to all trackers asked for.
 
     **Raises:** `ArgumentError` for a tracker that is not installed.
     """
@@ -31,7 +31,7 @@ def tracking(names: Collection[str], folder: Path, identity: Mapping[str, Any]) 
 
 @contextmanager
 def _tensorboard(folder: Path, identity: Mapping[str, Any]) -> Iterator[Log]:
-    """Event files in the training's folder: `tensorboard --logdir FOLDER`."""
+    """Writes event files to the training's folder: `tensorboard --logdir FOLDER` shows them."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -52,7 +52,7 @@ def _tensorboard(folder: Path, identity: Mapping[str, Any]) -> Iterator[Log]:
 
 @contextmanager
 def _mlflow(folder: Path, identity: Mapping[str, Any]) -> Iterator[Log]:
-    """A run where MLflow's own settings say, named after the folder; a resumed training is another run."""
+    """Logs to a new MLflow run, named after the folder, where MLflow's own settings say."""
     try:
         import mlflow
     except ImportError as error:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from zeronorm.training.methods import Batch, Objective, Setting
+from zeronorm.training.method import BatchLoss, Setting, TrainingBatch
 
 
-def objective(setting: Setting) -> Objective:
-    """Cross-entropy on the clean examples, and `beta` times what adversarials move the prediction by.
+def batch_loss(setting: Setting) -> BatchLoss:
+    """Cross-entropy on the clean examples, plus `beta` times how far adversarials move the prediction.
 
     CE(f(x), y) + β KL(softmax f(x) ‖ softmax f(x')), the mean over the batch, with gradients through both
     arguments; x' maximises the cross-entropy, not the divergence (Zhang et al. 2019 do the latter).
@@ -23,7 +20,7 @@ def objective(setting: Setting) -> Objective:
     """
     beta = setting.plan.beta
 
-    def loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
+    def loss(model: nn.Module, batch: TrainingBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "b classes"]]:
         x_adv = setting.adversary(batch.x, batch.y, batch.ids, batch.epoch, batch.step)
         clean, moved = model(batch.x), model(x_adv)
         return F.cross_entropy(clean, batch.y) + beta * divergence(clean, moved), moved

@@ -9,8 +9,8 @@ from torch import nn
 import zeronorm as zn
 from zeronorm import Linf
 from zeronorm.attacks import fgsm, iterative_fgsm, momentum_fgsm, pgd, randomized_fgsm
-from zeronorm.attacks.batch_under_attack import searching
-from zeronorm.attacks.signed_ascent import ascend
+from zeronorm.attacks.batch_under_attack import attacking
+from zeronorm.attacks.signed_gradient import ascend
 
 W = torch.tensor([[1, 0, 0.5], [0.2, 1, -1], [-1, 0.3, 0.1]], dtype=torch.float64)
 X = torch.tensor([[1, 0.2, 0.3]], dtype=torch.float64)
@@ -58,11 +58,11 @@ def test_momentum_by_hand():
 
     x, y = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0])
     model = lambda v: torch.stack([v[:, 0] + 9, v[:, 0]], dim=1)  # noqa: E731
-    with searching(
+    with attacking(
         "momentum_fgsm", model, x, y, Linf(5.0, **WIDE), targeted=None, seed=0, ids=None, norm=Linf
-    ) as search:
-        ascend(search, None, 2, 1.0, momentum=1.0, look=look)
-        moved = search.finished()
+    ) as batch:
+        ascend(batch, None, 2, 1.0, momentum=1.0, look=look)
+        moved = batch.finished()
     assert places[1][0, 0].tolist() == [1, -1, 0, 1]
     # g = (-1.5, -.5, 1, 2)
     assert moved[0].tolist() == [0, -2, 1, 2]
