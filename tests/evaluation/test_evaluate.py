@@ -167,7 +167,7 @@ def one_pixel(model, x, y, threat):
 
 def test_an_attack_of_ones_own(model, data):
     evaluation = zn.evaluate(model, data, zn.L0(1), one_pixel)
-    assert evaluation.summary.run["plan"]["attack"]["name"] == "one_pixel"
+    assert evaluation.summary.run["plan"]["attack"]["name"] == "custom one_pixel"
     found = rows(evaluation)
     assert all(row["distance"] == 1 for row in found if row["outcome"] == "broken")
     assert {(row["forwards"], row["backwards"]) for row in found if row["stage"] == 0} == {(50, 0)}
@@ -192,7 +192,14 @@ def test_a_name_of_the_catalogue_is_not_its_attack(model, data):
     def sparse_pgd(model, x, y, threat):
         return x
 
-    assert zn.evaluate(model, data, zn.L0(3), sparse_pgd).robust_accuracy == 0.9
+    with pytest.raises(
+        zn.ArgumentError, match=r"^attack: sparse_pgd is an attack of the catalogue, and this"
+    ):
+        zn.evaluate(model, data, zn.L0(3), sparse_pgd)
+    with pytest.raises(
+        zn.ArgumentError, match=r"^attacks: sparse-pgd is an attack of the catalogue, and what"
+    ):
+        zn.compare(model, data, zn.L0(3), {"sparse-pgd": "sparse_rs"}, queries=3)
 
 
 def over_budget(model, x, y, threat):
@@ -271,7 +278,7 @@ def test_what_is_no_batch_of_inputs(model, data, returned, got):
     def careless(model, x, y, threat):
         return returned(x)
 
-    expected = r"attack: expected inputs of shape \(18, 1, 5, 5\) from careless, got "
+    expected = r"attack: expected inputs of shape \(18, 1, 5, 5\) from custom careless, got "
     with pytest.raises(zn.ArgumentError, match=expected + got):
         zn.evaluate(model, data, zn.L0(1), careless)
 

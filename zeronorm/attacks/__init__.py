@@ -7,6 +7,7 @@ from zeronorm.attacks.carlini_wagner_l0 import carlini_wagner_l0 as carlini_wagn
 from zeronorm.attacks.carlini_wagner_l2 import carlini_wagner_l2 as carlini_wagner_l2
 from zeronorm.attacks.catalogue import catalogue as catalogue
 from zeronorm.attacks.corner_search import corner_search as corner_search
+from zeronorm.attacks.custom import custom as custom
 from zeronorm.attacks.deepfool import deepfool as deepfool
 from zeronorm.attacks.fmn_l0 import fmn_l0 as fmn_l0
 from zeronorm.attacks.guided_exchange import guided_exchange as guided_exchange
@@ -34,6 +35,7 @@ __all__ = [
     "carlini_wagner_l2",
     "catalogue",
     "corner_search",
+    "custom",
     "deepfool",
     "fgsm",
     "fmn_l0",

@@ -30,7 +30,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="An attack, or several with commas: a cascade; options after colons, such as "
-            "sparse_autoattack:version=plus. See zeronorm list. (default: sparse_autoattack; with --epsilon: pgd)"
+            "sparse_autoattack:version=plus; one of yours is package.module:function. See zeronorm list. "
+            "(default: sparse_autoattack; with --epsilon: pgd)"
         ),
     ] = None,
     steps: options.Steps = None,

@@ -94,7 +94,8 @@ def matrix(
     if train_limit is not None:
         checks.integer("train_limit", train_limit, 1)
     for name, _ in said.values():
-        get(name)
+        if ":" not in name:
+            get(name)
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model

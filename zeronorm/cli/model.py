@@ -76,19 +76,25 @@ def is_code(name: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not os.path.exists(name)
 
 
-def _imported(name: str) -> Any:
+def imported(name: str, what: str) -> Any:
+    """What `package.module:name` names, importable from the current folder as well."""
     module_name, _, path = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # whatever a stranger's module raises
-        raise ArgumentError(f"model: cannot import {module_name!r}: {_said(error)}") from error
+        raise ArgumentError(f"{what}: cannot import {module_name!r}: {_said(error)}") from error
     try:
         for part in path.split("."):
             found = getattr(found, part)
     except AttributeError as error:
-        raise ArgumentError(f"model: {module_name!r} has no {path!r}") from error
+        raise ArgumentError(f"{what}: {module_name!r} has no {path!r}") from error
+    return found
+
+
+def _imported(name: str) -> Any:
+    found = imported(name, "model")
     if isinstance(found, nn.Module) or not callable(found):
         model = found
     elif inspect.isclass(found) or not _required(found):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zeronorm import L0
     from zeronorm import Linf as LinfBall
     from zeronorm.attacks import Stage
+    from zeronorm.attacks.custom import CustomAttack
     from zeronorm.data import Dataset, Stream
 
 _BUDGETS = "1,2,4,8"
@@ -194,15 +195,35 @@ def attacks(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
     said = {}
     for word in words:
         name, *given = word.split(":")
-        said[word] = name.replace("-", "_"), dict(_option(word, part) for part in given)
+        own = bool(given) and "=" not in given[0]  # package.module:function
+        name = f"{name}:{given.pop(0)}" if own else name.replace("-", "_")
+        said[word] = name, dict(_option(word, part) for part in given)
     return said
 
 
-def searches(said: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, str | Stage]:
+def searches(said: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, str | Stage | CustomAttack]:
     """What `attacks` read, as `zeronorm.evaluate` takes it."""
     from zeronorm.attacks import Stage
 
-    return {word: Stage(name, given) if given else name for word, (name, given) in said.items()}
+    return {
+        word: _own(name, given) if ":" in name else Stage(name, given) if given else name
+        for word, (name, given) in said.items()
+    }
+
+
+def _own(name: str, given: Mapping[str, Any]) -> CustomAttack:
+    """The attack `package.module:function`, or what `zeronorm.attacks.custom` made of one there."""
+    from zeronorm.attacks.catalogue import catalogue
+    from zeronorm.attacks.custom import CustomAttack, custom
+    from zeronorm.cli.model import imported
+
+    if name.partition(":")[0].replace("-", "_") in catalogue:
+        raise ArgumentError(f"attack: expected name:option=value, got {name!r}")
+    found = imported(name, "attack")
+    if not isinstance(found, CustomAttack):
+        return custom(found, options=given)
+    own = {option: found.options[option] for option in found.chosen}
+    return custom(found.function, found.name, found.kind, found.knowledge, own | dict(given))
 
 
 def _option(word: str, text: str) -> tuple[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,6 +44,7 @@ def train(devices: int | None, json_: bool, **given: Any) -> None:
     With --devices 4, or by torchrun --nproc-per-node 4 -m zeronorm train ..., it is shared; what is learnt is the same.
     """
     from zeronorm.cli.train_devices import end_with_launcher, is_first, launched, processes
+    from zeronorm.files import local_path
     from zeronorm.training.certified import check_alone
     from zeronorm.training.methods import METHODS
     from zeronorm.training.processes import ToldByTheFirst
@@ -59,7 +59,7 @@ def train(devices: int | None, json_: bool, **given: Any) -> None:
     if devices is not None and devices > here:
         raise typer.Exit(launched(devices, plan))
     end_with_launcher()
-    first, out = is_first(), Path(plan.out)
+    first, out = is_first(), local_path(plan.out)
     if plan.resume and first and not out.exists():
         typer.echo(f"nothing to resume in {out}: a new training begins", err=True)
     try:

@@ -123,9 +123,8 @@ class _Attempt:
 
     def finished(self, rows: list[Row]) -> None:
         """Hand over rows, and what was spent since the last time."""
-        counter = self.counter
-        forwards = int(counter.forwards.sum()) + counter.unattributed
-        backwards = int(counter.backwards.sum())
+        forwards = int(self.counter.forwards.sum()) + self.counter.unattributed
+        backwards = int(self.counter.backwards.sum())
         before, self._spent = self._spent, Spent(time.perf_counter() - self._started, forwards, backwards)
         self.events.finished(self.shard, rows, self._spent - before)
 

@@ -18,7 +18,7 @@ from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
-from zeronorm.evaluation.plan import AttackLike, resolve_stages
+from zeronorm.evaluation.plan import AttackFunction, AttackLike, as_custom, costs_of, resolve_stages
 from zeronorm.threat_model import L0
 
 NamedAttacks = Mapping[str, AttackLike | Sequence[AttackLike]]
@@ -40,6 +40,13 @@ def named_attacks(attacks: Attacks) -> dict[str, AttackLike | Sequence[AttackLik
     """Attacks by name; those of a list go by their own."""
     if isinstance(attacks, Mapping):
         named = dict(attacks)
+        for name, attack in named.items():
+            word = str(name).replace("-", "_")
+            if word in catalogue and word not in catalogued(attack):
+                raise ArgumentError(
+                    f"attacks: {name} is an attack of the catalogue, and what is called so here is not; give it "
+                    "another name"
+                )
     else:
         one = isinstance(attacks, str) or not isinstance(attacks, Sequence)
         listed: list[Any] = [attacks] if one else list(attacks)
@@ -60,7 +67,7 @@ def _name(attack: Any) -> str:
     if isinstance(attack, Stage):
         return attack.name
     if callable(attack):
-        return str(getattr(attack, "__name__", type(attack).__name__))
+        return getattr(function := _function(attack), "shown", getattr(function, "__name__", ""))
     raise ArgumentError(f"attacks: expected names, Stages or functions, got {type(attack).__name__}")
 
 
@@ -146,13 +153,25 @@ def lengths_for(attack: AttackLike | Sequence[AttackLike], given: Mapping[str, i
 
 def costs(attack: AttackLike | Sequence[AttackLike]) -> set[str]:
     """The lengths that an attack or a cascade takes."""
-    return {cost for name in catalogued(attack) if name in catalogue for cost in catalogue[name].cost}
+    listed = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
+    own = {cost for part in listed if callable(part) for cost in costs_of(_function(part))}
+    return own | {cost for name in catalogued(attack) if name in catalogue for cost in catalogue[name].cost}
+
+
+def _catalogue_name(function: Any) -> str | None:
+    """What a function of the catalogue is called there."""
+    return next((name for name, entry in catalogue.items() if entry.function is function), None)
+
+
+def _function(part: Any) -> AttackFunction:
+    """A function of the catalogue, or an attack of one's own."""
+    return part if _catalogue_name(part) else as_custom(part)
 
 
 def catalogued(attack: AttackLike | Sequence[AttackLike]) -> list[str]:
     """The names in the catalogue that an attack or a cascade goes by."""
     parts = attack if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
-    names = [part.attack if isinstance(part, Stage) else part for part in parts]
+    names = [part.attack if isinstance(part, Stage) else _catalogue_name(part) or part for part in parts]
     return [name.replace("-", "_") for name in names if isinstance(name, str)]
 
 

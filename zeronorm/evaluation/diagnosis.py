@@ -55,7 +55,7 @@ def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
         codes.add("search-not-converged")
     if not run["plan"]["model"]["differentiable"]:
         codes |= {"no-gradients", "zero-gradient", "undefined-gradient"}
-    if not {"white", "black"} <= {_knowledge(stage["attack"]) for stage in stages}:
+    if not {"white", "black"} <= {_knowledge(stage) for stage in stages}:
         codes.add("black-box-beats-white-box")
     return [words for code, words in CHECKS.items() if code not in codes]
 
@@ -84,16 +84,14 @@ def look_at(model: Model, examples: Dataset | Stream) -> Look:
     Raises:
         ArgumentError: if the model does not fit the data at all.
     """
-    some = examples.first(SOME)
-    kept = _buffers(model)
+    some, kept = examples.first(SOME), _buffers(model)
     z, gradient = _logits_and_gradient(model, some.x, some.y)
+    _refuse_moving(model, kept)
     _check_fit(model, z, some, int(examples.y.max()))
-    z = losses.finite_below(z).float()
+    z = losses.finite_below(z)
     if not getattr(model, "abstains", False):  # whose shares of votes lie beside one that is no share
         _refuse_probabilities(z)
-    findings = _inspect_model(model, some.x, z, gradient)
-    _refuse_moving(model, kept)
-    return Look(z, gradient is not None, findings)
+    return Look(z, gradient is not None, _inspect_model(model, some.x, z, gradient))
 
 
 def _logits_and_gradient(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -136,17 +134,6 @@ def _check_fit(model: Model, z: Tensor, some: Dataset, largest_label: int) -> No
 
 def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | None) -> list[Finding]:
     findings: list[Finding] = []
-    if layers := layers_in_training(model):
-        findings.append(
-            _finding(
-                "layer-in-training-mode",
-                "warning",
-                f"the model is in evaluation mode, and {_listed([f'{n} ({type(m).__name__})' for n, m in layers])} in "
-                "training mode",
-                "it is measured as it is: with whatever such layers do in training, such as dropout",
-                "call model.eval() if that was not meant",
-            )
-        )
     scale = float(first.std()) + 1e-12
     with torch.no_grad(), evaluation_mode(model):
         alone = _checked(model, x[:1])
@@ -154,17 +141,14 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
             second = _checked(model, x)
             alike = float((first - second).abs().max()) <= 1e-3 * scale
             findings.append(_BATCH_DEPENDENT if alike else _randomised(first.argmax(1), second.argmax(1)))
-    margins = first.sort(1, descending=True).values
-    if float((margins[:, 0] - margins[:, 1]).median()) > 17:
+    if layers := [f"{name} ({type(layer).__name__})" for name, layer in layers_in_training(model)]:
         findings.append(
             _finding(
-                "saturated-logits",
-                "note",
-                f"half of the inputs have a lead of over {float((margins[:, 0] - margins[:, 1]).median()):.0f} "
-                "between the two largest logits",
-                "cross-entropy and its gradient are exactly 0 in float32 there: attacks that use them as they "
-                "are stop, those of this library do not",
-                "nothing to do here; distrust gradient attacks of other tools on this model",
+                "layer-in-training-mode",
+                "warning",
+                f"the model is in evaluation mode, and {_listed(layers)} in training mode",
+                "it is measured as it is: with whatever such layers do in training, such as dropout",
+                "call model.eval() if that was not meant",
             )
         )
     if (squeezed := _squeezed(first)) is not None:
@@ -176,6 +160,19 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
                 "where it is sure it rounds to its ends: gradients vanish there and ties hide what moves, so that "
                 "searches find less and robust accuracy is an over-estimate",
                 f"return what comes before the {squeezed[1]}",
+            )
+        )
+    margins = first.sort(1, descending=True).values
+    if float((margins[:, 0] - margins[:, 1]).median()) > 17:
+        findings.append(
+            _finding(
+                "saturated-logits",
+                "note",
+                f"half of the inputs have a lead of over {float((margins[:, 0] - margins[:, 1]).median()):.0f} "
+                "between the two largest logits",
+                "cross-entropy and its gradient are exactly 0 in float32 there: attacks that use them as they "
+                "are stop, those of this library do not",
+                "nothing to do here; distrust gradient attacks of other tools on this model",
             )
         )
     flat = torch.ones(len(x), 1) if gradient is None else gradient.flatten(1)
@@ -203,6 +200,31 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
             )
         )
     return findings
+
+
+def _refuse_probabilities(z: Tensor) -> None:
+    if (whole := losses.probabilities(z)) is not None:
+        kind, remedy = ("", "") if whole == 1 else (" in per cent", "divided by 100, ")
+        raise ArgumentError(
+            f"model: expected logits, got probabilities{kind} (every row is non-negative and sums to {whole}); return "
+            f"the values before softmax, or {remedy}their logarithms"
+        )
+
+
+def _squeezed(z: Tensor) -> tuple[str, str] | None:
+    """The ends between which all outputs lie, and the function that may do so.  Logits know no ends and no sign."""
+    low, high = (float(z.min()), float(z.max())) if len(z) else (0.0, 0.0)
+    if low >= 0 and high <= 1 and high - low > 0.2:
+        return "[0, 1]", "sigmoid"
+    if -1 <= low < -0.9 and 0.9 < high <= 1:
+        return "[-1, 1]", "tanh"
+    return None
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence, with the verb after them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def _checked(model: Model, x: Tensor) -> Tensor:
@@ -248,31 +270,6 @@ def inspect_answers(
     return [_randomised(predicted, torch.tensor([row["prediction"] for row in clean]))]
 
 
-def _refuse_probabilities(z: Tensor) -> None:
-    if (whole := losses.probabilities(z)) is not None:
-        kind, remedy = ("", "") if whole == 1 else (" in per cent", "divided by 100, ")
-        raise ArgumentError(
-            f"model: expected logits, got probabilities{kind} (every row is non-negative and sums to {whole}); return "
-            f"the values before softmax, or {remedy}their logarithms"
-        )
-
-
-def _squeezed(z: Tensor) -> tuple[str, str] | None:
-    """The ends between which all outputs lie, and the function that may do so.  Logits know no ends and no sign."""
-    low, high = (float(z.min()), float(z.max())) if len(z) else (0.0, 0.0)
-    if low >= 0 and high <= 1 and high - low > 0.2:
-        return "[0, 1]", "sigmoid"
-    if -1 <= low < -0.9 and 0.9 < high <= 1:
-        return "[-1, 1]", "tanh"
-    return None
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    """Names in a sentence, with the verb after them."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more} {'is' if len(names) == 1 else 'are'}"
-
-
 def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Finding]:
     """Look at a complete run: what do the successes say about the failures?"""
     findings: list[Finding] = []
@@ -300,10 +297,10 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
     curve = run["plan"]["threat"]["curve"]  # there, passes that make an adversarial sparser are no search
     worth_saying = max(2, math.ceil(0.01 * n))
     broken = [row for row in rows if row["outcome"] == "broken"]
-    white = [i for i, stage in enumerate(stages) if _knowledge(stage["attack"]) == "white"]
+    white = [i for i, stage in enumerate(stages) if _knowledge(stage) == "white"]
     kinds = {row["example"]: set[str]() for row in broken}
     for row in broken:
-        kinds[row["example"]].add(_knowledge(stages[row["stage"]]["attack"]))
+        kinds[row["example"]].add(_knowledge(stages[row["stage"]]))
     by_white = sum("white" in kind for kind in kinds.values())
     withstood: dict[int, int] = {}  # the largest budget within which a white-box stage failed
     for row in rows:
@@ -461,8 +458,10 @@ def _length(stage: Mapping[str, Any]) -> int:
     return int(length * options.get("restarts", 1))
 
 
-def _knowledge(name: str) -> str:
-    return get(name).knowledge if name in catalogue else "other"
+def _knowledge(stage: Mapping[str, Any]) -> str:
+    if "custom" in stage or stage["attack"] not in catalogue:
+        return stage.get("knowledge") or "other"
+    return get(stage["attack"]).knowledge
 
 
 def _finding(code: str, level: str, seen: str, meaning: str, advice: str) -> Finding:

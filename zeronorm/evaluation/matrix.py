@@ -20,6 +20,7 @@ import torch
 from zeronorm import checks, models, records, report
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
+from zeronorm.attacks.custom import CustomAttack
 from zeronorm.certification.catalogue import get, made_for
 from zeronorm.certification.confidence import check_probability
 from zeronorm.data import Dataset, Stream
@@ -330,6 +331,9 @@ def _knowledge(attack: Any) -> str:
     """Whether it asks for gradients: "white", "black", or "" of one that does both, or of a stranger's."""
     names = catalogued(attack)
     kinds = {"white" if catalogue[name].knowledge == "white" else "black" for name in names}
+    parts = attack if isinstance(attack, list | tuple) else [attack]
+    for own in (part for part in parts if isinstance(part, CustomAttack)):
+        kinds.add({"white": "white", None: ""}.get(own.knowledge, "black"))
     return "" if "sparse_autoattack" in names or len(kinds) != 1 else kinds.pop()
 
 

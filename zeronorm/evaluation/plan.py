@@ -14,6 +14,7 @@ from torch import Tensor
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue, get
+from zeronorm.attacks.custom import CustomAttack, custom
 from zeronorm.attacks.sparse_autoattack import Stage, stages
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0, Linf
@@ -42,7 +43,15 @@ class PlannedStage:
     def describe(self) -> dict[str, Any]:
         """As the plan in run.json holds it."""
         kind = "minimal" if self.minimal else "budget"
-        return {"name": self.name, "attack": self.attack, "kind": kind, "options": self.options}
+        told: dict[str, Any] = {
+            "name": self.name,
+            "attack": self.attack,
+            "kind": kind,
+            "options": self.options,
+        }
+        if isinstance(self.function, CustomAttack):
+            told |= {"knowledge": self.function.knowledge, "custom": self.function.identity}
+        return told
 
     def check(self, model: Model, x: Tensor, y: Tensor, threat: L0) -> None:
         """Whatever the attack refuses, it refuses here, on no examples; a function of one's own is not asked."""
@@ -114,7 +123,7 @@ def resolve_stages(
     asked = list(attack) if isinstance(attack, Sequence) and not isinstance(attack, str) else [attack]
     if not asked:
         raise ArgumentError("attack: expected at least one attack, got an empty list")
-    resolved: list[tuple[Stage, AttackFunction]] = []
+    resolved: list[tuple[Stage, AttackFunction]] = []  # a custom attack's function is a `CustomAttack`
     used: set[str] = set()
     for one in asked:
         if (
@@ -135,29 +144,32 @@ def resolve_stages(
                 cascade = [s for s in stages(**stage.options) if differentiable or _scores_only(s.attack)]
             resolved += [(s, get(s.attack).function) for s in cascade]
         elif callable(one):
-            resolved.append((Stage(getattr(one, "__name__", type(one).__name__), {}), one))
+            mine = as_custom(one)
+            lengths = {n: v for n, v in given.items() if n in mine.costs and n not in mine.chosen}
+            used |= lengths.keys()
+            resolved.append((Stage(mine.name, mine.options | lengths), mine))
         else:
             raise ArgumentError(f"attack: expected a name, a Stage or a function, got {type(one).__name__}")
 
     planned: list[PlannedStage] = []
     for stage, function in resolved:
-        minimal = False
-        # a function of one's own may be called like one of the catalogue
-        if stage.attack in catalogue and function is get(stage.attack).function:
+        own = function if isinstance(function, CustomAttack) else None
+        if (
+            own.knowledge if own is not None else get(stage.attack).knowledge
+        ) == "white" and not differentiable:
+            black = ", ".join(name for name in catalogue if _scores_only(name))
+            raise ArgumentError(
+                f"attack: {stage.attack} needs gradients, and this model gives none; expected one of {black}"
+            )
+        if own is not None:
+            name, minimal = own.shown, own.kind == "minimal"
+        else:
             entry = get(stage.attack)
-            if not differentiable and not _scores_only(stage.attack):
-                black = ", ".join(name for name in catalogue if _scores_only(name))
-                raise ArgumentError(
-                    f"attack: {stage.attack} needs gradients, and this model gives none; expected one of {black}"
-                )
             stage, minimal = Stage(stage.attack, entry.options | stage.options), entry.kind == "minimal"
-        planned.append(PlannedStage(len(planned), stage.name, stage.attack, stage.options, function, minimal))
+            name = stage.name
+        planned.append(PlannedStage(len(planned), name, stage.attack, stage.options, function, minimal))
     for name in given.keys() - used:
-        takes = (
-            sorted({cost for stage in planned for cost in get(stage.attack).cost})
-            if all(stage.attack in catalogue for stage in planned)
-            else ["none"]
-        )
+        takes = sorted({cost for stage in planned for cost in costs_of(stage.function)}) or ["none"]
         if name in takes:
             raise ArgumentError(
                 f"{name}: each attack that takes {name} was given its own; leave one of both out"
@@ -169,8 +181,22 @@ def resolve_stages(
     return planned
 
 
+def as_custom(function: AttackFunction) -> CustomAttack:
+    """A function that stands for an attack, as one of one's own."""
+    return function if isinstance(function, CustomAttack) else custom(function)
+
+
+def costs_of(function: AttackFunction) -> tuple[str, ...]:
+    """Those of steps and queries that an attack takes."""
+    if isinstance(function, CustomAttack):
+        return function.costs
+    return next((entry.cost for entry in catalogue.values() if entry.function is function), ())
+
+
 def takes(function: AttackFunction, name: str) -> bool:
     """Whether an attack has a parameter of that name."""
+    if isinstance(function, CustomAttack):
+        return function.takes(name)
     parameters = inspect.signature(function).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 

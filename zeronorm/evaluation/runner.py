@@ -34,6 +34,7 @@ from zeronorm.evaluation.attack_batch import AttackShard, StageWork
 from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, verdict
+from zeronorm.evaluation.identity import check_answers
 from zeronorm.evaluation.in_process import InProcess, Spent, Underway
 from zeronorm.evaluation.ledger import CLEAN, Ledger
 from zeronorm.evaluation.plan import (
@@ -115,10 +116,10 @@ def evaluate(
     for one in threats:
         check_box(examples, one)
 
-    some = examples.first(1)
-    owned, model = model, in_batches(model, batch_size, some.x)
+    owned, model = model, in_batches(model, batch_size, examples.first(1).x)
     look = diagnosis.look_at(model, examples)
     stages = resolve_stages(attack, differentiable=look.differentiable, steps=steps, queries=queries)
+    some = examples.first(1)
     for stage, one in product(stages, threats):
         stage.check(model, some.x, some.y, one)
     findings = list(look.findings)
@@ -145,6 +146,7 @@ def evaluate(
         folder = RunFolder(out)
         with folder.locked():
             run, rows = open_run(folder, plan, command)
+            check_answers(model, examples, rows or folder.clean_rows(), folder.path)
             if run["status"] != "complete":
                 with reading(folder.path):
                     ledger = Ledger(examples, folder, rows)

@@ -11,6 +11,7 @@ import inspect
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.custom import source_digest
 from zeronorm.errors import ArgumentError
 from zeronorm.modules import evaluation_mode
 from zeronorm.projections import onto_l0_box
@@ -55,6 +57,22 @@ class ForeignAttack:
     def told(self) -> dict[str, Any]:
         """What tells it from others of its class."""
         return self.options
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells it from another of its name: where it is from, its source and options."""
+        try:
+            version = metadata.version(
+                metadata.packages_distributions()[self.made_of.__module__.partition(".")[0]][0]
+            )
+        except (KeyError, metadata.PackageNotFoundError):
+            version = ""
+        return {
+            "library": f"{self.library} {version}".strip(),
+            "module": self.made_of.__module__,
+            "function": self.made_of.__qualname__,
+            "source": source_digest(self.made_of, self.options),
+        }
 
     def attempt(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """What the other library finds."""

@@ -272,7 +272,7 @@ def _program(path: Path) -> str | None:
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if not pickles or archive.getinfo(pickles[0]).file_size > _LARGEST_PICKLE:
             return None
-        asked = {text for _, text, _ in pickletools.genops(archive.read(pickles[0])) if isinstance(text, str)}
+        asked = [text for _, text, _ in pickletools.genops(archive.read(pickles[0])) if isinstance(text, str)]
     whole = [text for text in asked if re.fullmatch(r"[\w.]+ [\w.]+", text) and not text.startswith(_PLAIN)]
     return f"a pickled model (of {whole[0].replace(' ', '.')})" if whole else None
 

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError, one_line
@@ -211,6 +212,13 @@ class RunFolder(Folder):
             return self.schema.empty_table()
         content = read_file(self.journal)
         return pa.Table.from_pylist(self._parse(content[: content.rfind(b"\n") + 1]), schema=self.schema)
+
+    def clean_rows(self) -> list[Row]:
+        """The clean predictions of a complete run; none of one that has not begun."""
+        if not self.table.exists():
+            return []
+        table = self.read_rows()
+        return table.filter(pc.less(table["stage"], 0)).drop_columns(["positions", "values"]).to_pylist()
 
     def fold(self, rows: list[Row], images: list[dict[str, Any]]) -> str:
         """Write the tables of a complete run and drop the journal; returns the digest of the rows."""

@@ -262,7 +262,11 @@ def leaderboard_table(boards: Sequence[Board]) -> str:
             shares = [entry.clean, *(entry.robust.get(k) for k in board.budgets)]
             cells = "".join(f"  {'' if s is None else percent(s.value) + ' %':>7}" for s in shares)
             notes = ", ".join(
-                ["counted in its rows" if entry.checked else "as reported", *entry.record["warnings"]]
+                [
+                    "counted in its rows" if entry.checked else "as reported",
+                    *([entry.record["attack"]["name"]] if is_custom(entry.record) else []),
+                    *entry.record["warnings"],
+                ]
             )
             lines.append(f"{place:>4}  {entry.name[:40]:<{width}}{cells}  n = {entry.record['n']}, {notes}")
         lines.append("")
@@ -294,6 +298,12 @@ def leaderboard_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
     ]
 
 
+def is_custom(record: Mapping[str, Any]) -> bool:
+    """Whether an attack of somebody's own took part, of which nobody else knows how strong it is."""
+    stages = record["attack"]["stages"]
+    return any(isinstance(stage, Mapping) and "custom" in stage for stage in stages)
+
+
 def _boards(entries: Iterable[Result]) -> list[Board]:
     groups: dict[str, list[Result]] = {}
     for entry in entries:
@@ -306,6 +316,7 @@ def _boards(entries: Iterable[Result]) -> list[Board]:
             data.get("digest"),
             record["n"],
             record["threat"],
+            record["claim"] == "attacked" and is_custom(record),
         ]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(entry)
     return [_board(groups[key]) for key in sorted(groups)]
@@ -352,6 +363,7 @@ def _title(record: Mapping[str, Any], budgets: Sequence[int], by: int) -> str:
     elif box != [0, 1]:
         words.append(f"within [{box[0]:g}, {box[1]:g}]")
     words += ["within a mask"] if threat.get("allowed") is not None else []
+    words += ["by attacks of their own"] if is_custom(record) else []
     return f"{data_title(data)}, n = {record['n']}: {', '.join(words)}"
 
 
