@@ -23,10 +23,9 @@ from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.result import summary_of
 from zeronorm.evaluation.runner import pictured
-from zeronorm.records.folders import RunFolder, digest_rows
+from zeronorm.records.folders import Row, RunFolder, digest_rows
 from zeronorm.threat_model import L0
 
-Row = Mapping[str, Any]
 Key = tuple[int | None, int | None, int | None]  # example, budget, stage; a damaged row may lack any
 
 _BATCH = 256

@@ -84,7 +84,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageFigures:
     """One stage of the cascade over the whole run."""
 
     name: str
@@ -131,7 +131,7 @@ class Summary:
     reach: dict[int, Effort]  # with the searches of the smaller budgets counted in, on all that were right
     median: Magnitude | None  # None before the first example, and within an ℓ∞ ball
     classes: list[Class]
-    stages: list[Stage]
+    stages: list[StageFigures]
     passes: int  # of all searches together
     seconds: float
     examples: Ints
@@ -507,13 +507,13 @@ def _classes(
 
 def _stages(
     searches: _Searches, own: Ints, names: Sequence[str], sessions: Sequence[Mapping[str, Any]]
-) -> list[Stage]:
+) -> list[StageFigures]:
     stages = []
     for i, name in enumerate(names):
         mine = searches.stage == i
         clocks = [session["stages"][name] for session in sessions if name in (session.get("stages") or {})]
         stages.append(
-            Stage(
+            StageFigures(
                 name,
                 searches=int(mine.sum()),
                 broke=int((searches.distance[mine] > 0).sum()),
