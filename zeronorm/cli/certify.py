@@ -99,7 +99,7 @@ def certify(
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    workers: options.Workers = None,
+    workers: options.WorkerCount = None,
     ray: options.Ray = None,
     out: Annotated[
         Path | None,
