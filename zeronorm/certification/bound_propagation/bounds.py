@@ -76,7 +76,7 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class Linear_:
+class LinearBound:
     """`constant + Σ over changed units ≥ constant - top(losses)`, less `error`."""
 
     constant: Float[Tensor, "b m"]
@@ -283,7 +283,7 @@ class Bounds:
         rows: Float[Tensor, "b m ..."],
         slopes: Mapping[int, Tensor],
         shares: Mapping[int, Tensor | float],
-    ) -> Linear_:
+    ) -> LinearBound:
         """`rows` times the result of operation `start`, bounded below.
 
         `slopes` and `shares` (of the chord, where there is a table) by activation, `(b, m or 1, *shape)` in [0, 1].
@@ -339,7 +339,7 @@ class Bounds:
         units = regions.group.shape[2]
         moves, corner = total.view(b, m, -1, units, total.shape[3] // units).min(4)
         losses = (-moves).clamp_min(0).flatten(2)
-        return Linear_(constant, losses, error, corner.flatten(2))
+        return LinearBound(constant, losses, error, corner.flatten(2))
 
     @property
     def _active_deviations(self) -> Float[Tensor, "b c a q"]:
