@@ -105,12 +105,11 @@ class Bounds:
         self.error: list[Tensor] = [torch.empty(0)] * count  # of centres and tables, as computed here
         self.deployed: list[Tensor] = [torch.empty(0)] * count  # error of the model's own pass
         self.tables: list[Table | None] = [None] * count
-        self.upper: dict[int, Tensor] = {}  # of an activation: what its table adds, as `fold` takes it
         self.ranges: dict[int, tuple[Tensor, Tensor]] = {}
         self._depth = [0] * count
-        self._choices: dict[str, tuple[dict[int, Tensor], dict[int, Tensor | float]]] = {}
-        self._activations = len({o.inputs[0] for o in plan.operations if o.inputs and not o.affine})
-        self._chords: dict[int, tuple[Tensor, Tensor]] = {}
+        self._choices: dict[str, tuple[dict[int, Tensor], dict[int, Tensor]]] = {}
+        self._activations = sum(not operation.affine for operation in plan.operations)
+        self._open_at: dict[int, _OpenNeurons] = {}
         self._slack = 4 * int(regions.most.max()) + 20
         self._unit = 2.0**-24 if plan.network.dtype == torch.float32 else 2.0**-53
         self._tiny = 2.0**-149 if plan.network.dtype == torch.float32 else 2.0**-1074
@@ -229,32 +228,34 @@ class Bounds:
         table = self.tables[m] if self._depth[m] < self.options.depth else None
         self.z[n], self.low[n], self.high[n] = (operation.apply(v) for v in (z, low, high))
         self._depth[n] = self._depth[m] + 1
+        self.error[n], self.deployed[n], self.size[n] = self.error[m], self.deployed[m], self.size[m]
+        upper: Tensor | None = None
         if isinstance(operation, Relu):
-            self.error[n], self.deployed[n] = self.error[m], self.deployed[m]
-            self.size[n] = self.size[m]
+            on = low >= 0
+            open_ = ~on & (high > 0)
             if table is not None:
                 self.tables[n], upper = table.rectified(z, low, high)
-                self.upper[n] = by_position(upper) if table.window is not None else upper
-            unit = 2.0**-53
             across = (high - low).clamp_min(1e-300)
             chord = (high / across).clamp(0, 1)
-            lift = torch.maximum(-chord * low, high - chord * high) + 4 * unit * (low.abs() + high.abs())
-            self._chords[n] = chord, lift.clamp_min(0)
+            rounding = 4 * 2.0**-53 * (low.abs() + high.abs())
+            lift = torch.maximum(-chord * low, high - chord * high).clamp_min(0) + rounding
+            target = None
         else:
             assert isinstance(operation, MaxPool2d)
             self.error[n], self.deployed[n], self.size[n] = (
                 operation.apply(v) for v in (self.error[m], self.deployed[m], self.size[m])
             )
             if table is not None and _pool_affordable(table, operation):
-                made = table.pooled(operation, z)
-                self.tables[n] = made
-                if made is not None:
-                    self.upper[n] = by_position(made.upper)
+                self.tables[n] = made = table.pooled(operation, z)
+                upper = None if made is None else made.upper
+            on, target, lift = _winners(operation, z, low, high)
+            open_, chord = ~on, torch.zeros_like(lift)
         self.error[n] = self.error[n] + gamma(8) * 2 * self.size[n]
+        self._open_at[n] = _OpenNeurons.of(n, self, on, open_, chord, lift, target, upper)
 
     # ---- backward ----
 
-    def choice(self, kind: str) -> tuple[dict[int, Tensor], dict[int, Tensor | float]]:
+    def choice(self, kind: str) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Slopes and shares to start from.
 
         "tables": no cost where nothing changes; "hull": chords alone, and slopes of least area; "mixed": tables for the
@@ -262,19 +263,15 @@ class Bounds:
         """
         if kind not in self._choices:
             slopes: dict[int, Tensor] = {}
-            shares: dict[int, Tensor | float] = {}
-            for n, operation in enumerate(self.plan.operations):
-                if operation.affine or not operation.inputs or self.z[n].numel() == 0:
-                    continue
-                i = operation.inputs[0]
-                chords = kind == "hull" or (kind == "mixed" and self._depth[i] >= 2)
-                shares[n] = 1.0 if chords else 0.0
-                active = self.high[i] > -self.low[i] if chords else self.z[i] > 0
-                slopes[n] = active.double()[:, None]
-            if len(self.ranges) == self._activations:
-                self._choices[kind] = slopes, shares
-            else:
+            shares: dict[int, Tensor] = {}
+            for n, neurons in self._open_at.items():
+                chords = kind == "hull" or (kind == "mixed" and self._depth[n] > 2) or neurons.upper is None
+                shares[n] = torch.full_like(neurons.chord, float(chords))[:, None]
+                # a chord steeper than 1/2: the slope 1 bounds less area than 0
+                slopes[n] = ((neurons.chord > 0.5) if chords else (neurons.z > 0)).double()[:, None]
+            if len(self._open_at) < self._activations:
                 return slopes, shares
+            self._choices[kind] = slopes, shares
         return self._choices[kind]
 
     def backward(
@@ -282,11 +279,12 @@ class Bounds:
         start: int,
         rows: Float[Tensor, "b m ..."],
         slopes: Mapping[int, Tensor],
-        shares: Mapping[int, Tensor | float],
+        shares: Mapping[int, Tensor],
     ) -> LinearBound:
         """`rows` times the result of operation `start`, bounded below.
 
-        `slopes` and `shares` (of the chord, where there is a table) by activation, `(b, m or 1, *shape)` in [0, 1].
+        `slopes` and `shares` (of the chord, where there is a table) by activation, of its open neurons: `(b, m or 1, open)`
+        in [0, 1].
         """
         operations, regions = self.plan.operations, self.regions
         b, m = rows.shape[:2]
@@ -322,18 +320,13 @@ class Bounds:
                     held[i] = held[i] + part if i in held else part
             else:
                 i = operation.inputs[0]
-                if isinstance(operation, Relu):
-                    passed, extra, stopped = self._through_relu(n, a, slopes, shares)
-                else:
-                    assert isinstance(operation, MaxPool2d)
-                    passed, extra, stopped = self._through_pool(n, operation, a, shares)
+                neurons = self._open_at[n]
+                passed, extra, stopped = neurons.through(flat, slopes[n], shares[n])
                 constant = constant + extra
                 if stopped is not None:
-                    own = self.tables[n]
-                    assert own is not None
-                    stopped = stopped.flatten(2)
-                    error = error + 4 * _dot(stopped.detach().abs(), self.error[n])
-                    add(fold(stopped, self.upper[n], own))
+                    error = error + 4 * _dot(stopped.detach().abs(), neurons.error)
+                    add(neurons.moves(stopped))
+                passed = passed.view(b, m, *operations[i].shape)
                 held[i] = held[i] + passed if i in held else passed
         assert total is not None
         units = regions.group.shape[2]
@@ -349,72 +342,112 @@ class Bounds:
         index = self.regions.positions[:, None, :, None].expand(b, c, -1, q)
         return padded.gather(2, index)
 
-    def _through_relu(
-        self, n: int, a: Tensor, slopes: Mapping[int, Tensor], shares: Mapping[int, Tensor | float]
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        i = self.plan.operations[n].inputs[0]
-        low, high, z = self.low[i][:, None], self.high[i][:, None], self.z[i][:, None]
-        on, off = low >= 0, high <= 0
-        unsure = ~(on | off)
-        chord, lift = (v[:, None] for v in self._chords[n])
-        positive = a.clamp_min(0)
-        negative = a.clamp_max(0) * unsure
-        stopped: Tensor | None = None
-        by_chord = negative
-        if n in self.upper:
-            share = shares[n]
-            by_chord, stopped = negative * share, negative * (1 - share)
-            if isinstance(share, float) and share == 1.0:
-                stopped = None
-        passed = a * on + positive * unsure * slopes[n] + by_chord * chord
-        extra = (by_chord * lift).flatten(2).sum(2)
+
+@dataclass(frozen=True, eq=False)
+class _OpenNeurons:
+    """The neurons of an activation that are not linear over the region, `o` of them, padded with zeros; flat."""
+
+    on: Tensor  # (b, 1, n): 1 where the neuron passes what it is given
+    index: Tensor  # (b, o)
+    valid: Tensor  # (b, o): 0 for padding
+    chord: Tensor  # (b, o): slope of the upper bound, and its constant
+    lift: Tensor
+    z: Tensor  # (b, o): before a relu, at the centre
+    value: Tensor  # (b, o): after
+    error: Tensor
+    upper: Tensor | None  # the table above: (b, o, a * q), or of all neurons as `fold` takes it
+    folded: Table | None  # that of which `upper` is to be folded
+    target: Tensor | None  # (b, n): of a pool, the input that each neuron is if it is linear, or else at the centre
+    inputs: int
+    corners: int  # q
+
+    @staticmethod
+    def of(
+        n: int,
+        bounds: Bounds,
+        on: Tensor,
+        open_: Tensor,
+        chord: Tensor,
+        lift: Tensor,
+        target: Tensor | None,
+        upper: Tensor | None,
+    ) -> _OpenNeurons:
+        operation = bounds.plan.operations[n]
+        i = operation.inputs[0]
+        mask = open_.flatten(1)
+        width = int(mask.sum(1).max())
+        index = mask.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+        valid = mask.gather(1, index).double()
+
+        def some(values: Tensor) -> Tensor:
+            return values.flatten(1).gather(1, index) * valid
+
+        rows: Tensor | None = None
+        table, folded = bounds.tables[n], None
+        if upper is not None and table is not None:
+            if table.window is not None and 2 * upper[0].numel() < width * bounds.regions.positions.shape[1]:
+                folded, rows = table, by_position(upper)
+            else:
+                rows = (table.chosen(upper, index) * valid[..., None, None]).flatten(2)
+        value = bounds.z[n]
+        return _OpenNeurons(
+            on.flatten(1).double()[:, None],
+            index,
+            valid,
+            some(chord),
+            some(lift),
+            some(bounds.z[i]) if target is None else some(value),
+            some(value),
+            some(bounds.error[n]),
+            rows,
+            folded,
+            target,
+            math.prod(bounds.plan.operations[i].shape),
+            bounds.regions.deviations.shape[3],
+        )
+
+    def moves(self, stopped: Float[Tensor, "b m o"]) -> Float[Tensor, "b m a q"]:
+        """Coefficients times the table: what each changed unit adds."""
+        assert self.upper is not None
+        b, m, _ = stopped.shape
+        if self.folded is None:
+            return torch.bmm(stopped, self.upper).view(b, m, -1, self.corners)
+        whole = stopped.new_zeros(b, m, self.on.shape[2])
+        return fold(whole.scatter_add(2, self.index[:, None].expand_as(stopped), stopped), self.upper, self.folded)
+
+    def through(self, a: Tensor, slope: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Coefficients (b, m, n) of the neurons to those of their inputs, a constant, and what the table takes."""
+        own = a.gather(2, self.index[:, None].expand(-1, a.shape[1], -1)) * self.valid[:, None]
+        positive, negative = own.clamp_min(0), own.clamp_max(0)
+        by_chord = negative if self.upper is None else negative * share
+        stopped = None if self.upper is None else negative - by_chord
+        linear = positive * (slope if self.target is None else 1.0) + by_chord * self.chord[:, None]
+        index = self.index[:, None].expand_as(linear)
+        passed = (a * self.on).scatter_add(2, index, linear)
+        extra = _dot(by_chord, self.lift)
         if stopped is not None:
-            extra = extra + (stopped * z.relu()).flatten(2).sum(2)
+            extra = extra + _dot(stopped, self.value)
+        if self.target is not None:
+            whole = passed.new_zeros(*passed.shape[:2], self.inputs)
+            passed = whole.scatter_add(2, self.target[:, None].expand_as(passed), passed)
         return passed, extra, stopped
 
-    def _through_pool(
-        self, n: int, operation: MaxPool2d, a: Tensor, shares: Mapping[int, Tensor | float]
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        i = operation.inputs[0]
-        b, m = a.shape[:2]
-        z, low, high = self.z[i], self.low[i], self.high[i]
-        cells = [(y, x) for y in range(operation.kernel[0]) for x in range(operation.kernel[1])]
 
-        def window(values: Tensor) -> Tensor:
-            return torch.stack([shifted(values, operation, y, x, -math.inf) for y, x in cells])
+def _winners(operation: MaxPool2d, z: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which windows have a sure winner; the winner, sure or at the centre, as its place; the largest upper bound."""
+    cells = [(y, x) for y in range(operation.kernel[0]) for x in range(operation.kernel[1])]
+    places = torch.arange(z[0].numel(), dtype=z.dtype).view(1, *z.shape[1:]).expand_as(z)
 
-        lows, highs, centres = window(low), window(high), window(z)
-        best = lows.argmax(0)  # the cell that may win surely
-        others = highs.scatter(0, best[None], -math.inf).amax(0)
-        sure = (lows.amax(0) >= others)[:, None]
-        chosen = torch.where(sure[:, 0], best, centres.argmax(0))[:, None]
-        negative = a.clamp_max(0) * ~sure
-        linear = torch.where(sure, a, a.clamp_min(0))
-        stopped: Tensor | None = None
-        constant = negative
-        if n in self.upper:
-            share = shares[n]
-            constant, stopped = negative * share, negative * (1 - share)
-            if isinstance(share, float) and share == 1.0:
-                stopped = None
-        extra = (constant * highs.amax(0)[:, None]).flatten(2).sum(2)
-        if stopped is not None:
-            extra = extra + (stopped * self.z[n][:, None]).flatten(2).sum(2)
-        shape = self.plan.operations[i].shape
-        passed = a.new_zeros(b, m, shape[0], *(s + 2 * p for s, p in zip(shape[1:], operation.padding, strict=True)))
-        rows, columns = operation.shape[1:]
-        (down, across), (dy, dx) = operation.stride, operation.dilation
-        for k, (y, x) in enumerate(cells):
-            part = (
-                slice(None),
-                slice(None),
-                slice(None),
-                slice(y * dy, y * dy + (rows - 1) * down + 1, down),
-                slice(x * dx, x * dx + (columns - 1) * across + 1, across),
-            )
-            passed[part] += linear * (chosen == k)
-        top, left = operation.padding
-        return passed[:, :, :, top : top + shape[1], left : left + shape[2]], extra, stopped
+    def window(values: Tensor, fill: float) -> Tensor:
+        return torch.stack([shifted(values, operation, y, x, fill) for y, x in cells])
+
+    lows, highs, centres = (window(v, -math.inf) for v in (low, high, z))
+    best = lows.argmax(0)
+    others = highs.scatter(0, best[None], -math.inf).amax(0)
+    sure = lows.amax(0) >= others
+    chosen = torch.where(sure, best, centres.argmax(0))
+    place = window(places, 0.0).gather(0, chosen[None])[0]
+    return sure, place.long().flatten(1), highs.amax(0)
 
 
 def _dot(rows: Tensor, values: Tensor) -> Float[Tensor, "b m"]:

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm.certification.bound_propagation.bounds import Bounds
-from zeronorm.certification.network_graph import Relu
 
 _STEP = 0.25
 
@@ -96,34 +95,27 @@ def bound_margins(
 
 def _variables(
     bounds: Bounds, kinds: tuple[str, ...], chosen: Int[Tensor, "b m"]
-) -> tuple[dict[int, Tensor], dict[int, Tensor | float], list[Tensor]]:
+) -> tuple[dict[int, Tensor], dict[int, Tensor], list[Tensor]]:
     """Slopes and shares of each row, at the start that was best for it."""
     slopes: dict[int, Tensor] = {}
-    shares: dict[int, Tensor | float] = {}
+    shares: dict[int, Tensor] = {}
     parameters: list[Tensor] = []
     b, m = chosen.shape
     starts = [bounds.choice(kind) for kind in kinds]
-    for n, operation in enumerate(bounds.plan.operations):
-        if operation.affine or not operation.inputs:
-            continue
-        wide = chosen.view(b, m, *[1] * len(operation.shape))
-        slope = torch.zeros((b, m, *operation.shape), dtype=torch.float64)
-        share = torch.zeros((b, m, *operation.shape), dtype=torch.float64)
+    for n in starts[0][0]:
+        width = starts[0][0][n].shape[2]
+        slope, share = chosen.new_zeros((2, b, m, width), dtype=torch.float64)
         for kind, (some_slopes, some_shares) in enumerate(starts):
-            slope = torch.where(wide == kind, some_slopes[n], slope)
-            share = torch.where(wide == kind, torch.as_tensor(some_shares[n], dtype=share.dtype), share)
+            here = (chosen == kind)[..., None]
+            slope, share = torch.where(here, some_slopes[n], slope), torch.where(here, some_shares[n], share)
         slopes[n], shares[n] = slope, share
-        if isinstance(operation, Relu):
-            parameters.append(slope.requires_grad_())
-        if n in bounds.upper:
-            parameters.append(share.requires_grad_())
-        else:
-            shares[n] = 1.0
+        if width:
+            parameters += [slope.requires_grad_(), share.requires_grad_()]
     return slopes, shares, parameters
 
 
 def _evaluated(
-    bounds: Bounds, last: int, rows: Tensor, slopes: dict[int, Tensor], shares: dict[int, Tensor | float]
+    bounds: Bounds, last: int, rows: Tensor, slopes: dict[int, Tensor], shares: dict[int, Tensor]
 ) -> Margins:
     found = bounds.backward(last, rows, slopes, shares)
     least = found.least(bounds.regions) - found.error

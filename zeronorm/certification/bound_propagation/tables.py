@@ -128,6 +128,24 @@ class Table:
         most = self.regions.changed_within(self.groups).clamp_min(1)
         return self.per_neuron(most.double())
 
+    def chosen(self, values: Tensor, index: Int[Tensor, "b o"]) -> Float[Tensor, "b o a q"]:
+        """Some neurons' rows of a table's values, by active position."""
+        regions, q = self.regions, values.shape[-1]
+        b, o = index.shape
+        if self.window is None:
+            flat = values.reshape(b, self.neurons, -1, q)
+            return flat.gather(1, index[:, :, None, None].expand(-1, -1, *flat.shape[2:]))
+        cells = self.window.cells(regions.image)
+        width, places = cells.shape[1], regions.group.shape[1]
+        rows = values.reshape(b, self.neurons, width * q).gather(1, index[:, :, None].expand(-1, -1, width * q))
+        active = regions.positions.shape[1]
+        column = torch.full((b, places + 1), active)
+        column.scatter_(1, regions.positions, torch.arange(active).expand(b, -1))
+        column[:, places] = active
+        which = column.gather(1, cells[index % len(cells)].view(b, -1)).view(b, o, width, 1)
+        made = values.new_zeros(b, o, active + 1, q)
+        return made.scatter_(2, which.expand(-1, -1, -1, q), rows.view(b, o, width, q))[:, :, :active]
+
     # ---- through the operations ----
 
     def through(self, operation: Operation) -> Table | None:
