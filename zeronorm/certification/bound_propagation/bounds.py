@@ -24,7 +24,16 @@ from torch import Tensor
 
 from zeronorm.certification.bound_propagation.region import Regions
 from zeronorm.certification.bound_propagation.tables import Table, by_position, fold, identity, shifted
-from zeronorm.certification.network_graph import Add, Conv2d, Input, Linear, MaxPool2d, Network, Operation, Relu
+from zeronorm.certification.network_graph import (
+    Add,
+    Conv2d,
+    Input,
+    Linear,
+    MaxPool2d,
+    Network,
+    Operation,
+    Relu,
+)
 from zeronorm.errors import ArgumentError
 
 _CELLS = 4_000_000  # numbers in a table of one region
@@ -63,7 +72,9 @@ class Plan:
                     f"model: expected layers that bound propagation knows, got {type(named).__name__}"
                 )
         constants = tuple(
-            operation.apply(*[torch.zeros((1, *self.operations[i].shape), dtype=torch.float64) for i in operation.inputs])
+            operation.apply(
+                *[torch.zeros((1, *self.operations[i].shape), dtype=torch.float64) for i in operation.inputs]
+            )
             if operation.affine and operation.inputs
             else None
             for operation in self.operations
@@ -101,7 +112,9 @@ class Bounds:
         self.z: list[Tensor] = [torch.empty(0)] * count
         self.low: list[Tensor] = [torch.empty(0)] * count
         self.high: list[Tensor] = [torch.empty(0)] * count
-        self.size: list[Tensor] = [torch.empty(0)] * count  # of absolute values, and of sums of a table's entries
+        self.size: list[Tensor] = [
+            torch.empty(0)
+        ] * count  # of absolute values, and of sums of a table's entries
         self.error: list[Tensor] = [torch.empty(0)] * count  # of centres and tables, as computed here
         self.deployed: list[Tensor] = [torch.empty(0)] * count  # error of the model's own pass
         self.tables: list[Table | None] = [None] * count
@@ -120,7 +133,9 @@ class Bounds:
                 elif operation.affine:
                     self._affine(number, operation)
                 else:
-                    self._open(operation.inputs[0], None if ranges is None else ranges.get(operation.inputs[0]))
+                    self._open(
+                        operation.inputs[0], None if ranges is None else ranges.get(operation.inputs[0])
+                    )
                     self._activation(number, operation)
 
     # ---- forward ----
@@ -168,7 +183,11 @@ class Bounds:
             return tables[0].plus(tables[1])  # type: ignore[union-attr, arg-type]
         table = tables[0]
         assert table is not None
-        if not _affordable(table, operation):
+        # neurons of a linear layer get linear bounds, which are tighter and cost no more
+        beyond = (
+            isinstance(operation, Linear) and self.options.linear and self._depth[operation.inputs[0]] >= 2
+        )
+        if beyond or not _affordable(table, operation):
             return None
         return table.through(operation)
 
@@ -190,8 +209,10 @@ class Bounds:
         if self.options.linear and self._depth[m] >= (2 if self.options.depth else 1):
             self._linear_ranges(m)
         self.low[m] = torch.minimum(self.low[m], self.high[m])
-        self.size[m] = torch.maximum(self.size[m] if table is not None else self.low[m].abs(),
-                                     torch.maximum(self.low[m].abs(), self.high[m].abs()))
+        self.size[m] = torch.maximum(
+            self.size[m] if table is not None else self.low[m].abs(),
+            torch.maximum(self.low[m].abs(), self.high[m].abs()),
+        )
         self.ranges[m] = self.low[m], self.high[m]
 
     def _linear_ranges(self, m: int) -> None:
@@ -283,8 +304,8 @@ class Bounds:
     ) -> LinearBound:
         """`rows` times the result of operation `start`, bounded below.
 
-        `slopes` and `shares` (of the chord, where there is a table) by activation, of its open neurons: `(b, m or 1, open)`
-        in [0, 1].
+        `slopes` and `shares` (of the chord, where there is a table) by activation, of its open neurons:
+        `(b, m or 1, open)`, in [0, 1].
         """
         operations, regions = self.plan.operations, self.regions
         b, m = rows.shape[:2]
@@ -357,7 +378,9 @@ class _OpenNeurons:
     error: Tensor
     upper: Tensor | None  # the table above: (b, o, a * q), or of all neurons as `fold` takes it
     folded: Table | None  # that of which `upper` is to be folded
-    target: Tensor | None  # (b, n): of a pool, the input that each neuron is if it is linear, or else at the centre
+    target: (
+        Tensor | None
+    )  # (b, n): of a pool, the input that each neuron is if it is linear, or else at the centre
     inputs: int
     corners: int  # q
 
@@ -413,7 +436,9 @@ class _OpenNeurons:
         if self.folded is None:
             return torch.bmm(stopped, self.upper).view(b, m, -1, self.corners)
         whole = stopped.new_zeros(b, m, self.on.shape[2])
-        return fold(whole.scatter_add(2, self.index[:, None].expand_as(stopped), stopped), self.upper, self.folded)
+        return fold(
+            whole.scatter_add(2, self.index[:, None].expand_as(stopped), stopped), self.upper, self.folded
+        )
 
     def through(self, a: Tensor, slope: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Coefficients (b, m, n) of the neurons to those of their inputs, a constant, and what the table takes."""

@@ -46,7 +46,7 @@ class Regions:
     @property
     def image(self) -> tuple[int, int, int]:
         """Channels, height and width, also of flat features."""
-        return self.shape if len(self.shape) == 3 else (1, 1, math.prod(self.shape))  # type: ignore[return-value]
+        return self.shape if len(self.shape) == 3 else (1, 1, math.prod(self.shape))
 
     @property
     def per_pixel(self) -> bool:
@@ -73,7 +73,9 @@ class Regions:
     def corners(self) -> Float[Tensor, "b c p v"]:
         """What each entry of a unit differs from the centre by at each corner of the unit's box; 0 where fixed."""
         ends = torch.stack([self.low, self.high], 3) - self.centre[..., None]
-        changes = (self.group != FIXED).transpose(1, 2)[..., None]  # (b, u, p, 1): of all channels, or of each
+        changes = (self.group != FIXED).transpose(1, 2)[
+            ..., None
+        ]  # (b, u, p, 1): of all channels, or of each
         ends = torch.where(changes, ends, 0.0)
         if not self.per_pixel:
             return ends
@@ -167,7 +169,9 @@ def whole(x: Tensor, threat: L0) -> Regions:
     """
     assert threat.k is not None
     b, per_pixel = len(x), threat.unit == "pixel" and x.dim() == 4
-    channels, positions = (x.shape[1], math.prod(x.shape[2:])) if x.dim() == 4 else (1, math.prod(x.shape[1:]))
+    channels, positions = (
+        (x.shape[1], math.prod(x.shape[2:])) if x.dim() == 4 else (1, math.prod(x.shape[1:]))
+    )
     if per_pixel and 2**channels > _CORNERS:
         raise ArgumentError(
             f"unit: expected pixels of at most {int(math.log2(_CORNERS))} channels for bound propagation, "
@@ -235,9 +239,7 @@ def split_values(region: Regions, channel: int, position: int) -> list[Regions]:
     middle = (low + high) / 2
     children = []
     for bottom, top in ((low, middle), (middle, high)):
-        part = replace(
-            region, centre=region.centre.clone(), low=region.low.clone(), high=region.high.clone()
-        )
+        part = replace(region, centre=region.centre.clone(), low=region.low.clone(), high=region.high.clone())
         part.low[0, channel, position], part.high[0, channel, position] = bottom, top
         part.centre[0, channel, position] = (bottom + top) / 2
         children.append(part)

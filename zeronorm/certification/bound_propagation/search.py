@@ -22,7 +22,9 @@ from zeronorm.certification.bound_propagation.slopes import Margins, bound_margi
 
 PROVED, BROKEN, UNKNOWN = "proved", "broken", "unknown"
 _NARROWEST = 1e-6  # box of a free unit, below which it is not split
-Try = Callable[[Tensor], Tensor | None]  # inputs (n, c, p) in float64: the first that breaks the model, or None
+Try = Callable[
+    [Tensor], Tensor | None
+]  # inputs (n, c, p) in float64: the first that breaks the model, or None
 
 
 @dataclass
@@ -61,7 +63,9 @@ class Searcher:
     def rows(self, y: Int[Tensor, "b"]) -> Float[Tensor, "b m j"]:
         """The margins of class y over each other one."""
         classes = self.plan.network.classes
-        others = torch.arange(classes).expand(len(y), -1)[torch.arange(classes) != y[:, None]].view(len(y), -1)
+        others = (
+            torch.arange(classes).expand(len(y), -1)[torch.arange(classes) != y[:, None]].view(len(y), -1)
+        )
         eye = torch.eye(classes, dtype=torch.float64)
         return eye[y][:, None] - eye[others]
 
@@ -106,7 +110,10 @@ class Searcher:
     def _expand(self, now: list[Node], row: Tensor, attempt: Try, outcome: Outcome) -> list[Node] | None:
         regions = Regions.join([node.region for node in now])
         ranges = {
-            m: (torch.cat([node.ranges[m][0] for node in now]), torch.cat([node.ranges[m][1] for node in now]))
+            m: (
+                torch.cat([node.ranges[m][0] for node in now]),
+                torch.cat([node.ranges[m][1] for node in now]),
+            )
             for m in now[0].ranges
             if all(m in node.ranges for node in now)
         }
@@ -148,7 +155,9 @@ class Searcher:
                 still_open = left.clone()
                 still_open[index[b][moved[i]]] = False
                 if bool(still_open.any()):
-                    children.append(Node(part, known, still_open, float(margins.least[b, worst]), node.depth + 1))
+                    children.append(
+                        Node(part, known, still_open, float(margins.least[b, worst]), node.depth + 1)
+                    )
         return children
 
 

@@ -25,7 +25,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm.certification.bound_propagation.region import FIXED, Regions
-from zeronorm.certification.network_graph import Add, Conv2d, Linear, MaxPool2d, Operation, Pad, Reshape, Scale, Select
+from zeronorm.certification.network_graph import (
+    Add,
+    Conv2d,
+    Linear,
+    MaxPool2d,
+    Operation,
+    Pad,
+    Reshape,
+    Scale,
+    Select,
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,9 @@ class Table:
             return flat.gather(1, index[:, :, None, None].expand(-1, -1, *flat.shape[2:]))
         cells = self.window.cells(regions.image)
         width, places = cells.shape[1], regions.group.shape[1]
-        rows = values.reshape(b, self.neurons, width * q).gather(1, index[:, :, None].expand(-1, -1, width * q))
+        rows = values.reshape(b, self.neurons, width * q).gather(
+            1, index[:, :, None].expand(-1, -1, width * q)
+        )
         active = regions.positions.shape[1]
         column = torch.full((b, places + 1), active)
         column.scatter_(1, regions.positions, torch.arange(active).expand(b, -1))
@@ -153,7 +165,7 @@ class Table:
         if isinstance(operation, Scale):
             return self._scaled(operation)
         if isinstance(operation, Reshape):
-            return replace(self, shape=operation.shape, **self._dense_as(operation.shape))
+            return self._reshaped(operation.shape)
         if self.window is None:
             return self._dense_through(operation)
         if isinstance(operation, Conv2d) and len(self.shape) == 3:
@@ -164,12 +176,12 @@ class Table:
             return self._moved(operation)
         return None
 
-    def _dense_as(self, shape: tuple[int, ...]) -> dict[str, Tensor | None]:
+    def _reshaped(self, shape: tuple[int, ...]) -> Table:
         if self.window is not None:
-            return {}
+            return replace(self, shape=shape)
         rest = self.middle.shape[-2:]
         half = None if self.half is None else self.half.reshape(-1, *shape, *rest)
-        return {"middle": self.middle.reshape(-1, *shape, *rest), "half": half}
+        return replace(self, shape=shape, middle=self.middle.reshape(-1, *shape, *rest), half=half)
 
     def _scaled(self, operation: Scale) -> Table:
         factor = self.spread(operation.factor.expand(self.shape)[None])
@@ -186,7 +198,9 @@ class Table:
             return values.reshape(b, *rest, *operation.shape).movedim((1, 2), (-2, -1)).contiguous()
 
         half = None if self.half is None else back(operation.absolute(images(self.half)))
-        return replace(self, shape=operation.shape, middle=back(operation.linear(images(self.middle))), half=half)
+        return replace(
+            self, shape=operation.shape, middle=back(operation.linear(images(self.middle))), half=half
+        )
 
     def _convolved(self, operation: Conv2d) -> Table:
         assert self.window is not None
@@ -219,7 +233,10 @@ class Table:
         window = self.window
         if isinstance(operation, Pad):
             sides = operation.sides + (0,) * (6 - len(operation.sides))
-            offset = window.offset[0] + sides[2] * window.stride[0], window.offset[1] + sides[0] * window.stride[1]
+            offset = (
+                window.offset[0] + sides[2] * window.stride[0],
+                window.offset[1] + sides[0] * window.stride[1],
+            )
             moved = replace(window, offset=offset, sides=_pair(operation.shape[1:]))
 
             def move(values: Tensor) -> Tensor:
@@ -323,9 +340,7 @@ def by_position(values: Float[Tensor, "b c i j kh kw q"]) -> Float[Tensor, "b l 
     return values.permute(0, 2, 3, 1, 6, 4, 5).reshape(b, i * j, c, q * kh * kw)
 
 
-def fold(
-    rows: Float[Tensor, "b m n"], values: Tensor, table: Table
-) -> Float[Tensor, "b m a q"]:
+def fold(rows: Float[Tensor, "b m n"], values: Tensor, table: Table) -> Float[Tensor, "b m a q"]:
     """Sums over neurons of rows times a table, by active position and corner.  `values`: of `by_position`, or dense."""
     b, m, _ = rows.shape
     regions = table.regions
@@ -356,7 +371,9 @@ def shifted(values: Tensor, operation: Conv2d | MaxPool2d, y: int, x: int, fill:
         values = F.pad(values, (0, 0) * (values.dim() - 4) + (wide, wide, high, high), value=fill)
     top, left = y * operation.dilation[0], x * operation.dilation[1]
     rows, columns = operation.shape[1:]
-    return values[:, :, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across]
+    return values[
+        :, :, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across
+    ]
 
 
 def _slide(
@@ -369,8 +386,10 @@ def _slide(
             part = shifted(values, operation, y, x, 0.0)
             own = weight[:, :, y, x]
             flat = part.reshape(b * groups, own.shape[1], -1)
-            product = torch.matmul(own, flat) if groups == 1 else torch.bmm(
-                own.view(groups, -1, own.shape[1]).repeat(b, 1, 1), flat
+            product = (
+                torch.matmul(own, flat)
+                if groups == 1
+                else torch.bmm(own.view(groups, -1, own.shape[1]).repeat(b, 1, 1), flat)
             )
             made[_inner(seen, window, y * steps[0], x * steps[1])] += product.view(
                 b, operation.shape[0], *part.shape[2:]
@@ -392,7 +411,8 @@ def _around(one: Window, two: Window) -> tuple[Window, list[tuple[int, int]]]:
     offset = _pair(max(a, b) for a, b in zip(one.offset, two.offset, strict=True))
     places = [_pair(o - own for o, own in zip(offset, window.offset, strict=True)) for window in (one, two)]
     kernel = _pair(
-        max(place[d] + window.kernel[d] for place, window in zip(places, (one, two), strict=True)) for d in (0, 1)
+        max(place[d] + window.kernel[d] for place, window in zip(places, (one, two), strict=True))
+        for d in (0, 1)
     )
     return replace(one, offset=offset, kernel=kernel), places
 
@@ -406,6 +426,3 @@ def _placed(values: Tensor, joint: Window, place: tuple[int, int]) -> Tensor:
 def _pair(numbers: object) -> tuple[int, int]:
     first, second = (int(number) for number in numbers)  # type: ignore[attr-defined]
     return first, second
-
-
-__all__ = ["Table", "Window", "by_position", "fold", "identity", "shifted", "Add"]
