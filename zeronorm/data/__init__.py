@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zeronorm.data.catalogue import available, load
 from zeronorm.data.dataset import Dataset
+from zeronorm.data.schema import Column, Relation, Schema
 from zeronorm.data.stream import Stream
 
-__all__ = ["Dataset", "Stream", "available", "load"]
+__all__ = ["Column", "Dataset", "Relation", "Schema", "Stream", "available", "load"]

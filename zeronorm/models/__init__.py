@@ -17,16 +17,26 @@ from zeronorm.models.checkpoint import save as save
 from zeronorm.models.classifier import Classifier as Classifier
 from zeronorm.models.classifier import build as build
 from zeronorm.models.normalize import Normalize as Normalize
+from zeronorm.models.tree_ensemble import TreeClassifier as TreeClassifier
+from zeronorm.models.tree_ensemble import TreeEnsemble as TreeEnsemble
+from zeronorm.models.tree_ensemble import from_catboost as from_catboost
+from zeronorm.models.tree_ensemble import from_lightgbm as from_lightgbm
+from zeronorm.models.tree_ensemble import from_xgboost as from_xgboost
 
 __all__ = [
     "BlackBox",
     "Classifier",
     "Normalize",
+    "TreeClassifier",
+    "TreeEnsemble",
     "available",
     "build",
     "describe",
     "digest",
+    "from_catboost",
+    "from_lightgbm",
     "from_sklearn",
+    "from_xgboost",
     "load",
     "save",
 ]

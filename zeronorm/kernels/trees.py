@@ -1,0 +1,907 @@
+"""Loops over the leaves of decision trees, compiled by numba: evaluation, leaves as boxes, branch and bound.
+
+The cells of a unit (a column, or a one-hot group) are numbered; a leaf allows some cells of some units, its
+*conditions*.  Of an interval unit it allows cells `lo` to `hi`, and perhaps the cell of a missing value, numbered
+after all others; of a mask unit the set bits of `mask`.  `certification/tree_ensemble.py` says what is searched for,
+and why the bounds hold.  Nothing here is reassociated: sums are the sums that are written.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+# what `search` returns
+EXHAUSTED, FOUND, ASK, LIMIT, GROW = 0, 1, 2, 3, 4
+# registers of a search
+TASKS, VISITS, MOST_VISITS, VERDICT, FRAME, NODES, BOXES, MULTIPLIERS, SIZE = 0, 1, 2, 3, 4, 5, 6, 7, 8
+# verdicts on a candidate that `search` asked about
+NONE, REFUSED = 0, 1
+# a task: make a frame narrower in a new frame, or in place (these first); exclude a unit in place; look at it as it is
+_NEW, _NARROW, _EXCLUDE, _LOOK = 0, 1, 2, 3
+# what a frame knows of a unit
+_FREE, _CHANGED, _EXCLUDED = 0, 1, 2
+
+BUCKETS = 8  # of neighbouring cells, on each side of a row's own cell
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function, and keep the code on disk where that is possible."""
+    plain = inspect.unwrap(function)  # without the shape checks that tests wrap around it
+    try:
+        compiled: Callable[..., Any] = numba.njit(plain, cache=True, nogil=True)
+    except RuntimeError:  # nowhere to write the compiled code
+        compiled = numba.njit(plain, nogil=True)
+    return compiled
+
+
+@kernel
+def leaves_reached(
+    x: Any, roots: Any, feature: Any, threshold: Any, left: Any, right: Any, nan_left: Any,
+    set_start: Any, set_codes: Any, out: Any,
+) -> None:  # fmt: skip
+    """The leaf (node number) that each row reaches in each tree; `x` as the library casts it, in float64."""
+    for row in range(x.shape[0]):
+        for t in range(roots.shape[0]):
+            node = roots[t]
+            while feature[node] >= 0:
+                v = x[row, feature[node]]
+                if np.isnan(v):
+                    goes_left = nan_left[node]
+                elif set_start[node] < set_start[node + 1]:
+                    goes_left = False
+                    for at in range(set_start[node], set_start[node + 1]):
+                        if set_codes[at] == v:
+                            goes_left = True
+                else:
+                    goes_left = v <= threshold[node]
+                node = left[node] if goes_left else right[node]
+            out[row, t] = node
+
+
+@kernel
+def leaf_conditions(
+    leaves: Any, parent: Any, left: Any, node_unit: Any, node_cut: Any, node_mask: Any, nan_left: Any,
+    is_mask: Any, cells: Any, every: Any, has_missing: Any,
+    start: Any, unit: Any, lo: Any, hi: Any, nan: Any, mask: Any, reachable: Any,
+) -> int:  # fmt: skip
+    """Conditions of each leaf, from its path: returns how many were written, or would have been.
+
+    `node_cut` is the last cell that goes left, of an interval unit; `node_mask` the categories that do.  `reachable`
+    says which leaves allow at least one cell of every unit.
+    """
+    room = unit.shape[0]
+    end = 0
+    for i in range(leaves.shape[0]):
+        begin = end
+        start[i] = begin
+        node = leaves[i]
+        while parent[node] >= 0:
+            above = parent[node]
+            went_left = left[above] == node
+            u = node_unit[above]
+            at = begin
+            while at < end and at < room and unit[at] != u:
+                at += 1
+            if at == end:
+                end += 1
+                if at < room:
+                    unit[at], lo[at], hi[at] = u, 0, cells[u] - 1
+                    nan[at], mask[at] = has_missing[u], every[u]
+            if at < room:
+                if is_mask[u]:
+                    mask[at] &= node_mask[above] if went_left else ~node_mask[above]
+                else:
+                    if went_left:
+                        hi[at] = min(hi[at], node_cut[above])
+                    else:
+                        lo[at] = max(lo[at], node_cut[above] + 1)
+                    if nan_left[above] != went_left:
+                        nan[at] = 0
+            node = above
+        reachable[i] = True
+        if end <= room:
+            # what restricts nothing is no condition
+            kept = begin
+            for at in range(begin, end):
+                u = unit[at]
+                if is_mask[u]:
+                    reachable[i] &= mask[at] != 0
+                    full = mask[at] == every[u]
+                else:
+                    reachable[i] &= lo[at] <= hi[at] or nan[at] == 1
+                    full = lo[at] == 0 and hi[at] == cells[u] - 1 and nan[at] == has_missing[u]
+                if not full:
+                    unit[kept], lo[kept], hi[kept], nan[kept], mask[kept] = (
+                        u,
+                        lo[at],
+                        hi[at],
+                        nan[at],
+                        mask[at],
+                    )
+                    kept += 1
+            end = kept
+    start[leaves.shape[0]] = end
+    return end
+
+
+@kernel
+def _allows(
+    i: int, u: int, lo: int, hi: int, box: Any, is_mask: Any, cells: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any,
+) -> bool:  # fmt: skip
+    """Whether condition i allows some cell of a box of unit u: cells lo to hi, or the set bits of `box`."""
+    if is_mask[u]:
+        return (c_mask[i] & box) != 0
+    if lo == cells[u]:
+        return c_nan[i] == 1
+    return max(c_lo[i], lo) <= min(c_hi[i], hi)
+
+
+@kernel
+def mark_row(
+    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, is_mask: Any, cells: Any,
+    own: Any, d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any, bad: Any, count: Any,
+) -> None:  # fmt: skip
+    """Which conditions the row's own cells miss (`bad`), how many of each leaf; -1 for a leaf it cannot reach."""
+    for leaf in range(start.shape[0] - 1):
+        missed = 0
+        for i in range(start[leaf], start[leaf + 1]):
+            u = unit[i]
+            if is_mask[u]:
+                inside = (c_mask[i] >> np.uint64(own[u])) & np.uint64(1) == 1
+                possible = (c_mask[i] & d_mask[u]) != 0
+            else:
+                inside = c_nan[i] == 1 if own[u] == cells[u] else c_lo[i] <= own[u] <= c_hi[i]
+                possible = max(c_lo[i], d_lo[u]) <= min(c_hi[i], d_hi[u]) or (c_nan[i] == 1 and d_nan[u] == 1)
+            bad[i] = 0 if inside else 1
+            if not inside:
+                if not possible:
+                    missed = -1
+                    break
+                missed += 1
+        count[leaf] = missed
+
+
+@kernel
+def climb(
+    value: Any, order: Any, tree_start: Any, start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any,
+    is_mask: Any, cells: Any, cell_start: Any, own: Any, d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any,
+    point: Any, base: float, goal: float, most: int, gain: Any, visits: Any,
+) -> float:  # fmt: skip
+    """Change one unit at a time to the cell that raises the sum most, from `point` (cells, in and out).
+
+    Stops when the sum exceeds `goal`, when `most` units differ from `own`, or when no change helps; returns the sum.
+    """
+    trees = tree_start.shape[0] - 1
+    units = own.shape[0]
+    changed = 0
+    for u in range(units):
+        if point[u] != own[u]:
+            changed += 1
+    while True:
+        total = base
+        gain[:] = 0.0
+        for t in range(trees):
+            now = -np.inf
+            # the leaf reached, which comes somewhere in the order of values
+            for s in range(tree_start[t], tree_start[t + 1]):
+                leaf = order[s]
+                inside = True
+                for i in range(start[leaf], start[leaf + 1]):
+                    u = unit[i]
+                    if is_mask[u]:
+                        fits = (c_mask[i] >> np.uint64(point[u])) & np.uint64(1) == 1
+                    else:
+                        fits = c_nan[i] == 1 if point[u] == cells[u] else c_lo[i] <= point[u] <= c_hi[i]
+                    if not fits:
+                        inside = False
+                        break
+                if inside:
+                    now = value[leaf]
+                    break
+            visits[0] += tree_start[t + 1] - tree_start[t]
+            total += now
+            for s in range(tree_start[t], tree_start[t + 1]):
+                leaf = order[s]
+                which, several = -1, False
+                for i in range(start[leaf], start[leaf + 1]):
+                    u = unit[i]
+                    if is_mask[u]:
+                        fits = (c_mask[i] >> np.uint64(point[u])) & np.uint64(1) == 1
+                    else:
+                        fits = c_nan[i] == 1 if point[u] == cells[u] else c_lo[i] <= point[u] <= c_hi[i]
+                    if not fits:
+                        if which >= 0:
+                            several = True
+                            break
+                        which = i
+                if several or which < 0:
+                    continue
+                u = unit[which]
+                more = value[leaf] - now
+                at = cell_start[u]
+                if is_mask[u]:
+                    allowed = c_mask[which] & d_mask[u]
+                    for b in range(cells[u]):
+                        if (allowed >> np.uint64(b)) & np.uint64(1) == 1:
+                            gain[at + b] += more
+                else:
+                    for c in range(max(c_lo[which], d_lo[u]), min(c_hi[which], d_hi[u]) + 1):
+                        gain[at + c] += more
+                    if c_nan[which] == 1 and d_nan[u] == 1:
+                        gain[at + cells[u]] += more
+        if total > goal:
+            return total
+        best, best_unit, best_cell = 0.0, -1, -1
+        for u in range(units):
+            if changed >= most and point[u] == own[u]:
+                continue
+            for c in range(cell_start[u + 1] - cell_start[u]):
+                if gain[cell_start[u] + c] > best and c != own[u]:
+                    best, best_unit, best_cell = gain[cell_start[u] + c], u, c
+        if best_unit < 0 or best <= 1e-12:
+            return total
+        if point[best_unit] == own[best_unit]:
+            changed += 1
+        point[best_unit] = best_cell
+
+
+@kernel
+def _filter(
+    f: int, to: int, u: int, lo: int, hi: int, box: Any, excluding: bool,
+    pool_leaf: Any, pool_count: Any, frame_start: Any, most: int,
+    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any, is_mask: Any, cells: Any,
+    was_free: bool,
+) -> int:  # fmt: skip
+    """Leaves of frame f that stay when unit u is excluded, or its box narrowed, into frame `to` (may be f itself)."""
+    trees = frame_start.shape[1] - 1
+    write = frame_start[f, 0] if to == f else frame_start[f, trees]
+    seen = 0
+    begin = frame_start[f, 0]
+    for t in range(trees):
+        end = frame_start[f, t + 1]
+        seen += end - begin
+        first = write
+        for s in range(begin, end):
+            leaf, count = pool_leaf[s], pool_count[s]
+            keep = True
+            for i in range(start[leaf], start[leaf + 1]):
+                if unit[i] == u:
+                    if excluding:
+                        keep = bad[i] == 0
+                    else:
+                        keep = _allows(i, u, lo, hi, box, is_mask, cells, c_lo, c_hi, c_nan, c_mask)
+                        if was_free and bad[i] == 1:
+                            count -= 1
+                    break
+            if keep and count <= most:
+                pool_leaf[write] = leaf
+                pool_count[write] = count
+                write += 1
+        begin = end
+        frame_start[to, t] = first
+    frame_start[to, trees] = write
+    return seen
+
+
+@kernel
+def _filter_excluded(
+    f: int, state: Any, pool_leaf: Any, pool_count: Any, frame_start: Any, start: Any, unit: Any, bad: Any
+) -> int:
+    """Drop, in place, the leaves that need a change of an excluded unit."""
+    trees = frame_start.shape[1] - 1
+    write = frame_start[f, 0]
+    seen = 0
+    begin = frame_start[f, 0]
+    for t in range(trees):
+        end = frame_start[f, t + 1]
+        seen += end - begin
+        first = write
+        for s in range(begin, end):
+            leaf = pool_leaf[s]
+            keep = True
+            for i in range(start[leaf], start[leaf + 1]):
+                if bad[i] == 1 and state[f, unit[i]] == _EXCLUDED:
+                    keep = False
+                    break
+            if keep:
+                pool_leaf[write] = leaf
+                pool_count[write] = pool_count[s]
+                write += 1
+        begin = end
+        frame_start[f, t] = first
+    frame_start[f, trees] = write
+    return seen
+
+
+@kernel
+def _charges(
+    f: int, r: int, equal: bool, state: Any, pool_leaf: Any, frame_start: Any, base_at: Any, value: Any,
+    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any, is_mask: Any, cells: Any,
+    d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any, cell_start: Any, cell_bucket: Any, bucket_start: Any,
+    weight: Any, mu: Any, total: Any, touched: Any, best: Any, best_bucket: Any,
+) -> int:  # fmt: skip
+    """What the changes of each free unit can add at most: by bucket in `total`, the largest in `best`."""
+    trees = frame_start.shape[1] - 1
+    total[:] = 0.0
+    work = 0
+    for t in range(trees):
+        floor = value[pool_leaf[base_at[t]]]
+        n_touched = 0
+        for s in range(frame_start[f, t], base_at[t]):
+            leaf = pool_leaf[s]
+            g = value[leaf] - floor
+            work += 1
+            whole = 0.0
+            for i in range(start[leaf], start[leaf + 1]):
+                if bad[i] == 1 and state[f, unit[i]] == _FREE:
+                    whole += 1.0 if equal else weight[i]
+            for i in range(start[leaf], start[leaf + 1]):
+                u = unit[i]
+                if bad[i] == 0 or state[f, u] != _FREE:
+                    continue
+                part = g * ((1.0 if equal else weight[i]) / whole)
+                if is_mask[u]:
+                    allowed = c_mask[i] & d_mask[u]
+                    for c in range(cells[u]):
+                        if (allowed >> np.uint64(c)) & np.uint64(1) == 1:
+                            b = bucket_start[u] + c
+                            if part > mu[b]:
+                                if mu[b] == 0.0:
+                                    touched[n_touched] = b
+                                    n_touched += 1
+                                mu[b] = part
+                else:
+                    lo, hi = max(c_lo[i], d_lo[u]), min(c_hi[i], d_hi[u])
+                    if lo <= hi:
+                        for b in range(cell_bucket[cell_start[u] + lo], cell_bucket[cell_start[u] + hi] + 1):
+                            if part > mu[b]:
+                                if mu[b] == 0.0:
+                                    touched[n_touched] = b
+                                    n_touched += 1
+                                mu[b] = part
+                    if c_nan[i] == 1 and d_nan[u] == 1:
+                        b = cell_bucket[cell_start[u] + cells[u]]
+                        if part > mu[b]:
+                            if mu[b] == 0.0:
+                                touched[n_touched] = b
+                                n_touched += 1
+                            mu[b] = part
+        for n in range(n_touched):
+            total[touched[n]] += mu[touched[n]]
+            mu[touched[n]] = 0.0
+    for u in range(best.shape[0]):
+        best[u], best_bucket[u] = 0.0, -1
+        if state[f, u] == _FREE:
+            for b in range(bucket_start[u], bucket_start[u + 1]):
+                if total[b] > best[u]:
+                    best[u], best_bucket[u] = total[b], b
+    return work
+
+
+@kernel
+def _largest(best: Any, r: int, top: Any) -> float:
+    """The sum of the r largest entries; `top` gets the units, in falling order, r + 1 of them where there are."""
+    units = best.shape[0]
+    n = min(r + 1, units)
+    filled = 0
+    for u in range(units):
+        v = best[u]
+        if filled < n or v > best[top[filled - 1]]:
+            at = filled if filled < n else n - 1
+            while at > 0 and best[top[at - 1]] < v:
+                if at < n:
+                    top[at] = top[at - 1]
+                at -= 1
+            top[at] = u
+            if filled < n:
+                filled += 1
+    whole = 0.0
+    for i in range(min(r, units)):
+        whole += best[top[i]]
+    return whole
+
+
+@kernel
+def _shift_weights(
+    f: int, r: int, rate: float, state: Any, pool_leaf: Any, frame_start: Any, base_at: Any, value: Any,
+    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any, is_mask: Any, cells: Any,
+    d_lo: Any, d_hi: Any, d_nan: Any, cell_start: Any, cell_bucket: Any, bucket_start: Any,
+    weight: Any, top: Any, best_bucket: Any, in_top: Any, leader: Any, leader_value: Any,
+) -> int:  # fmt: skip
+    """Charge the leaves that make the largest units large less to those units, and so more to their others."""
+    trees = frame_start.shape[1] - 1
+    work = 0
+    for n in range(r):
+        in_top[top[n]] = n + 1
+    for t in range(trees):
+        floor = value[pool_leaf[base_at[t]]]
+        for n in range(r):
+            leader[n], leader_value[n] = -1, 0.0
+        for s in range(frame_start[f, t], base_at[t]):
+            leaf = pool_leaf[s]
+            work += 1
+            whole, free = 0.0, 0
+            for i in range(start[leaf], start[leaf + 1]):
+                if bad[i] == 1 and state[f, unit[i]] == _FREE:
+                    whole += weight[i]
+                    free += 1
+            for i in range(start[leaf], start[leaf + 1]):
+                u = unit[i]
+                if bad[i] == 0 or state[f, u] != _FREE or in_top[u] == 0:
+                    continue
+                b = best_bucket[u]
+                if is_mask[u]:
+                    covers = (c_mask[i] >> np.uint64(b - bucket_start[u])) & np.uint64(1) == 1
+                else:
+                    lo, hi = max(c_lo[i], d_lo[u]), min(c_hi[i], d_hi[u])
+                    covers = lo <= hi and (
+                        cell_bucket[cell_start[u] + lo] <= b <= cell_bucket[cell_start[u] + hi]
+                    )
+                    covers |= c_nan[i] == 1 and d_nan[u] == 1 and cell_bucket[cell_start[u] + cells[u]] == b
+                if covers:
+                    part = (value[leaf] - floor) * weight[i] / whole
+                    n = in_top[u] - 1
+                    if part > leader_value[n]:
+                        leader_value[n] = part
+                        leader[n] = i if free > 1 else -1
+        for n in range(r):
+            if leader[n] >= 0:
+                weight[leader[n]] = max(weight[leader[n]] * rate, 1e-6)
+    for n in range(r):
+        in_top[top[n]] = 0
+    return work
+
+
+@kernel
+def _own_answer(base_at: Any, pool_leaf: Any, proba: Any, leaf_node: Any, sums: Any) -> int:
+    """The class a forest answers: votes added in the order of its trees, divided by their number, the first largest."""
+    trees = base_at.shape[0]
+    sums[:] = 0.0
+    for t in range(trees):
+        node = leaf_node[pool_leaf[base_at[t]]]
+        for c in range(sums.shape[0]):
+            sums[c] += proba[node, c]
+    answer = 0
+    for c in range(sums.shape[0]):
+        sums[c] /= trees
+        if sums[c] > sums[answer]:
+            answer = c
+    return answer
+
+
+@kernel
+def search(
+    value: Any, start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any,
+    is_mask: Any, cells: Any, own: Any, d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any,
+    cell_start: Any, cell_bucket: Any, bucket_start: Any,
+    base_score: float, tolerance: float, answer: int, proba: Any, leaf_node: Any,
+    pool_leaf: Any, pool_count: Any, frame_start: Any, state: Any, box_lo: Any, box_hi: Any, box_mask: Any,
+    left_to: Any, task: Any, task_mask: Any, reg: Any, weight: Any, met_lo: Any, met_hi: Any, met_mask: Any,
+) -> int:  # fmt: skip
+    """Is there a point within the budget whose sum exceeds the threshold?  Continues where it was left.
+
+    Points whose sum is within `tolerance` of the threshold are candidates that are decided by the forest's own sum
+    (`proba` not empty), or asked about (`ASK`; the caller calls again with `reg[VERDICT] = REFUSED`, or stops).
+    """
+    trees = frame_start.shape[1] - 1
+    units = own.shape[0]
+    buckets = bucket_start[units]
+    depth = state.shape[0]
+    theta = -tolerance
+    mu, total, touched = np.zeros(buckets), np.zeros(buckets), np.zeros(buckets, np.int32)
+    best, best_bucket = np.zeros(units), np.zeros(units, np.int32)
+    equal_best = np.zeros(units)
+    top, in_top = np.zeros(units + 2, np.int32), np.zeros(units, np.int32)
+    leader, leader_value = np.zeros(units + 1, np.int32), np.zeros(units + 1)
+    base_at = np.zeros(trees, np.int32)
+    relevant = np.zeros(units, np.uint8)
+    sums = np.zeros(proba.shape[1])
+    most_cells = 1
+    for u in range(units):
+        most_cells = max(most_cells, cells[u] + 1)
+    ends, begins = np.zeros(most_cells, np.int32), np.zeros(most_cells, np.int32)
+    probe = np.zeros(64)
+    probe_best = np.zeros(64)
+
+    refused = reg[VERDICT] == REFUSED
+    reg[VERDICT] = NONE
+    f = reg[FRAME]
+    while True:
+        if not refused:
+            if reg[TASKS] == 0:
+                return EXHAUSTED
+            if reg[VISITS] > reg[MOST_VISITS]:
+                return LIMIT
+            n = reg[TASKS] - 1
+            f, kind, u = task[n, 0], task[n, 1], task[n, 2]
+            if reg[TASKS] + 8 > task.shape[0]:
+                return GROW
+            if kind == _NEW:
+                size = frame_start[f, trees] - frame_start[f, 0]
+                if f + 1 >= depth or frame_start[f, trees] + size > pool_leaf.shape[0]:
+                    return GROW
+            reg[TASKS] = n
+            if kind <= _NARROW:
+                to = f + 1 if kind == _NEW else f
+                was_free = state[f, u] == _FREE
+                r = left_to[f] - (1 if was_free else 0)
+                reg[VISITS] += _filter(
+                    f, to, u, task[n, 3], task[n, 4], task_mask[n], False, pool_leaf, pool_count, frame_start, r,
+                    start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, was_free,
+                )  # fmt: skip
+                if kind == _NEW:
+                    state[to] = state[f]
+                    box_lo[to], box_hi[to], box_mask[to] = box_lo[f], box_hi[f], box_mask[f]
+                f = to
+                state[f, u], left_to[f] = _CHANGED, r
+                box_lo[f, u], box_hi[f, u], box_mask[f, u] = task[n, 3], task[n, 4], task_mask[n]
+            elif kind == _EXCLUDE:
+                state[f, u] = _EXCLUDED
+                reg[VISITS] += _filter(
+                    f, f, u, 0, 0, task_mask[n], True, pool_leaf, pool_count, frame_start, left_to[f],
+                    start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, False,
+                )  # fmt: skip
+            reg[FRAME] = f
+
+        # -- the frame as it is
+        again = True
+        while again:
+            again = False
+            r = left_to[f]
+            base_sum = base_score
+            for t in range(trees):
+                s = frame_start[f, t]
+                while pool_count[s] != 0:
+                    s += 1
+                base_at[t] = s
+                base_sum += value[pool_leaf[s]]
+                reg[VISITS] += s - frame_start[f, t] + 1
+            reg[NODES] += 1
+            extending = False
+            if base_sum > theta:
+                # where do the best leaves meet?
+                clash = -1
+                for u in range(units):
+                    if state[f, u] == _CHANGED:
+                        met_lo[u], met_hi[u], met_mask[u] = box_lo[f, u], box_hi[f, u], box_mask[f, u]
+                for t in range(trees):
+                    leaf = pool_leaf[base_at[t]]
+                    for i in range(start[leaf], start[leaf + 1]):
+                        u = unit[i]
+                        if state[f, u] != _CHANGED:
+                            continue
+                        if is_mask[u]:
+                            met_mask[u] &= c_mask[i]
+                            if met_mask[u] == 0:
+                                clash = u
+                        elif box_lo[f, u] != cells[u]:
+                            met_lo[u], met_hi[u] = max(met_lo[u], c_lo[i]), min(met_hi[u], c_hi[i])
+                            if met_lo[u] > met_hi[u]:
+                                clash = u
+                    if clash >= 0:
+                        break
+                if clash < 0:
+                    if not refused:
+                        if base_sum > tolerance:
+                            return FOUND
+                        if proba.shape[0] == 0:
+                            return ASK
+                        reg[VISITS] += trees
+                        if _own_answer(base_at, pool_leaf, proba, leaf_node, sums) != answer:
+                            return FOUND
+                    refused = False
+                    # the same leaves, the same answer: the meeting is closed, what is outside of it is not
+                    cut = False
+                    for u in range(units):
+                        if state[f, u] != _CHANGED:
+                            continue
+                        if is_mask[u]:
+                            if met_mask[u] != box_mask[f, u]:
+                                _push(task, task_mask, reg, f, _NARROW, u, 0, 0, met_mask[u])
+                                _push(task, task_mask, reg, f, _NEW, u, 0, 0, box_mask[f, u] & ~met_mask[u])
+                                cut = True
+                        elif met_lo[u] > box_lo[f, u] or met_hi[u] < box_hi[f, u]:
+                            _push(task, task_mask, reg, f, _NARROW, u, met_lo[u], met_hi[u], np.uint64(0))
+                            if met_lo[u] > box_lo[f, u]:
+                                _push(
+                                    task,
+                                    task_mask,
+                                    reg,
+                                    f,
+                                    _NEW,
+                                    u,
+                                    box_lo[f, u],
+                                    met_lo[u] - 1,
+                                    np.uint64(0),
+                                )
+                            if met_hi[u] < box_hi[f, u]:
+                                _push(
+                                    task,
+                                    task_mask,
+                                    reg,
+                                    f,
+                                    _NEW,
+                                    u,
+                                    met_hi[u] + 1,
+                                    box_hi[f, u],
+                                    np.uint64(0),
+                                )
+                            cut = True
+                        if cut:
+                            break
+                    if cut or r == 0:
+                        break
+                    extending = True  # other units may change as well, and the sum may stay a tie
+                else:
+                    refused = False
+                    reg[BOXES] += 1
+                    if r == 0:
+                        # probe: what is the sum at most in each part of a unit's box?
+                        pruned, shrunk = False, False
+                        for u in range(units):
+                            if state[f, u] != _CHANGED or (not is_mask[u] and box_lo[f, u] == box_hi[f, u]):
+                                continue
+                            if is_mask[u]:
+                                parts = cells[u]
+                            else:
+                                width = box_hi[f, u] - box_lo[f, u] + 1
+                                parts = min(16, width)
+                            probe[:parts] = base_score
+                            for t in range(trees):
+                                probe_best[:parts] = -np.inf
+                                missing = parts
+                                for s in range(frame_start[f, t], frame_start[f, t + 1]):
+                                    leaf = pool_leaf[s]
+                                    if pool_count[s] != 0:
+                                        continue
+                                    reg[VISITS] += 1
+                                    where = -1
+                                    for i in range(start[leaf], start[leaf + 1]):
+                                        if unit[i] == u:
+                                            where = i
+                                            break
+                                    v = value[leaf]
+                                    if is_mask[u]:
+                                        allowed = (
+                                            box_mask[f, u] if where < 0 else box_mask[f, u] & c_mask[where]
+                                        )
+                                        for p in range(parts):
+                                            if (
+                                                probe_best[p] == -np.inf
+                                                and (allowed >> np.uint64(p)) & np.uint64(1) == 1
+                                            ):
+                                                probe_best[p] = v
+                                                missing -= 1
+                                    else:
+                                        p0, p1 = 0, parts - 1
+                                        if where >= 0:
+                                            lo = max(c_lo[where], box_lo[f, u]) - box_lo[f, u]
+                                            hi = min(c_hi[where], box_hi[f, u]) - box_lo[f, u]
+                                            p0, p1 = lo * parts // width, hi * parts // width
+                                        for p in range(p0, p1 + 1):
+                                            if probe_best[p] == -np.inf:
+                                                probe_best[p] = v
+                                                missing -= 1
+                                    if missing == 0:
+                                        break
+                                for p in range(parts):
+                                    probe[p] += probe_best[p]
+                            first, last, kept = -1, -1, np.uint64(0)
+                            for p in range(parts):
+                                if probe[p] > theta:
+                                    if first < 0:
+                                        first = p
+                                    last = p
+                                    kept |= np.uint64(1) << np.uint64(p)
+                            if first < 0:
+                                pruned = True
+                                break
+                            if is_mask[u]:
+                                new_lo, new_hi, new_mask = 0, 0, box_mask[f, u] & kept
+                                smaller = new_mask != box_mask[f, u]
+                            else:
+                                # cell c is in part (c * parts) // width
+                                new_lo = box_lo[f, u] + (first * width + parts - 1) // parts
+                                new_hi = box_lo[f, u] + ((last + 1) * width + parts - 1) // parts - 1
+                                new_mask = np.uint64(0)
+                                smaller = new_lo > box_lo[f, u] or new_hi < box_hi[f, u]
+                            if smaller:
+                                box_lo[f, u], box_hi[f, u], box_mask[f, u] = new_lo, new_hi, new_mask
+                                reg[VISITS] += _filter(
+                                    f, f, u, new_lo, new_hi, new_mask, False, pool_leaf, pool_count, frame_start, 0,
+                                    start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, False,
+                                )  # fmt: skip
+                                shrunk = True
+                        if pruned:
+                            break
+                        if shrunk:
+                            again = True
+                            if reg[VISITS] > reg[MOST_VISITS]:
+                                _push(task, task_mask, reg, f, _LOOK, 0, 0, 0, np.uint64(0))
+                                return LIMIT
+                            continue
+                    # split the unit in which the best leaves cannot meet
+                    u = clash
+                    if is_mask[u]:
+                        part = np.uint64(0)
+                        for t in range(trees):
+                            leaf = pool_leaf[base_at[t]]
+                            for i in range(start[leaf], start[leaf + 1]):
+                                if unit[i] == u and (c_mask[i] & box_mask[f, u]) != box_mask[f, u]:
+                                    part = c_mask[i] & box_mask[f, u]
+                                    break
+                            if part != 0:
+                                break
+                        _push(task, task_mask, reg, f, _NARROW, u, 0, 0, box_mask[f, u] & ~part)
+                        _push(task, task_mask, reg, f, _NEW, u, 0, 0, part)
+                    else:
+                        lo, hi = box_lo[f, u], box_hi[f, u]
+                        ends[: hi - lo + 1], begins[: hi - lo + 1] = 0, 0
+                        for t in range(trees):
+                            leaf = pool_leaf[base_at[t]]
+                            for i in range(start[leaf], start[leaf + 1]):
+                                if unit[i] == u:
+                                    if c_hi[i] < hi:
+                                        ends[c_hi[i] - lo] += 1
+                                    if c_lo[i] > lo:
+                                        begins[c_lo[i] - lo] += 1
+                                    break
+                        below, above = 0, 0
+                        for c in range(hi - lo + 1):
+                            above += begins[c]
+                        at, most = -1, -1
+                        for c in range(hi - lo):  # between cells c and c + 1
+                            below += ends[c]
+                            if c > 0:
+                                above -= begins[c]
+                            else:
+                                above -= begins[0]
+                            score = min(below, above) * trees + max(below, above)
+                            if score > most:
+                                at, most = c, score
+                        _push(task, task_mask, reg, f, _NARROW, u, lo + at + 1, hi, np.uint64(0))
+                        _push(task, task_mask, reg, f, _NEW, u, lo, lo + at, np.uint64(0))
+                    break
+            elif r == 0:
+                break
+            refused = False
+
+            # -- which other unit can raise the sum far enough?
+            reg[VISITS] += _charges(
+                f, r, True, state, pool_leaf, frame_start, base_at, value, start, unit, c_lo, c_hi, c_nan, c_mask,
+                bad, is_mask, cells, d_lo, d_hi, d_nan, d_mask, cell_start, cell_bucket, bucket_start,
+                weight, mu, total, touched, best, best_bucket,
+            )  # fmt: skip
+            bound = base_sum + _largest(best, r, top)
+            equal_best[:] = best
+            if not extending and bound > theta and r > 1 and (reg[MULTIPLIERS] > 0 or reg[NODES] > 300):
+                rounds = 40 if f == 0 and reg[NODES] < 3 else 12
+                lowest = bound
+                for n in range(rounds):
+                    reg[VISITS] += _charges(
+                        f, r, False, state, pool_leaf, frame_start, base_at, value, start, unit, c_lo, c_hi, c_nan,
+                        c_mask, bad, is_mask, cells, d_lo, d_hi, d_nan, d_mask, cell_start, cell_bucket,
+                        bucket_start, weight, mu, total, touched, best, best_bucket,
+                    )  # fmt: skip
+                    now = base_sum + _largest(best, r, top)
+                    if now <= theta:
+                        bound = now
+                        break
+                    if n >= 4 and now > lowest - (lowest - theta) * 0.01 and n % 4 == 0:
+                        break
+                    lowest = min(lowest, now)
+                    reg[VISITS] += _shift_weights(
+                        f, min(r, units), 0.7 if n < 20 else 0.9, state, pool_leaf, frame_start, base_at, value,
+                        start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, d_lo, d_hi, d_nan,
+                        cell_start, cell_bucket, bucket_start, weight, top, best_bucket, in_top, leader, leader_value,
+                    )  # fmt: skip
+                bound = min(bound, now)
+            if not extending and bound <= theta:
+                break
+            chosen = -1
+            if extending:
+                relevant[:] = 0
+                for s in range(frame_start[f, 0], frame_start[f, trees]):
+                    leaf = pool_leaf[s]
+                    for i in range(start[leaf], start[leaf + 1]):
+                        if bad[i] == 1:
+                            relevant[unit[i]] = 1
+                reg[VISITS] += frame_start[f, trees] - frame_start[f, 0]
+                for u in range(units):
+                    if (
+                        state[f, u] == _FREE
+                        and relevant[u] == 1
+                        and (chosen < 0 or equal_best[u] > equal_best[chosen])
+                    ):
+                        chosen = u
+                if chosen < 0:
+                    break
+            else:
+                # `best`, `total` and `top` are of the last weights; any weights will do
+                top_sum = _largest(best, r, top)
+                fixed = False
+                for u in range(units):
+                    if state[f, u] != _FREE:
+                        continue
+                    others = _others(best, top, r, u, units)
+                    if base_sum + best[u] + others <= theta:
+                        state[f, u] = _EXCLUDED
+                        fixed = True
+                    elif chosen < 0 or equal_best[u] > equal_best[chosen]:
+                        chosen = u
+                if fixed:
+                    reg[VISITS] += _filter_excluded(
+                        f, state, pool_leaf, pool_count, frame_start, start, unit, bad
+                    )
+                if chosen < 0 or top_sum < 0:
+                    break
+            u = chosen
+            others = 0.0 if extending else _others(best, top, r, u, units)
+            _push(task, task_mask, reg, f, _EXCLUDE, u, 0, 0, np.uint64(0))
+            if is_mask[u]:
+                kept = d_mask[u] & ~(np.uint64(1) << np.uint64(own[u]))
+                if not extending:
+                    for c in range(cells[u]):
+                        if base_sum + total[bucket_start[u] + c] + others <= theta:
+                            kept &= ~(np.uint64(1) << np.uint64(c))
+                if kept != 0:
+                    _push(task, task_mask, reg, f, _NEW, u, 0, 0, kept)
+            else:
+                missing_cell = cells[u]
+                if d_nan[u] == 1 and own[u] != missing_cell:
+                    b = cell_bucket[cell_start[u] + missing_cell]
+                    if extending or base_sum + total[b] + others > theta:
+                        _push(task, task_mask, reg, f, _NEW, u, missing_cell, missing_cell, np.uint64(0))
+                sides = np.zeros((2, 2), np.int64)
+                if own[u] == missing_cell:
+                    sides[0, 0], sides[0, 1], sides[1, 0], sides[1, 1] = d_lo[u], d_hi[u], 1, 0
+                else:
+                    sides[0, 0], sides[0, 1] = d_lo[u], min(own[u] - 1, d_hi[u])
+                    sides[1, 0], sides[1, 1] = max(own[u] + 1, d_lo[u]), d_hi[u]
+                gains = np.full(2, -1.0)
+                for side in range(2):
+                    lo, hi = sides[side, 0], sides[side, 1]
+                    if not extending:
+                        while (
+                            lo <= hi and base_sum + total[cell_bucket[cell_start[u] + lo]] + others <= theta
+                        ):
+                            lo += 1
+                        while (
+                            lo <= hi and base_sum + total[cell_bucket[cell_start[u] + hi]] + others <= theta
+                        ):
+                            hi -= 1
+                    sides[side, 0], sides[side, 1] = lo, hi
+                    for c in range(lo, hi + 1):
+                        gains[side] = max(gains[side], total[cell_bucket[cell_start[u] + c]])
+                first = 0 if gains[0] >= gains[1] else 1
+                for side in (1 - first, first):  # the last pushed is looked at first
+                    if sides[side, 0] <= sides[side, 1]:
+                        _push(task, task_mask, reg, f, _NEW, u, sides[side, 0], sides[side, 1], np.uint64(0))
+
+
+@kernel
+def _push(
+    task: Any, task_mask: Any, reg: Any, f: int, kind: int, u: int, lo: int, hi: int, mask: Any
+) -> None:
+    n = reg[TASKS]
+    task[n, 0], task[n, 1], task[n, 2], task[n, 3], task[n, 4] = f, kind, u, lo, hi
+    task_mask[n] = mask
+    reg[TASKS] = n + 1
+
+
+@kernel
+def _others(best: Any, top: Any, r: int, u: int, units: int) -> float:
+    """The sum of the r - 1 largest entries other than u."""
+    whole, taken = 0.0, 0
+    for n in range(min(r + 1, units)):
+        if taken == r - 1:
+            break
+        if top[n] != u:
+            whole += best[top[n]]
+            taken += 1
+    return whole
