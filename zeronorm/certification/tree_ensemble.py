@@ -337,25 +337,25 @@ class _Table:
 
     def _read_leaves(self) -> None:
         trees, units = self.trees, self.units
-        self.is_mask = np.array([unit.is_mask for unit in units], np.uint8)
-        self.cells = np.array([unit.cells for unit in units], np.int64)
-        self.cell_start = np.concatenate([[0], np.cumsum(self.cells + 1)])
-        every = [(1 << unit.cells) - 1 if unit.is_mask else 0 for unit in units]
-        self.every = np.array(every, np.uint64)
-        has_missing = np.array([unit.missing and not unit.is_mask for unit in units], np.uint8)
+        self.plain = np.zeros(len(units), kernels.UNIT)
+        for u, unit in enumerate(units):
+            plain = self.plain[u]
+            plain["is_mask"], plain["cells"] = unit.is_mask, unit.cells
+            plain["missing"] = unit.missing and not unit.is_mask
+            plain["every"] = (1 << unit.cells) - 1 if unit.is_mask else 0
+        self.plain["first_cell"] = np.cumsum(self.plain["cells"] + 1) - self.plain["cells"] - 1
+        self.all_cells = int((self.plain["cells"] + 1).sum())
         parent = np.full(len(trees.feature), -1, np.int64)
         inner = np.flatnonzero(trees.feature >= 0)
         parent[trees.left[inner]] = inner
         parent[trees.right[inner]] = inner
         leaves, room = trees.leaves, 16 * len(trees.leaves)
         while True:
-            start = np.zeros(len(leaves) + 1, np.int64)
-            unit = np.zeros(room, np.int32)
-            lo, hi, nan = np.zeros(room, np.int32), np.zeros(room, np.int32), np.zeros(room, np.uint8)
-            mask, reachable = np.zeros(room, np.uint64), np.zeros(len(leaves), np.bool_)
+            start, reachable = np.zeros(len(leaves) + 1, np.int64), np.zeros(len(leaves), np.bool_)
+            conditions = np.zeros(room, kernels.CONDITION)
             end = kernels.leaf_conditions(
                 leaves, parent, trees.left, self.node_unit, self.node_cut, self.node_mask, trees.nan_left,
-                self.is_mask, self.cells, self.every, has_missing, start, unit, lo, hi, nan, mask, reachable,
+                self.plain, start, conditions, reachable,
             )  # fmt: skip
             if end > room:
                 room = end
@@ -364,8 +364,9 @@ class _Table:
             else:
                 break
         self.leaf_node, self.start = leaves, start
-        self.conditions = tuple(a[: max(end, 1)].copy() for a in (unit, lo, hi, nan, mask))
+        self.conditions = conditions[: max(end, 1)].copy()  # `bad` is of the row at hand
         self.leaf_tree = trees.tree_of[leaves]
+        self.weight, self.dirty = np.ones(len(self.conditions)), False
 
     def pair(self, answer: int, rival: int) -> _Pair:
         """What decides between two classes."""
@@ -394,7 +395,9 @@ class _Pair:
         self.order = order.astype(np.int32)
         self.tree = number[table.leaf_tree[order]]
         self.trees = len(used)
-        self.tree_start = np.searchsorted(self.tree, np.arange(len(used) + 1)).astype(np.int64)
+        self.first_leaf = np.searchsorted(table.leaf_tree, used)
+        self.last_leaf = np.searchsorted(table.leaf_tree, used, side="right")
+        self.widest = int((self.last_leaf - self.first_leaf).max(initial=0))
         self.base = float(trees.base[rival] - trees.base[answer])
         self.tolerance = float(trees.slack[rival] + trees.slack[answer])
 
@@ -456,66 +459,51 @@ class _Row:
     ) -> None:
         self.prover, self.table, self.row, self.answer = prover, table, row, answer
         units, takes = table.units, table.trees.takes_missing
-        n = len(units)
-        self.own = np.zeros(n, np.int64)
-        self.d_lo, self.d_hi = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self.d_nan, self.d_mask = np.zeros(n, np.uint8), np.zeros(n, np.uint64)
-        self.ends = np.zeros((n, 2))
-        cell_bucket = np.zeros(table.cell_start[-1], np.int64)
-        bucket_start = np.zeros(n + 1, np.int64)
+        self.units = table.plain.copy()
+        self.ends = np.zeros((len(units), 2))
+        self.cell_bucket = np.zeros(table.all_cells, np.int64)
+        self.buckets = 0
         for u, unit in enumerate(units):
-            value = float(row[unit.place.start])
-            at = bucket_start[u]
+            self.units[u]["first_bucket"] = self.buckets
             if unit.is_mask:
                 self._place_category(u, unit, bool(takes[unit.place.start]))
-                bucket_start[u + 1] = at + unit.cells
-                continue
-            absent = math.isnan(value)
-            fixed = not unit.movable or (absent and unit.directed)
-            lo, hi = (low[unit.place.start], high[unit.place.start]) if not fixed else (value, value)
-            if unit.whole and not fixed:
-                lo, hi = math.ceil(lo), math.floor(hi)
-            self.ends[u] = lo, hi
-            self.own[u] = unit.cells if absent else self._cell(unit, value)
-            if fixed and absent:
-                self.d_lo[u], self.d_hi[u], self.d_nan[u] = 1, 0, 1
+                self.buckets += unit.cells
             else:
-                self.d_lo[u], self.d_hi[u] = self._cell(unit, lo), self._cell(unit, hi)
-                may = unit.missing and not unit.directed and not fixed and bool(takes[unit.place.start])
-                self.d_nan[u] = absent or may
-            cells = cell_bucket[table.cell_start[u] : table.cell_start[u + 1]]
-            bucket_start[u + 1] = _bucket(
-                cells, at, int(self.own[u]), int(self.d_lo[u]), int(self.d_hi[u]), unit.cells
-            )
-        self.cell_bucket, self.bucket_start = cell_bucket, bucket_start
-        self.bad = np.zeros(len(table.conditions[0]), np.uint8)
+                self._place_number(u, unit, low, high, bool(takes[unit.place.start]))
+            self.units[u]["buckets"] = self.buckets - self.units[u]["first_bucket"]
+        self.own = self.units["own"].astype(np.int64)
         self.count = np.zeros(len(table.leaf_node), np.int16)
-        kernels.mark_row(
-            table.start,
-            *table.conditions,
-            table.is_mask,
-            table.cells,
-            self.own,
-            *self._domain,
-            self.bad,
-            self.count,
-        )
-        self.movable = int(
-            sum(
-                bin(int(self.d_mask[u])).count("1") > 1 if unit.is_mask else self._choices(u, unit)
-                for u, unit in enumerate(units)
-            )
-        )
+        kernels.mark_row(table.start, table.conditions, self.units, self.count)
+        self.movable = sum(self._choices(u, unit) for u, unit in enumerate(units))
         self.visits = 0
         self.asked: dict[bytes, bool] = {}
 
-    @property
-    def _domain(self) -> tuple[np.ndarray, ...]:
-        return self.d_lo, self.d_hi, self.d_nan, self.d_mask
+    def _place_number(self, u: int, unit: _Unit, low: np.ndarray, high: np.ndarray, takes: bool) -> None:
+        """Where a number of the row is, and where it may go."""
+        at, value = unit.place.start, float(self.row[unit.place.start])
+        absent = math.isnan(value)
+        fixed = not unit.movable or (absent and unit.directed)
+        lo, hi = (low[at], high[at]) if not fixed else (value, value)
+        if unit.whole and not fixed:
+            lo, hi = math.ceil(lo), math.floor(hi)
+        self.ends[u] = lo, hi
+        me = self.units[u]
+        own = unit.cells if absent else self._cell(unit, value)
+        if fixed and absent:
+            first, last, may = 1, 0, True
+        else:
+            first, last = self._cell(unit, lo), self._cell(unit, hi)
+            may = absent or (unit.missing and not unit.directed and not fixed and takes)
+        me["own"], me["d_lo"], me["d_hi"], me["d_nan"] = own, first, last, may
+        begin = int(me["first_cell"])
+        cells = self.cell_bucket[begin : begin + unit.cells + 1]
+        self.buckets = _bucket(cells, self.buckets, own, first, last, unit.cells)
 
     def _choices(self, u: int, unit: _Unit) -> bool:
-        cells = max(0, int(self.d_hi[u] - self.d_lo[u]) + 1) + int(self.d_nan[u])
-        return cells > 1
+        me = self.units[u]
+        if unit.is_mask:
+            return int(me["d_mask"]).bit_count() > 1
+        return max(0, int(me["d_hi"]) - int(me["d_lo"]) + 1) + int(me["d_nan"]) > 1
 
     def _cell(self, unit: _Unit, value: float) -> int:
         raw = int(np.searchsorted(unit.cuts, value))  # cuts below the value
@@ -533,12 +521,12 @@ class _Row:
             code = len(names)
         else:
             code = int(entries.argmax() if unit.one_hot else entries[0])
-        self.own[u] = unit.classes[code]
+        self.units[u]["own"] = unit.classes[code]
         self.ends[u] = code, 0
         mask = 1 << int(unit.classes[code])
         for c in self._choosable(unit, code, takes):
             mask |= 1 << int(unit.classes[c])
-        self.d_mask[u] = mask
+        self.units[u]["d_mask"] = mask
 
     @staticmethod
     def _choosable(unit: _Unit, code: int, takes: bool) -> list[int]:
@@ -566,12 +554,16 @@ class _Row:
         upper, witness = UNBOUNDED, None
         if most == 0:
             return _Found(UNBOUNDED if self.movable == 0 else 1, upper, witness, self.visits)
-        reach = {}
+        reach = dict.fromkeys(rivals, UNBOUNDED)
         for j in rivals:
-            cells, changes = self._climb(j, most if upper == UNBOUNDED else min(most, upper))
+            if upper == 1:
+                break
+            cells, changes = self._climb(j, min(most, upper - 1))
             reach[j] = changes
             if changes < upper:
                 upper, witness = changes, self._write(cells)
+        if self.table.dirty:  # another row's weights would do, but would make rows depend on each other
+            self.table.weight[:], self.table.dirty = 1.0, False
         rivals.sort(key=lambda j: reach[j])
         searches = {j: _Search(self, j) for j in rivals}
         # where no way is known there may be none at all
@@ -608,9 +600,8 @@ class _Row:
         point = self.own.copy()
         visits = np.zeros(1, np.int64)
         score = kernels.climb(
-            pair.value, pair.order, pair.tree_start, table.start, *table.conditions, table.is_mask, table.cells,
-            table.cell_start, self.own, *self._domain, point, pair.base, pair.tolerance, most,
-            np.zeros(table.cell_start[-1]), visits,
+            pair.value, pair.first_leaf, pair.last_leaf, table.start, table.conditions, self.units, point, pair.base,
+            pair.tolerance, most, np.zeros(table.all_cells), np.zeros((pair.widest, 2), np.int64), visits,
         )  # fmt: skip
         self.visits += int(visits[0])
         changed = int((point != self.own).sum())
@@ -659,16 +650,13 @@ class _Search:
 
     def __init__(self, row: _Row, rival: int) -> None:
         self.of, self.pair = row, row.table.pair(row.answer, rival)
-        self.weight: np.ndarray | None = None
         self.witness: np.ndarray | None = None
         self.changes = 0
 
     def run(self, r: int, most_visits: int) -> int:
         """Search all points with at most r changes; `FOUND`, `EXHAUSTED` or, at so many visits in all, `LIMIT`."""
         of, pair, table = self.of, self.pair, self.of.table
-        if self.weight is None:
-            self.weight = np.ones(len(of.bad))
-        units, trees = len(of.own), pair.trees
+        units, trees = len(of.units), pair.trees
         count = of.count[pair.order]
         alive = (count >= 0) & (count <= r)
         leaves = pair.order[alive]
@@ -702,11 +690,12 @@ class _Search:
         votes = table.trees.value if table.trees.votes else np.zeros((0, 1))
         while True:
             verdict = kernels.search(
-                pair.value, table.start, *table.conditions, of.bad, table.is_mask, table.cells, of.own, *of._domain,
-                table.cell_start, of.cell_bucket, of.bucket_start, pair.base, pair.tolerance, of.answer,
-                votes, table.leaf_node, *arrays.values(), reg, self.weight, met_lo, met_hi, met_mask,
+                pair.value, table.start, table.conditions, of.units, of.cell_bucket, of.buckets, pair.base,
+                pair.tolerance, of.answer, votes, table.leaf_node, *arrays.values(), reg, table.weight,
+                met_lo, met_hi, met_mask,
             )  # fmt: skip
             of.visits = int(reg[kernels.VISITS])
+            table.dirty |= reg[kernels.MULTIPLIERS] == 2
             if verdict == kernels.GROW:
                 for name, array in arrays.items():
                     more = np.zeros((2 * len(array), *array.shape[1:]), array.dtype)
@@ -718,7 +707,7 @@ class _Search:
             state = arrays["state"][reg[kernels.FRAME]]
             cells = of.own.copy()
             for u in np.flatnonzero(state == 1):
-                cells[u] = _lowest_bit(int(met_mask[u])) if table.is_mask[u] else met_lo[u]
+                cells[u] = _lowest_bit(int(met_mask[u])) if of.units[u]["is_mask"] else met_lo[u]
             witness = of._write(cells)
             if verdict == kernels.ASK and not of.flips(witness):
                 reg[kernels.VERDICT] = kernels.REFUSED

@@ -26,6 +26,21 @@ _NEW, _NARROW, _EXCLUDE, _LOOK = 0, 1, 2, 3
 # what a frame knows of a unit
 _FREE, _CHANGED, _EXCLUDED = 0, 1, 2
 
+# a condition of a leaf; `bad`: whether the row at hand misses it
+CONDITION = np.dtype(
+    [("unit", "i4"), ("lo", "i4"), ("hi", "i4"), ("nan", "u1"), ("bad", "u1"), ("mask", "u8")], align=True
+)
+# a unit: the cells of the row at hand (`own`) and of the adversary's choice (`d_`), and where its cells and buckets
+# are among all; `every`: the mask of all its cells; `missing`: whether an interval has a cell for a missing value
+UNIT = np.dtype(
+    [
+        ("is_mask", "u1"), ("missing", "u1"), ("d_nan", "u1"), ("cells", "i4"), ("own", "i4"), ("d_lo", "i4"),
+        ("d_hi", "i4"), ("first_cell", "i8"), ("first_bucket", "i8"), ("buckets", "i8"), ("every", "u8"),
+        ("d_mask", "u8"),
+    ],
+    align=True,
+)  # fmt: skip
+
 BUCKETS = 8  # of neighbouring cells, on each side of a row's own cell
 
 
@@ -66,15 +81,14 @@ def leaves_reached(
 @kernel
 def leaf_conditions(
     leaves: Any, parent: Any, left: Any, node_unit: Any, node_cut: Any, node_mask: Any, nan_left: Any,
-    is_mask: Any, cells: Any, every: Any, has_missing: Any,
-    start: Any, unit: Any, lo: Any, hi: Any, nan: Any, mask: Any, reachable: Any,
+    units: Any, start: Any, cond: Any, reachable: Any,
 ) -> int:  # fmt: skip
     """Conditions of each leaf, from its path: returns how many were written, or would have been.
 
     `node_cut` is the last cell that goes left, of an interval unit; `node_mask` the categories that do.  `reachable`
     says which leaves allow at least one cell of every unit.
     """
-    room = unit.shape[0]
+    room = cond.shape[0]
     end = 0
     for i in range(leaves.shape[0]):
         begin = end
@@ -85,44 +99,42 @@ def leaf_conditions(
             went_left = left[above] == node
             u = node_unit[above]
             at = begin
-            while at < end and at < room and unit[at] != u:
+            while at < end and at < room and cond[at].unit != u:
                 at += 1
             if at == end:
                 end += 1
                 if at < room:
-                    unit[at], lo[at], hi[at] = u, 0, cells[u] - 1
-                    nan[at], mask[at] = has_missing[u], every[u]
+                    cond[at].unit, cond[at].lo, cond[at].hi = u, 0, units[u].cells - 1
+                    cond[at].nan, cond[at].mask = units[u].missing, units[u].every
             if at < room:
-                if is_mask[u]:
-                    mask[at] &= node_mask[above] if went_left else ~node_mask[above]
+                if units[u].is_mask:
+                    cond[at].mask &= node_mask[above] if went_left else ~node_mask[above]
                 else:
                     if went_left:
-                        hi[at] = min(hi[at], node_cut[above])
+                        cond[at].hi = min(cond[at].hi, node_cut[above])
                     else:
-                        lo[at] = max(lo[at], node_cut[above] + 1)
+                        cond[at].lo = max(cond[at].lo, node_cut[above] + 1)
                     if nan_left[above] != went_left:
-                        nan[at] = 0
+                        cond[at].nan = 0
             node = above
         reachable[i] = True
         if end <= room:
             # what restricts nothing is no condition
             kept = begin
             for at in range(begin, end):
-                u = unit[at]
-                if is_mask[u]:
-                    reachable[i] &= mask[at] != 0
-                    full = mask[at] == every[u]
+                u = cond[at].unit
+                if units[u].is_mask:
+                    reachable[i] &= cond[at].mask != 0
+                    full = cond[at].mask == units[u].every
                 else:
-                    reachable[i] &= lo[at] <= hi[at] or nan[at] == 1
-                    full = lo[at] == 0 and hi[at] == cells[u] - 1 and nan[at] == has_missing[u]
-                if not full:
-                    unit[kept], lo[kept], hi[kept], nan[kept], mask[kept] = (
-                        u,
-                        lo[at],
-                        hi[at],
-                        nan[at],
-                        mask[at],
+                    reachable[i] &= cond[at].lo <= cond[at].hi or cond[at].nan == 1
+                    full = (
+                        cond[at].lo == 0
+                        and cond[at].hi == units[u].cells - 1
+                        and cond[at].nan == units[u].missing
                     )
+                if not full:
+                    cond[kept] = cond[at]
                     kept += 1
             end = kept
     start[leaves.shape[0]] = end
@@ -131,33 +143,38 @@ def leaf_conditions(
 
 @kernel
 def _allows(
-    i: int, u: int, lo: int, hi: int, box: Any, is_mask: Any, cells: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any,
+    i: int, u: int, lo: int, hi: int, box: Any, cond: Any, units: Any,
 ) -> bool:  # fmt: skip
     """Whether condition i allows some cell of a box of unit u: cells lo to hi, or the set bits of `box`."""
-    if is_mask[u]:
-        return (c_mask[i] & box) != 0
-    if lo == cells[u]:
-        return c_nan[i] == 1
-    return max(c_lo[i], lo) <= min(c_hi[i], hi)
+    if units[u].is_mask:
+        return (cond[i].mask & box) != 0
+    if lo == units[u].cells:
+        return cond[i].nan == 1
+    return max(cond[i].lo, lo) <= min(cond[i].hi, hi)
 
 
 @kernel
 def mark_row(
-    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, is_mask: Any, cells: Any,
-    own: Any, d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any, bad: Any, count: Any,
+    start: Any, cond: Any, units: Any, count: Any
 ) -> None:  # fmt: skip
     """Which conditions the row's own cells miss (`bad`), how many of each leaf; -1 for a leaf it cannot reach."""
     for leaf in range(start.shape[0] - 1):
         missed = 0
         for i in range(start[leaf], start[leaf + 1]):
-            u = unit[i]
-            if is_mask[u]:
-                inside = (c_mask[i] >> np.uint64(own[u])) & np.uint64(1) == 1
-                possible = (c_mask[i] & d_mask[u]) != 0
+            u = cond[i].unit
+            if units[u].is_mask:
+                inside = (cond[i].mask >> np.uint64(units[u].own)) & np.uint64(1) == 1
+                possible = (cond[i].mask & units[u].d_mask) != 0
             else:
-                inside = c_nan[i] == 1 if own[u] == cells[u] else c_lo[i] <= own[u] <= c_hi[i]
-                possible = max(c_lo[i], d_lo[u]) <= min(c_hi[i], d_hi[u]) or (c_nan[i] == 1 and d_nan[u] == 1)
-            bad[i] = 0 if inside else 1
+                inside = (
+                    cond[i].nan == 1
+                    if units[u].own == units[u].cells
+                    else cond[i].lo <= units[u].own <= cond[i].hi
+                )
+                possible = max(cond[i].lo, units[u].d_lo) <= min(cond[i].hi, units[u].d_hi) or (
+                    cond[i].nan == 1 and units[u].d_nan == 1
+                )
+            cond[i].bad = 0 if inside else 1
             if not inside:
                 if not possible:
                     missed = -1
@@ -167,85 +184,80 @@ def mark_row(
 
 
 @kernel
+def _holds(i: int, point: Any, cond: Any, units: Any) -> bool:
+    """Whether condition i allows the cell of a point."""
+    u = cond[i].unit
+    if units[u].is_mask:
+        return (cond[i].mask >> np.uint64(point[u])) & np.uint64(1) == 1
+    if point[u] == units[u].cells:
+        return cond[i].nan == 1
+    return cond[i].lo <= point[u] <= cond[i].hi
+
+
+@kernel
 def climb(
-    value: Any, order: Any, tree_start: Any, start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any,
-    is_mask: Any, cells: Any, cell_start: Any, own: Any, d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any,
-    point: Any, base: float, goal: float, most: int, gain: Any, visits: Any,
+    value: Any, first_leaf: Any, last_leaf: Any, start: Any, cond: Any, units: Any, point: Any, base: float,
+    goal: float, most: int, gain: Any, single: Any, visits: Any,
 ) -> float:  # fmt: skip
     """Change one unit at a time to the cell that raises the sum most, from `point` (cells, in and out).
 
-    Stops when the sum exceeds `goal`, when `most` units differ from `own`, or when no change helps; returns the sum.
+    Stops when the sum exceeds `goal`, when `most` units differ from the row, or when no change helps; returns the sum.
     """
-    trees = tree_start.shape[0] - 1
-    units = own.shape[0]
+    count = units.shape[0]
     changed = 0
-    for u in range(units):
-        if point[u] != own[u]:
+    for u in range(count):
+        if point[u] != units[u].own:
             changed += 1
     while True:
         total = base
         gain[:] = 0.0
-        for t in range(trees):
-            now = -np.inf
-            # the leaf reached, which comes somewhere in the order of values
-            for s in range(tree_start[t], tree_start[t + 1]):
-                leaf = order[s]
-                inside = True
-                for i in range(start[leaf], start[leaf + 1]):
-                    u = unit[i]
-                    if is_mask[u]:
-                        fits = (c_mask[i] >> np.uint64(point[u])) & np.uint64(1) == 1
-                    else:
-                        fits = c_nan[i] == 1 if point[u] == cells[u] else c_lo[i] <= point[u] <= c_hi[i]
-                    if not fits:
-                        inside = False
-                        break
-                if inside:
-                    now = value[leaf]
-                    break
-            visits[0] += tree_start[t + 1] - tree_start[t]
-            total += now
-            for s in range(tree_start[t], tree_start[t + 1]):
-                leaf = order[s]
+        for t in range(first_leaf.shape[0]):
+            now = 0.0
+            singles = 0  # leaves that one change would reach
+            for leaf in range(first_leaf[t], last_leaf[t]):
                 which, several = -1, False
                 for i in range(start[leaf], start[leaf + 1]):
-                    u = unit[i]
-                    if is_mask[u]:
-                        fits = (c_mask[i] >> np.uint64(point[u])) & np.uint64(1) == 1
-                    else:
-                        fits = c_nan[i] == 1 if point[u] == cells[u] else c_lo[i] <= point[u] <= c_hi[i]
-                    if not fits:
+                    if not _holds(i, point, cond, units):
                         if which >= 0:
                             several = True
                             break
                         which = i
-                if several or which < 0:
+                if several:
                     continue
-                u = unit[which]
-                more = value[leaf] - now
-                at = cell_start[u]
-                if is_mask[u]:
-                    allowed = c_mask[which] & d_mask[u]
-                    for b in range(cells[u]):
-                        if (allowed >> np.uint64(b)) & np.uint64(1) == 1:
-                            gain[at + b] += more
+                if which < 0:
+                    now = value[leaf]
                 else:
-                    for c in range(max(c_lo[which], d_lo[u]), min(c_hi[which], d_hi[u]) + 1):
+                    single[singles, 0], single[singles, 1] = which, leaf
+                    singles += 1
+            visits[0] += last_leaf[t] - first_leaf[t]
+            total += now
+            for n in range(singles):
+                i = single[n, 0]
+                u = cond[i].unit
+                more = value[single[n, 1]] - now
+                at = units[u].first_cell
+                if units[u].is_mask:
+                    allowed = cond[i].mask & units[u].d_mask
+                    for c in range(units[u].cells):
+                        if (allowed >> np.uint64(c)) & np.uint64(1) == 1:
+                            gain[at + c] += more
+                else:
+                    for c in range(max(cond[i].lo, units[u].d_lo), min(cond[i].hi, units[u].d_hi) + 1):
                         gain[at + c] += more
-                    if c_nan[which] == 1 and d_nan[u] == 1:
-                        gain[at + cells[u]] += more
+                    if cond[i].nan == 1 and units[u].d_nan == 1:
+                        gain[at + units[u].cells] += more
         if total > goal:
             return total
         best, best_unit, best_cell = 0.0, -1, -1
-        for u in range(units):
-            if changed >= most and point[u] == own[u]:
+        for u in range(count):
+            if changed >= most and point[u] == units[u].own:
                 continue
-            for c in range(cell_start[u + 1] - cell_start[u]):
-                if gain[cell_start[u] + c] > best and c != own[u]:
-                    best, best_unit, best_cell = gain[cell_start[u] + c], u, c
+            for c in range(units[u].cells + 1):
+                if gain[units[u].first_cell + c] > best and c != units[u].own:
+                    best, best_unit, best_cell = gain[units[u].first_cell + c], u, c
         if best_unit < 0 or best <= 1e-12:
             return total
-        if point[best_unit] == own[best_unit]:
+        if point[best_unit] == units[best_unit].own:
             changed += 1
         point[best_unit] = best_cell
 
@@ -254,8 +266,7 @@ def climb(
 def _filter(
     f: int, to: int, u: int, lo: int, hi: int, box: Any, excluding: bool,
     pool_leaf: Any, pool_count: Any, frame_start: Any, most: int,
-    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any, is_mask: Any, cells: Any,
-    was_free: bool,
+    start: Any, cond: Any, units: Any, was_free: bool,
 ) -> int:  # fmt: skip
     """Leaves of frame f that stay when unit u is excluded, or its box narrowed, into frame `to` (may be f itself)."""
     trees = frame_start.shape[1] - 1
@@ -270,12 +281,12 @@ def _filter(
             leaf, count = pool_leaf[s], pool_count[s]
             keep = True
             for i in range(start[leaf], start[leaf + 1]):
-                if unit[i] == u:
+                if cond[i].unit == u:
                     if excluding:
-                        keep = bad[i] == 0
+                        keep = cond[i].bad == 0
                     else:
-                        keep = _allows(i, u, lo, hi, box, is_mask, cells, c_lo, c_hi, c_nan, c_mask)
-                        if was_free and bad[i] == 1:
+                        keep = _allows(i, u, lo, hi, box, cond, units)
+                        if was_free and cond[i].bad == 1:
                             count -= 1
                     break
             if keep and count <= most:
@@ -290,7 +301,7 @@ def _filter(
 
 @kernel
 def _filter_excluded(
-    f: int, state: Any, pool_leaf: Any, pool_count: Any, frame_start: Any, start: Any, unit: Any, bad: Any
+    f: int, state: Any, pool_leaf: Any, pool_count: Any, frame_start: Any, start: Any, cond: Any
 ) -> int:
     """Drop, in place, the leaves that need a change of an excluded unit."""
     trees = frame_start.shape[1] - 1
@@ -305,7 +316,7 @@ def _filter_excluded(
             leaf = pool_leaf[s]
             keep = True
             for i in range(start[leaf], start[leaf + 1]):
-                if bad[i] == 1 and state[f, unit[i]] == _EXCLUDED:
+                if cond[i].bad == 1 and state[f, cond[i].unit] == _EXCLUDED:
                     keep = False
                     break
             if keep:
@@ -321,8 +332,7 @@ def _filter_excluded(
 @kernel
 def _charges(
     f: int, r: int, equal: bool, state: Any, pool_leaf: Any, frame_start: Any, base_at: Any, value: Any,
-    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any, is_mask: Any, cells: Any,
-    d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any, cell_start: Any, cell_bucket: Any, bucket_start: Any,
+    start: Any, cond: Any, units: Any, cell_bucket: Any,
     weight: Any, mu: Any, total: Any, touched: Any, best: Any, best_bucket: Any,
 ) -> int:  # fmt: skip
     """What the changes of each free unit can add at most: by bucket in `total`, the largest in `best`."""
@@ -338,34 +348,36 @@ def _charges(
             work += 1
             whole = 0.0
             for i in range(start[leaf], start[leaf + 1]):
-                if bad[i] == 1 and state[f, unit[i]] == _FREE:
+                if cond[i].bad == 1 and state[f, cond[i].unit] == _FREE:
                     whole += 1.0 if equal else weight[i]
             for i in range(start[leaf], start[leaf + 1]):
-                u = unit[i]
-                if bad[i] == 0 or state[f, u] != _FREE:
+                u = cond[i].unit
+                if cond[i].bad == 0 or state[f, u] != _FREE:
                     continue
                 part = g * ((1.0 if equal else weight[i]) / whole)
-                if is_mask[u]:
-                    allowed = c_mask[i] & d_mask[u]
-                    for c in range(cells[u]):
+                if units[u].is_mask:
+                    allowed = cond[i].mask & units[u].d_mask
+                    for c in range(units[u].cells):
                         if (allowed >> np.uint64(c)) & np.uint64(1) == 1:
-                            b = bucket_start[u] + c
+                            b = units[u].first_bucket + c
                             if part > mu[b]:
                                 if mu[b] == 0.0:
                                     touched[n_touched] = b
                                     n_touched += 1
                                 mu[b] = part
                 else:
-                    lo, hi = max(c_lo[i], d_lo[u]), min(c_hi[i], d_hi[u])
+                    lo, hi = max(cond[i].lo, units[u].d_lo), min(cond[i].hi, units[u].d_hi)
                     if lo <= hi:
-                        for b in range(cell_bucket[cell_start[u] + lo], cell_bucket[cell_start[u] + hi] + 1):
+                        for b in range(
+                            cell_bucket[units[u].first_cell + lo], cell_bucket[units[u].first_cell + hi] + 1
+                        ):
                             if part > mu[b]:
                                 if mu[b] == 0.0:
                                     touched[n_touched] = b
                                     n_touched += 1
                                 mu[b] = part
-                    if c_nan[i] == 1 and d_nan[u] == 1:
-                        b = cell_bucket[cell_start[u] + cells[u]]
+                    if cond[i].nan == 1 and units[u].d_nan == 1:
+                        b = cell_bucket[units[u].first_cell + units[u].cells]
                         if part > mu[b]:
                             if mu[b] == 0.0:
                                 touched[n_touched] = b
@@ -377,7 +389,7 @@ def _charges(
     for u in range(best.shape[0]):
         best[u], best_bucket[u] = 0.0, -1
         if state[f, u] == _FREE:
-            for b in range(bucket_start[u], bucket_start[u + 1]):
+            for b in range(units[u].first_bucket, units[u].first_bucket + units[u].buckets):
                 if total[b] > best[u]:
                     best[u], best_bucket[u] = total[b], b
     return work
@@ -385,11 +397,11 @@ def _charges(
 
 @kernel
 def _largest(best: Any, r: int, top: Any) -> float:
-    """The sum of the r largest entries; `top` gets the units, in falling order, r + 1 of them where there are."""
-    units = best.shape[0]
-    n = min(r + 1, units)
+    """The sum of the r largest entries; `top` gets the count, in falling order, r + 1 of them where there are."""
+    count = best.shape[0]
+    n = min(r + 1, count)
     filled = 0
-    for u in range(units):
+    for u in range(count):
         v = best[u]
         if filled < n or v > best[top[filled - 1]]:
             at = filled if filled < n else n - 1
@@ -401,7 +413,7 @@ def _largest(best: Any, r: int, top: Any) -> float:
             if filled < n:
                 filled += 1
     whole = 0.0
-    for i in range(min(r, units)):
+    for i in range(min(r, count)):
         whole += best[top[i]]
     return whole
 
@@ -409,8 +421,7 @@ def _largest(best: Any, r: int, top: Any) -> float:
 @kernel
 def _shift_weights(
     f: int, r: int, rate: float, state: Any, pool_leaf: Any, frame_start: Any, base_at: Any, value: Any,
-    start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any, is_mask: Any, cells: Any,
-    d_lo: Any, d_hi: Any, d_nan: Any, cell_start: Any, cell_bucket: Any, bucket_start: Any,
+    start: Any, cond: Any, units: Any, cell_bucket: Any,
     weight: Any, top: Any, best_bucket: Any, in_top: Any, leader: Any, leader_value: Any,
 ) -> int:  # fmt: skip
     """Charge the leaves that make the largest units large less to those units, and so more to their others."""
@@ -427,22 +438,26 @@ def _shift_weights(
             work += 1
             whole, free = 0.0, 0
             for i in range(start[leaf], start[leaf + 1]):
-                if bad[i] == 1 and state[f, unit[i]] == _FREE:
+                if cond[i].bad == 1 and state[f, cond[i].unit] == _FREE:
                     whole += weight[i]
                     free += 1
             for i in range(start[leaf], start[leaf + 1]):
-                u = unit[i]
-                if bad[i] == 0 or state[f, u] != _FREE or in_top[u] == 0:
+                u = cond[i].unit
+                if cond[i].bad == 0 or state[f, u] != _FREE or in_top[u] == 0:
                     continue
                 b = best_bucket[u]
-                if is_mask[u]:
-                    covers = (c_mask[i] >> np.uint64(b - bucket_start[u])) & np.uint64(1) == 1
+                if units[u].is_mask:
+                    covers = (cond[i].mask >> np.uint64(b - units[u].first_bucket)) & np.uint64(1) == 1
                 else:
-                    lo, hi = max(c_lo[i], d_lo[u]), min(c_hi[i], d_hi[u])
+                    lo, hi = max(cond[i].lo, units[u].d_lo), min(cond[i].hi, units[u].d_hi)
                     covers = lo <= hi and (
-                        cell_bucket[cell_start[u] + lo] <= b <= cell_bucket[cell_start[u] + hi]
+                        cell_bucket[units[u].first_cell + lo] <= b <= cell_bucket[units[u].first_cell + hi]
                     )
-                    covers |= c_nan[i] == 1 and d_nan[u] == 1 and cell_bucket[cell_start[u] + cells[u]] == b
+                    covers |= (
+                        cond[i].nan == 1
+                        and units[u].d_nan == 1
+                        and cell_bucket[units[u].first_cell + units[u].cells] == b
+                    )
                 if covers:
                     part = (value[leaf] - floor) * weight[i] / whole
                     n = in_top[u] - 1
@@ -476,9 +491,7 @@ def _own_answer(base_at: Any, pool_leaf: Any, proba: Any, leaf_node: Any, sums: 
 
 @kernel
 def search(
-    value: Any, start: Any, unit: Any, c_lo: Any, c_hi: Any, c_nan: Any, c_mask: Any, bad: Any,
-    is_mask: Any, cells: Any, own: Any, d_lo: Any, d_hi: Any, d_nan: Any, d_mask: Any,
-    cell_start: Any, cell_bucket: Any, bucket_start: Any,
+    value: Any, start: Any, cond: Any, units: Any, cell_bucket: Any, buckets: int,
     base_score: float, tolerance: float, answer: int, proba: Any, leaf_node: Any,
     pool_leaf: Any, pool_count: Any, frame_start: Any, state: Any, box_lo: Any, box_hi: Any, box_mask: Any,
     left_to: Any, task: Any, task_mask: Any, reg: Any, weight: Any, met_lo: Any, met_hi: Any, met_mask: Any,
@@ -489,21 +502,20 @@ def search(
     (`proba` not empty), or asked about (`ASK`; the caller calls again with `reg[VERDICT] = REFUSED`, or stops).
     """
     trees = frame_start.shape[1] - 1
-    units = own.shape[0]
-    buckets = bucket_start[units]
+    count = units.shape[0]
     depth = state.shape[0]
     theta = -tolerance
     mu, total, touched = np.zeros(buckets), np.zeros(buckets), np.zeros(buckets, np.int32)
-    best, best_bucket = np.zeros(units), np.zeros(units, np.int32)
-    equal_best = np.zeros(units)
-    top, in_top = np.zeros(units + 2, np.int32), np.zeros(units, np.int32)
-    leader, leader_value = np.zeros(units + 1, np.int32), np.zeros(units + 1)
+    best, best_bucket = np.zeros(count), np.zeros(count, np.int32)
+    equal_best = np.zeros(count)
+    top, in_top = np.zeros(count + 2, np.int32), np.zeros(count, np.int32)
+    leader, leader_value = np.zeros(count + 1, np.int32), np.zeros(count + 1)
     base_at = np.zeros(trees, np.int32)
-    relevant = np.zeros(units, np.uint8)
+    relevant = np.zeros(count, np.uint8)
     sums = np.zeros(proba.shape[1])
     most_cells = 1
-    for u in range(units):
-        most_cells = max(most_cells, cells[u] + 1)
+    for u in range(count):
+        most_cells = max(most_cells, units[u].cells + 1)
     ends, begins = np.zeros(most_cells, np.int32), np.zeros(most_cells, np.int32)
     probe = np.zeros(64)
     probe_best = np.zeros(64)
@@ -532,7 +544,7 @@ def search(
                 r = left_to[f] - (1 if was_free else 0)
                 reg[VISITS] += _filter(
                     f, to, u, task[n, 3], task[n, 4], task_mask[n], False, pool_leaf, pool_count, frame_start, r,
-                    start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, was_free,
+                    start, cond, units, was_free,
                 )  # fmt: skip
                 if kind == _NEW:
                     state[to] = state[f]
@@ -544,7 +556,7 @@ def search(
                 state[f, u] = _EXCLUDED
                 reg[VISITS] += _filter(
                     f, f, u, 0, 0, task_mask[n], True, pool_leaf, pool_count, frame_start, left_to[f],
-                    start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, False,
+                    start, cond, units, False,
                 )  # fmt: skip
             reg[FRAME] = f
 
@@ -566,21 +578,21 @@ def search(
             if base_sum > theta:
                 # where do the best leaves meet?
                 clash = -1
-                for u in range(units):
+                for u in range(count):
                     if state[f, u] == _CHANGED:
                         met_lo[u], met_hi[u], met_mask[u] = box_lo[f, u], box_hi[f, u], box_mask[f, u]
                 for t in range(trees):
                     leaf = pool_leaf[base_at[t]]
                     for i in range(start[leaf], start[leaf + 1]):
-                        u = unit[i]
+                        u = cond[i].unit
                         if state[f, u] != _CHANGED:
                             continue
-                        if is_mask[u]:
-                            met_mask[u] &= c_mask[i]
+                        if units[u].is_mask:
+                            met_mask[u] &= cond[i].mask
                             if met_mask[u] == 0:
                                 clash = u
-                        elif box_lo[f, u] != cells[u]:
-                            met_lo[u], met_hi[u] = max(met_lo[u], c_lo[i]), min(met_hi[u], c_hi[i])
+                        elif box_lo[f, u] != units[u].cells:
+                            met_lo[u], met_hi[u] = max(met_lo[u], cond[i].lo), min(met_hi[u], cond[i].hi)
                             if met_lo[u] > met_hi[u]:
                                 clash = u
                     if clash >= 0:
@@ -597,10 +609,10 @@ def search(
                     refused = False
                     # the same leaves, the same answer: the meeting is closed, what is outside of it is not
                     cut = False
-                    for u in range(units):
+                    for u in range(count):
                         if state[f, u] != _CHANGED:
                             continue
-                        if is_mask[u]:
+                        if units[u].is_mask:
                             if met_mask[u] != box_mask[f, u]:
                                 _push(task, task_mask, reg, f, _NARROW, u, 0, 0, met_mask[u])
                                 _push(task, task_mask, reg, f, _NEW, u, 0, 0, box_mask[f, u] & ~met_mask[u])
@@ -643,11 +655,13 @@ def search(
                     if r == 0:
                         # probe: what is the sum at most in each part of a unit's box?
                         pruned, shrunk = False, False
-                        for u in range(units):
-                            if state[f, u] != _CHANGED or (not is_mask[u] and box_lo[f, u] == box_hi[f, u]):
+                        for u in range(count):
+                            if state[f, u] != _CHANGED or (
+                                not units[u].is_mask and box_lo[f, u] == box_hi[f, u]
+                            ):
                                 continue
-                            if is_mask[u]:
-                                parts = cells[u]
+                            if units[u].is_mask:
+                                parts = units[u].cells
                             else:
                                 width = box_hi[f, u] - box_lo[f, u] + 1
                                 parts = min(16, width)
@@ -662,13 +676,13 @@ def search(
                                     reg[VISITS] += 1
                                     where = -1
                                     for i in range(start[leaf], start[leaf + 1]):
-                                        if unit[i] == u:
+                                        if cond[i].unit == u:
                                             where = i
                                             break
                                     v = value[leaf]
-                                    if is_mask[u]:
+                                    if units[u].is_mask:
                                         allowed = (
-                                            box_mask[f, u] if where < 0 else box_mask[f, u] & c_mask[where]
+                                            box_mask[f, u] if where < 0 else box_mask[f, u] & cond[where].mask
                                         )
                                         for p in range(parts):
                                             if (
@@ -680,8 +694,8 @@ def search(
                                     else:
                                         p0, p1 = 0, parts - 1
                                         if where >= 0:
-                                            lo = max(c_lo[where], box_lo[f, u]) - box_lo[f, u]
-                                            hi = min(c_hi[where], box_hi[f, u]) - box_lo[f, u]
+                                            lo = max(cond[where].lo, box_lo[f, u]) - box_lo[f, u]
+                                            hi = min(cond[where].hi, box_hi[f, u]) - box_lo[f, u]
                                             p0, p1 = lo * parts // width, hi * parts // width
                                         for p in range(p0, p1 + 1):
                                             if probe_best[p] == -np.inf:
@@ -701,7 +715,7 @@ def search(
                             if first < 0:
                                 pruned = True
                                 break
-                            if is_mask[u]:
+                            if units[u].is_mask:
                                 new_lo, new_hi, new_mask = 0, 0, box_mask[f, u] & kept
                                 smaller = new_mask != box_mask[f, u]
                             else:
@@ -714,7 +728,7 @@ def search(
                                 box_lo[f, u], box_hi[f, u], box_mask[f, u] = new_lo, new_hi, new_mask
                                 reg[VISITS] += _filter(
                                     f, f, u, new_lo, new_hi, new_mask, False, pool_leaf, pool_count, frame_start, 0,
-                                    start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, False,
+                                    start, cond, units, False,
                                 )  # fmt: skip
                                 shrunk = True
                         if pruned:
@@ -727,13 +741,13 @@ def search(
                             continue
                     # split the unit in which the best leaves cannot meet
                     u = clash
-                    if is_mask[u]:
+                    if units[u].is_mask:
                         part = np.uint64(0)
                         for t in range(trees):
                             leaf = pool_leaf[base_at[t]]
                             for i in range(start[leaf], start[leaf + 1]):
-                                if unit[i] == u and (c_mask[i] & box_mask[f, u]) != box_mask[f, u]:
-                                    part = c_mask[i] & box_mask[f, u]
+                                if cond[i].unit == u and (cond[i].mask & box_mask[f, u]) != box_mask[f, u]:
+                                    part = cond[i].mask & box_mask[f, u]
                                     break
                             if part != 0:
                                 break
@@ -745,11 +759,11 @@ def search(
                         for t in range(trees):
                             leaf = pool_leaf[base_at[t]]
                             for i in range(start[leaf], start[leaf + 1]):
-                                if unit[i] == u:
-                                    if c_hi[i] < hi:
-                                        ends[c_hi[i] - lo] += 1
-                                    if c_lo[i] > lo:
-                                        begins[c_lo[i] - lo] += 1
+                                if cond[i].unit == u:
+                                    if cond[i].hi < hi:
+                                        ends[cond[i].hi - lo] += 1
+                                    if cond[i].lo > lo:
+                                        begins[cond[i].lo - lo] += 1
                                     break
                         below, above = 0, 0
                         for c in range(hi - lo + 1):
@@ -773,8 +787,7 @@ def search(
 
             # -- which other unit can raise the sum far enough?
             reg[VISITS] += _charges(
-                f, r, True, state, pool_leaf, frame_start, base_at, value, start, unit, c_lo, c_hi, c_nan, c_mask,
-                bad, is_mask, cells, d_lo, d_hi, d_nan, d_mask, cell_start, cell_bucket, bucket_start,
+                f, r, True, state, pool_leaf, frame_start, base_at, value, start, cond, units, cell_bucket,
                 weight, mu, total, touched, best, best_bucket,
             )  # fmt: skip
             bound = base_sum + _largest(best, r, top)
@@ -782,11 +795,11 @@ def search(
             if not extending and bound > theta and r > 1 and (reg[MULTIPLIERS] > 0 or reg[NODES] > 300):
                 rounds = 40 if f == 0 and reg[NODES] < 3 else 12
                 lowest = bound
+                reg[MULTIPLIERS] = 2  # the weights are used
                 for n in range(rounds):
                     reg[VISITS] += _charges(
-                        f, r, False, state, pool_leaf, frame_start, base_at, value, start, unit, c_lo, c_hi, c_nan,
-                        c_mask, bad, is_mask, cells, d_lo, d_hi, d_nan, d_mask, cell_start, cell_bucket,
-                        bucket_start, weight, mu, total, touched, best, best_bucket,
+                        f, r, False, state, pool_leaf, frame_start, base_at, value, start, cond, units, cell_bucket,
+                        weight, mu, total, touched, best, best_bucket,
                     )  # fmt: skip
                     now = base_sum + _largest(best, r, top)
                     if now <= theta:
@@ -796,9 +809,8 @@ def search(
                         break
                     lowest = min(lowest, now)
                     reg[VISITS] += _shift_weights(
-                        f, min(r, units), 0.7 if n < 20 else 0.9, state, pool_leaf, frame_start, base_at, value,
-                        start, unit, c_lo, c_hi, c_nan, c_mask, bad, is_mask, cells, d_lo, d_hi, d_nan,
-                        cell_start, cell_bucket, bucket_start, weight, top, best_bucket, in_top, leader, leader_value,
+                        f, min(r, count), 0.7 if n < 20 else 0.9, state, pool_leaf, frame_start, base_at, value,
+                        start, cond, units, cell_bucket, weight, top, best_bucket, in_top, leader, leader_value,
                     )  # fmt: skip
                 bound = min(bound, now)
             if not extending and bound <= theta:
@@ -809,10 +821,10 @@ def search(
                 for s in range(frame_start[f, 0], frame_start[f, trees]):
                     leaf = pool_leaf[s]
                     for i in range(start[leaf], start[leaf + 1]):
-                        if bad[i] == 1:
-                            relevant[unit[i]] = 1
+                        if cond[i].bad == 1:
+                            relevant[cond[i].unit] = 1
                 reg[VISITS] += frame_start[f, trees] - frame_start[f, 0]
-                for u in range(units):
+                for u in range(count):
                     if (
                         state[f, u] == _FREE
                         and relevant[u] == 1
@@ -825,59 +837,59 @@ def search(
                 # `best`, `total` and `top` are of the last weights; any weights will do
                 top_sum = _largest(best, r, top)
                 fixed = False
-                for u in range(units):
+                for u in range(count):
                     if state[f, u] != _FREE:
                         continue
-                    others = _others(best, top, r, u, units)
+                    others = _others(best, top, r, u, count)
                     if base_sum + best[u] + others <= theta:
                         state[f, u] = _EXCLUDED
                         fixed = True
                     elif chosen < 0 or equal_best[u] > equal_best[chosen]:
                         chosen = u
                 if fixed:
-                    reg[VISITS] += _filter_excluded(
-                        f, state, pool_leaf, pool_count, frame_start, start, unit, bad
-                    )
+                    reg[VISITS] += _filter_excluded(f, state, pool_leaf, pool_count, frame_start, start, cond)
                 if chosen < 0 or top_sum < 0:
                     break
             u = chosen
-            others = 0.0 if extending else _others(best, top, r, u, units)
+            others = 0.0 if extending else _others(best, top, r, u, count)
             _push(task, task_mask, reg, f, _EXCLUDE, u, 0, 0, np.uint64(0))
-            if is_mask[u]:
-                kept = d_mask[u] & ~(np.uint64(1) << np.uint64(own[u]))
+            if units[u].is_mask:
+                kept = units[u].d_mask & ~(np.uint64(1) << np.uint64(units[u].own))
                 if not extending:
-                    for c in range(cells[u]):
-                        if base_sum + total[bucket_start[u] + c] + others <= theta:
+                    for c in range(units[u].cells):
+                        if base_sum + total[units[u].first_bucket + c] + others <= theta:
                             kept &= ~(np.uint64(1) << np.uint64(c))
                 if kept != 0:
                     _push(task, task_mask, reg, f, _NEW, u, 0, 0, kept)
             else:
-                missing_cell = cells[u]
-                if d_nan[u] == 1 and own[u] != missing_cell:
-                    b = cell_bucket[cell_start[u] + missing_cell]
+                missing_cell = units[u].cells
+                if units[u].d_nan == 1 and units[u].own != missing_cell:
+                    b = cell_bucket[units[u].first_cell + missing_cell]
                     if extending or base_sum + total[b] + others > theta:
                         _push(task, task_mask, reg, f, _NEW, u, missing_cell, missing_cell, np.uint64(0))
                 sides = np.zeros((2, 2), np.int64)
-                if own[u] == missing_cell:
-                    sides[0, 0], sides[0, 1], sides[1, 0], sides[1, 1] = d_lo[u], d_hi[u], 1, 0
+                if units[u].own == missing_cell:
+                    sides[0, 0], sides[0, 1], sides[1, 0], sides[1, 1] = units[u].d_lo, units[u].d_hi, 1, 0
                 else:
-                    sides[0, 0], sides[0, 1] = d_lo[u], min(own[u] - 1, d_hi[u])
-                    sides[1, 0], sides[1, 1] = max(own[u] + 1, d_lo[u]), d_hi[u]
+                    sides[0, 0], sides[0, 1] = units[u].d_lo, min(units[u].own - 1, units[u].d_hi)
+                    sides[1, 0], sides[1, 1] = max(units[u].own + 1, units[u].d_lo), units[u].d_hi
                 gains = np.full(2, -1.0)
                 for side in range(2):
                     lo, hi = sides[side, 0], sides[side, 1]
                     if not extending:
                         while (
-                            lo <= hi and base_sum + total[cell_bucket[cell_start[u] + lo]] + others <= theta
+                            lo <= hi
+                            and base_sum + total[cell_bucket[units[u].first_cell + lo]] + others <= theta
                         ):
                             lo += 1
                         while (
-                            lo <= hi and base_sum + total[cell_bucket[cell_start[u] + hi]] + others <= theta
+                            lo <= hi
+                            and base_sum + total[cell_bucket[units[u].first_cell + hi]] + others <= theta
                         ):
                             hi -= 1
                     sides[side, 0], sides[side, 1] = lo, hi
                     for c in range(lo, hi + 1):
-                        gains[side] = max(gains[side], total[cell_bucket[cell_start[u] + c]])
+                        gains[side] = max(gains[side], total[cell_bucket[units[u].first_cell + c]])
                 first = 0 if gains[0] >= gains[1] else 1
                 for side in (1 - first, first):  # the last pushed is looked at first
                     if sides[side, 0] <= sides[side, 1]:
@@ -895,10 +907,10 @@ def _push(
 
 
 @kernel
-def _others(best: Any, top: Any, r: int, u: int, units: int) -> float:
+def _others(best: Any, top: Any, r: int, u: int, count: int) -> float:
     """The sum of the r - 1 largest entries other than u."""
     whole, taken = 0.0, 0
-    for n in range(min(r + 1, units)):
+    for n in range(min(r + 1, count)):
         if taken == r - 1:
             break
         if top[n] != u:
