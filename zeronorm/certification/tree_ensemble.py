@@ -40,6 +40,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.certification.certificate import UNBOUNDED, Certificate
+from zeronorm.certification.row_relations import fewest_changes
 from zeronorm.errors import ArgumentError
 from zeronorm.kernels import trees as kernels
 from zeronorm.models.tree_ensemble import TreeClassifier, TreeEnsemble
@@ -250,6 +251,7 @@ class _Table:
         self.units = _units(threat, example, trees)
         self._cut()
         self._read_leaves()
+        self.relations = _relations(threat)
         self._pairs: dict[tuple[int, int], _Pair] = {}
 
     def _cut(self) -> None:
@@ -402,6 +404,27 @@ class _Pair:
         self.tolerance = float(trees.slack[rival] + trees.slack[answer])
 
 
+def _relations(threat: L0) -> list[tuple[list[tuple[float, int]], str, float]]:
+    """The schema's linear relations, with columns by number."""
+    if threat.schema is None:
+        return []
+    number = {column.name: u for u, column in enumerate(threat.schema.columns)}
+    for relation in threat.schema.relations:
+        for _, name in relation.terms:
+            if threat.schema.columns[number[name]].missing:
+                raise ArgumentError(
+                    f"schema: expected columns that are never missing in {relation.text!r}, got {name!r}, which may be"
+                )
+    return [
+        (
+            [(coefficient, number[name]) for coefficient, name in relation.terms],
+            relation.sense,
+            relation.constant,
+        )
+        for relation in threat.schema.relations
+    ]
+
+
 def _units(threat: L0, example: Tensor, trees: TreeEnsemble) -> list[_Unit]:
     """The units of a threat model, with ranges in the inputs' own type."""
     shape = (1, trees.features)
@@ -477,6 +500,7 @@ class _Row:
         self.movable = sum(self._choices(u, unit) for u, unit in enumerate(units))
         self.visits = 0
         self.asked: dict[bytes, bool] = {}
+        self.unsure = False  # whether a way was dropped that may exist
 
     def _place_number(self, u: int, unit: _Unit, low: np.ndarray, high: np.ndarray, takes: bool) -> None:
         """Where a number of the row is, and where it may go."""
@@ -501,6 +525,8 @@ class _Row:
 
     def _choices(self, u: int, unit: _Unit) -> bool:
         me = self.units[u]
+        if self.table.relations:
+            return unit.movable  # a change that no tree sees may let another one be
         if unit.is_mask:
             return int(me["d_mask"]).bit_count() > 1
         return max(0, int(me["d_hi"]) - int(me["d_lo"]) + 1) + int(me["d_nan"]) > 1
@@ -559,9 +585,10 @@ class _Row:
             if upper == 1:
                 break
             cells, changes = self._climb(j, min(most, upper - 1))
-            reach[j] = changes
-            if changes < upper:
-                upper, witness = changes, self._write(cells)
+            row = self._write(cells, cells, cells) if changes < upper else None
+            if row is not None:
+                reach[j] = upper = self._distance(row)
+                witness = row
         if self.table.dirty:  # another row's weights would do, but would make rows depend on each other
             self.table.weight[:], self.table.dirty = 1.0, False
         rivals.sort(key=lambda j: reach[j])
@@ -607,12 +634,50 @@ class _Row:
         changed = int((point != self.own).sum())
         return point, changed if score > pair.tolerance else UNBOUNDED
 
-    def _write(self, cells: np.ndarray) -> np.ndarray:
-        """The row with a value of each changed unit's cell."""
+    def _write(self, cells: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray | None:
+        """The row with a value of each changed unit's cell; None if the schema's relations allow no such row.
+
+        With relations, intervals may take any value of the cells `lo` to `hi`, which reach the same leaves, and
+        other columns may move as well, within theirs, as few as possible.
+        """
         row = self.row.copy()
         for u in np.flatnonzero(cells != self.own):
             self._set(row, int(u), int(cells[u]))
+        return self._relate(row, cells != self.own, lo, hi) if self.table.relations else row
+
+    def _relate(
+        self, row: np.ndarray, moved: np.ndarray, lo: np.ndarray, hi: np.ndarray
+    ) -> np.ndarray | None:
+        units = self.table.units
+        at = [unit.place.start for unit in units]
+        relations = self.table.relations
+        columns = sorted({u for terms, _, _ in relations for _, u in terms})
+        place = {u: n for n, u in enumerate(columns)}
+        ends = []
+        for u in columns:
+            unit, (least, greatest) = units[u], self.ends[u]
+            ends.append((max(unit.first[lo[u]], least), min(unit.last[hi[u]], greatest)))
+        values = fewest_changes(
+            [([(c, place[u]) for c, u in terms], sense, constant) for terms, sense, constant in relations],
+            np.array([float(self.row[at[u]]) for u in columns]),
+            np.array([first for first, _ in ends]),
+            np.array([last for _, last in ends]),
+            np.array([bool(moved[u]) for u in columns]),
+            np.array([units[u].whole for u in columns]),
+        )
+        if values is None:
+            return None
+        for n, u in enumerate(columns):
+            row[at[u]] = values[n]
+        pair = torch.from_numpy(self.row[None]), torch.from_numpy(row[None])
+        if not bool(self.prover.threat.with_k(None).contains(*pair)):
+            self.unsure = True  # possible to the solver's tolerance, not to rounding
+            return None
         return row
+
+    def _distance(self, row: np.ndarray) -> int:
+        pair = torch.from_numpy(self.row[None]), torch.from_numpy(row[None])
+        return int(self.prover.threat.distance(*pair)[0])
 
     def _set(self, row: np.ndarray, u: int, cell: int) -> None:
         unit = self.table.units[u]
@@ -663,7 +728,7 @@ class _Search:
         depth = r + 12
         frame_start = np.zeros((depth, trees + 1), np.int64)
         frame_start[0, 1:] = np.cumsum(np.bincount(pair.tree[alive], minlength=trees))
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "pool_leaf": np.zeros(3 * len(leaves) + 16, np.int32),
             "pool_count": np.zeros(3 * len(leaves) + 16, np.int16),
             "frame_start": frame_start,
@@ -702,17 +767,23 @@ class _Search:
                     more[: len(array)] = array
                     arrays[name] = more
                 continue
+            if verdict == kernels.EXHAUSTED and of.unsure:
+                return int(kernels.LIMIT)
             if verdict in (kernels.EXHAUSTED, kernels.LIMIT):
                 return int(verdict)
             state = arrays["state"][reg[kernels.FRAME]]
             cells = of.own.copy()
             for u in np.flatnonzero(state == 1):
                 cells[u] = _lowest_bit(int(met_mask[u])) if of.units[u]["is_mask"] else met_lo[u]
-            witness = of._write(cells)
-            if verdict == kernels.ASK and not of.flips(witness):
+            witness = of._write(cells, met_lo, met_hi)
+            if (
+                witness is None
+                or of._distance(witness) > r
+                or (verdict == kernels.ASK and not of.flips(witness))
+            ):
                 reg[kernels.VERDICT] = kernels.REFUSED
                 continue
-            self.witness, self.changes = witness, int((cells != of.own).sum())
+            self.witness, self.changes = witness, of._distance(witness)
             return int(kernels.FOUND)
 
 

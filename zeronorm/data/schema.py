@@ -611,7 +611,8 @@ class Schema:
                 )
             if "name" not in entry:
                 raise ArgumentError(f"schema: expected a name for every column in {where}, got one without")
-            columns.append(Column(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}))
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+            columns.append(Column(**values))
         return cls(tuple(columns), tuple(relations))
 
     @property
@@ -749,14 +750,7 @@ def _with_groups(columns: list[Column], table: pa.Table) -> tuple[list[Column], 
                 if not (column.name.startswith(prefix) and _could_be_hot(column)):
                     break
                 size += 1
-            if size > max(best, 1) and bool(
-                (
-                    sum(
-                        np.asarray(table[c.name].cast(pa.int8(), safe=False)) for c in columns[at : at + size]
-                    )
-                    == 1
-                ).all()
-            ):
+            if size > max(best, 1) and _one_in_each(table, columns[at : at + size]):
                 best, chosen = size, end
         if best == 1:
             found.append(columns[at])
@@ -778,6 +772,11 @@ def _with_groups(columns: list[Column], table: pa.Table) -> tuple[list[Column], 
             )
         at += best
     return found, guesses
+
+
+def _one_in_each(table: pa.Table, columns: list[Column]) -> bool:
+    parts = [table[column.name].cast(pa.int8(), safe=False).to_numpy() for column in columns]
+    return bool((np.sum(parts, axis=0) == 1).all())
 
 
 def _could_be_hot(column: Column) -> bool:

@@ -581,13 +581,15 @@ def search(
                 for u in range(count):
                     if state[f, u] == _CHANGED:
                         met_lo[u], met_hi[u], met_mask[u] = box_lo[f, u], box_hi[f, u], box_mask[f, u]
+                    else:  # where it may move without another leaf
+                        met_lo[u], met_hi[u] = units[u].d_lo, units[u].d_hi
                 for t in range(trees):
                     leaf = pool_leaf[base_at[t]]
                     for i in range(start[leaf], start[leaf + 1]):
                         u = cond[i].unit
                         if state[f, u] != _CHANGED:
-                            continue
-                        if units[u].is_mask:
+                            met_lo[u], met_hi[u] = max(met_lo[u], cond[i].lo), min(met_hi[u], cond[i].hi)
+                        elif units[u].is_mask:
                             met_mask[u] &= cond[i].mask
                             if met_mask[u] == 0:
                                 clash = u

@@ -519,7 +519,7 @@ def from_lightgbm(model: Any, batch_size: int | None = None) -> TreeClassifier:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    return dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)  # type: ignore[misc]
+    return {line.partition("=")[0]: line.partition("=")[2] for line in text.splitlines() if "=" in line}
 
 
 def _lightgbm(text: str, head: dict[str, str], classes: int, features: int) -> TreeEnsemble:
@@ -668,7 +668,13 @@ def _catboost(told: Any, classes: int, features: int, loss: str) -> TreeEnsemble
         count = len(oblivious)
     else:
         for tree in told["trees"]:
-            feature_, threshold, left, right, value = [], [], [], [], []
+            feature_, threshold, left, right, value = (
+                list[int](),
+                list[float](),
+                list[int](),
+                list[int](),
+                list[Any](),
+            )
             waiting = [(tree, -1, 0)]
             while waiting:
                 node, parent, side = waiting.pop()
