@@ -141,7 +141,8 @@ class TreeProver:
         rows = flat.numpy()
         answers = self.model.answers(x.detach().cpu().numpy()) if len(x) else np.zeros(0, np.int64)
         low, high = (end.detach().cpu().reshape(len(x), -1).double().numpy() for end in self.threat.bounds(x))
-        found = [_Row(self, table, rows[i], low[i], high[i], int(answers[i])).solve() for i in range(len(x))]
+        places = table.places(rows, low, high)
+        found = [_Row(self, table, rows[i], places.of(i), int(answers[i])).solve() for i in range(len(x))]
         witness = flat.clone()
         for i, outcome in enumerate(found):
             if outcome.witness is not None:
@@ -241,6 +242,35 @@ class _Unit:
         self.first, self.last = np.array([low]), np.array([high])
         # of a mask: the class of each category, the missing value after all others
         self.classes = np.zeros(1, np.int64)
+
+    def cells_of(self, values: np.ndarray) -> np.ndarray:
+        """The cell of each value of an interval; a missing one's comes after all."""
+        raw = np.searchsorted(self.cuts, values)  # cuts below the value
+        at = np.minimum(np.searchsorted(self.kept, raw), len(self.kept) - 1)
+        absent = np.isnan(values)
+        lost = ~absent & (self.kept[at] != raw)
+        if lost.any():
+            value = float(values[lost][0])
+            raise ArgumentError(
+                f"x: expected a value of {self.name!r} that the threat model allows, got {value!r}"
+            )
+        cells: np.ndarray = np.where(absent, self.cells, at)
+        return cells
+
+
+@dataclass
+class _Places:
+    """The cells of the numbers of rows: their own, and those that the adversary may choose; the ends of the range."""
+
+    own: np.ndarray
+    d_lo: np.ndarray
+    d_hi: np.ndarray
+    d_nan: np.ndarray
+    ends: np.ndarray
+
+    def of(self, i: int) -> _Places:
+        """Those of one row."""
+        return _Places(self.own[i], self.d_lo[i], self.d_hi[i], self.d_nan[i], self.ends[i])
 
 
 class _Table:
@@ -370,6 +400,31 @@ class _Table:
         self.leaf_tree = trees.tree_of[leaves]
         self.weight, self.dirty = np.ones(len(self.conditions)), False
 
+    def places(self, rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> _Places:
+        """Where the numbers of rows are, and where each may go."""
+        shape = (len(rows), len(self.units))
+        own, d_lo, d_hi = (np.zeros(shape, np.int32) for _ in range(3))
+        d_nan, ends = np.zeros(shape, np.uint8), np.zeros((*shape, 2))
+        for u, unit in enumerate(self.units):
+            if unit.is_mask:
+                continue
+            at = unit.place.start
+            value = rows[:, at].astype(np.float64)
+            absent = np.isnan(value)
+            fixed = absent & unit.directed if unit.movable else np.ones_like(absent)
+            lo, hi = np.where(fixed, value, low[:, at]), np.where(fixed, value, high[:, at])
+            if unit.whole:
+                lo, hi = np.ceil(lo), np.floor(hi)
+            ends[:, u, 0], ends[:, u, 1] = lo, hi
+            own[:, u] = unit.cells_of(value)
+            # one that is missing, and stays so, has no other cells
+            stays = fixed & absent
+            d_lo[:, u] = np.where(stays, 1, unit.cells_of(lo))
+            d_hi[:, u] = np.where(stays, 0, unit.cells_of(hi))
+            may = unit.missing and not unit.directed and bool(self.trees.takes_missing[at])
+            d_nan[:, u] = absent | (may & ~fixed)
+        return _Places(own, d_lo, d_hi, d_nan, ends)
+
     def pair(self, answer: int, rival: int) -> _Pair:
         """What decides between two classes."""
         if (answer, rival) not in self._pairs:
@@ -476,24 +531,20 @@ class _Row:
         prover: TreeProver,
         table: _Table,
         row: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
+        place: _Places,
         answer: int,
     ) -> None:
         self.prover, self.table, self.row, self.answer = prover, table, row, answer
         units, takes = table.units, table.trees.takes_missing
         self.units = table.plain.copy()
-        self.ends = np.zeros((len(units), 2))
-        self.cell_bucket = np.zeros(table.all_cells, np.int64)
-        self.buckets = 0
+        self.ends = place.ends
+        for name in ("own", "d_lo", "d_hi", "d_nan"):
+            self.units[name] = getattr(place, name)
         for u, unit in enumerate(units):
-            self.units[u]["first_bucket"] = self.buckets
             if unit.is_mask:
                 self._place_category(u, unit, bool(takes[unit.place.start]))
-                self.buckets += unit.cells
-            else:
-                self._place_number(u, unit, low, high, bool(takes[unit.place.start]))
-            self.units[u]["buckets"] = self.buckets - self.units[u]["first_bucket"]
+        self.cell_bucket = np.zeros(table.all_cells, np.int64)
+        self.buckets = int(kernels.number_buckets(self.units, self.cell_bucket))
         self.own = self.units["own"].astype(np.int64)
         self.count = np.zeros(len(table.leaf_node), np.int16)
         kernels.mark_row(table.start, table.conditions, self.units, self.count)
@@ -502,27 +553,6 @@ class _Row:
         self.asked: dict[bytes, bool] = {}
         self.unsure = False  # whether a way was dropped that may exist
 
-    def _place_number(self, u: int, unit: _Unit, low: np.ndarray, high: np.ndarray, takes: bool) -> None:
-        """Where a number of the row is, and where it may go."""
-        at, value = unit.place.start, float(self.row[unit.place.start])
-        absent = math.isnan(value)
-        fixed = not unit.movable or (absent and unit.directed)
-        lo, hi = (low[at], high[at]) if not fixed else (value, value)
-        if unit.whole and not fixed:
-            lo, hi = math.ceil(lo), math.floor(hi)
-        self.ends[u] = lo, hi
-        me = self.units[u]
-        own = unit.cells if absent else self._cell(unit, value)
-        if fixed and absent:
-            first, last, may = 1, 0, True
-        else:
-            first, last = self._cell(unit, lo), self._cell(unit, hi)
-            may = absent or (unit.missing and not unit.directed and not fixed and takes)
-        me["own"], me["d_lo"], me["d_hi"], me["d_nan"] = own, first, last, may
-        begin = int(me["first_cell"])
-        cells = self.cell_bucket[begin : begin + unit.cells + 1]
-        self.buckets = _bucket(cells, self.buckets, own, first, last, unit.cells)
-
     def _choices(self, u: int, unit: _Unit) -> bool:
         me = self.units[u]
         if self.table.relations:
@@ -530,15 +560,6 @@ class _Row:
         if unit.is_mask:
             return int(me["d_mask"]).bit_count() > 1
         return max(0, int(me["d_hi"]) - int(me["d_lo"]) + 1) + int(me["d_nan"]) > 1
-
-    def _cell(self, unit: _Unit, value: float) -> int:
-        raw = int(np.searchsorted(unit.cuts, value))  # cuts below the value
-        at = int(np.searchsorted(unit.kept, raw))
-        if at == len(unit.kept) or unit.kept[at] != raw:
-            raise ArgumentError(
-                f"x: expected a value of {unit.name!r} that the threat model allows, got {value!r}"
-            )
-        return at
 
     def _place_category(self, u: int, unit: _Unit, takes: bool) -> None:
         names = unit.column.categories
@@ -628,7 +649,7 @@ class _Row:
         visits = np.zeros(1, np.int64)
         score = kernels.climb(
             pair.value, pair.first_leaf, pair.last_leaf, table.start, table.conditions, self.units, point, pair.base,
-            pair.tolerance, most, np.zeros(table.all_cells), np.zeros((pair.widest, 2), np.int64), visits,
+            pair.tolerance, most, self.count, np.zeros(table.all_cells), np.zeros((pair.widest, 2), np.int64), visits,
         )  # fmt: skip
         self.visits += int(visits[0])
         changed = int((point != self.own).sum())
@@ -789,16 +810,3 @@ class _Search:
 
 def _lowest_bit(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
-
-
-def _bucket(cells: np.ndarray, at: int, own: int, lo: int, hi: int, count: int) -> int:
-    """Number the buckets of a unit's cells, in place, from `at`; returns the number after the last."""
-    parts = [(lo, min(own - 1, hi)), (own, own), (max(own + 1, lo), hi)] if own < count else [(lo, hi)]
-    for first, last in parts:
-        width = last - first + 1
-        if width > 0:
-            buckets = min(kernels.BUCKETS, width)
-            cells[first : last + 1] = at + np.arange(width) * buckets // width
-            at += buckets
-    cells[count] = at  # the missing value
-    return at + 1

@@ -184,6 +184,36 @@ def mark_row(
 
 
 @kernel
+def number_buckets(units: Any, cell_bucket: Any) -> int:
+    """Number the buckets of neighbouring cells of all units, in `cell_bucket` by cell; returns how many there are."""
+    at = 0
+    for u in range(units.shape[0]):
+        units[u].first_bucket = at
+        if units[u].is_mask:
+            at += units[u].cells  # one for each category
+        else:
+            begin, own, cells = units[u].first_cell, units[u].own, units[u].cells
+            for part in range(3):  # below the row's own cell, that cell, above it
+                first, last = own, own
+                if own == cells:  # missing: all are one part
+                    first, last = units[u].d_lo, units[u].d_hi if part == 0 else -1
+                elif part == 0:
+                    first, last = units[u].d_lo, min(own - 1, units[u].d_hi)
+                elif part == 2:
+                    first, last = max(own + 1, units[u].d_lo), units[u].d_hi
+                width = last - first + 1
+                if width > 0:
+                    buckets = min(BUCKETS, width)
+                    for c in range(width):
+                        cell_bucket[begin + first + c] = at + c * buckets // width
+                    at += buckets
+            cell_bucket[begin + cells] = at  # the missing value
+            at += 1
+        units[u].buckets = at - units[u].first_bucket
+    return at
+
+
+@kernel
 def _holds(i: int, point: Any, cond: Any, units: Any) -> bool:
     """Whether condition i allows the cell of a point."""
     u = cond[i].unit
@@ -197,15 +227,15 @@ def _holds(i: int, point: Any, cond: Any, units: Any) -> bool:
 @kernel
 def climb(
     value: Any, first_leaf: Any, last_leaf: Any, start: Any, cond: Any, units: Any, point: Any, base: float,
-    goal: float, most: int, gain: Any, single: Any, visits: Any,
+    goal: float, most: int, count: Any, gain: Any, single: Any, visits: Any,
 ) -> float:  # fmt: skip
     """Change one unit at a time to the cell that raises the sum most, from `point` (cells, in and out).
 
     Stops when the sum exceeds `goal`, when `most` units differ from the row, or when no change helps; returns the sum.
     """
-    count = units.shape[0]
+    n_units = units.shape[0]
     changed = 0
-    for u in range(count):
+    for u in range(n_units):
         if point[u] != units[u].own:
             changed += 1
     while True:
@@ -215,6 +245,9 @@ def climb(
             now = 0.0
             singles = 0  # leaves that one change would reach
             for leaf in range(first_leaf[t], last_leaf[t]):
+                # changes are needed for all that the row misses but those made
+                if not 0 <= count[leaf] <= changed + 1:
+                    continue
                 which, several = -1, False
                 for i in range(start[leaf], start[leaf + 1]):
                     if not _holds(i, point, cond, units):
@@ -249,7 +282,7 @@ def climb(
         if total > goal:
             return total
         best, best_unit, best_cell = 0.0, -1, -1
-        for u in range(count):
+        for u in range(n_units):
             if changed >= most and point[u] == units[u].own:
                 continue
             for c in range(units[u].cells + 1):
