@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from zeronorm.data.catalogue import available, load
 from zeronorm.data.dataset import Dataset, Stream
+from zeronorm.data.schema import Column, Relation, Schema
 
-__all__ = ["Dataset", "Stream", "available", "load"]
+__all__ = ["Column", "Dataset", "Relation", "Schema", "Stream", "available", "load"]
