@@ -27,6 +27,16 @@ def evaluate(
             "(default: sparse_autoattack; with --epsilon: pgd)"
         ),
     ] = None,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Prove whom the attacks left, or break them, by every certificate that accepts the model.",
+        ),
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="That a proof may take for each example and budget (default: 30).")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
@@ -37,6 +47,8 @@ def evaluate(
     """How often does a model still answer right when an adversary may change a few pixels?
 
     Example: zeronorm evaluate --model digits --data digits --k 1,2,4,8 --steps 200 --queries 1000
+
+    Exactly, where proof and attack meet: zeronorm evaluate --model digits --k 1 --steps 200 --queries 1000 --prove
 
     All pixels, each a little: zeronorm evaluate --model digits --data digits --epsilon 0.1
 
@@ -63,7 +75,8 @@ def evaluate(
     network = resolve_model(model, resolve_device(search.device))
     dataset = search.dataset()
     if out is None:
-        out = options.default_out([model, search.data], options.question(model, attack, search, adversary))
+        asked = options.question(model, attack, search, adversary) + ([seconds, "prove"] if prove else [])
+        out = options.default_out([model, search.data], asked)
     with options.resumable(out), search.at_work() as pool, Display(adversary.epsilon) as display:
         evaluation = zn.evaluate(
             network,
@@ -72,6 +85,8 @@ def evaluate(
             searches if len(searches) > 1 else searches[0],
             out,
             **search.lengths(),
+            prove=prove,
+            seconds=seconds,
             curve=adversary.curve is not None,
             batch_size=search.batch_size,
             seed=search.seed,

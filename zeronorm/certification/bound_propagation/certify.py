@@ -102,6 +102,7 @@ def certify_bound_propagation(
     passes, seed = checks.integer("passes", passes, 0), checks.integer("seed", seed, 0)
     radius = torch.full((len(x),), ABSTAIN)
     nodes = torch.zeros(len(x), dtype=torch.int64)
+    broken, counterexamples = radius.clone(), x.detach().clone()
     if not len(x):
         return Certificate(answers, radius)
     searcher = _searcher(model, x, answers, arithmetic)
@@ -113,10 +114,27 @@ def certify_bound_propagation(
             outcome = _one(searcher, model, one, y, threat, seconds, passes, seed, int(names[i]))
             nodes[i] += outcome.nodes
             if outcome.verdict != PROVED:
+                if outcome.counterexample is not None and threat.k:
+                    counterexamples[i] = outcome.counterexample.reshape(one.shape[1:]).to(x)
+                    broken[i] = threat.distance(one, counterexamples[i : i + 1])[0]
                 break
             assert threat.k is not None
             radius[i] = UNBOUNDED if threat.k == threat.positions(one) else threat.k
-    return Certificate(torch.where(radius == ABSTAIN, ABSTAIN, answers), radius, passes=nodes)
+    return Certificate(
+        torch.where(radius == ABSTAIN, ABSTAIN, answers),
+        radius,
+        passes=nodes,
+        arithmetic=arithmetic,
+        broken=broken,
+        counterexamples=counterexamples,
+    )
+
+
+def check_bound_propagation(model: Any, x: Tensor) -> None:
+    """`ArgumentError` with the reason where the model cannot be bounded on such inputs."""
+    if x.dim() not in (2, 4):
+        raise ArgumentError(f"x: expected images or rows of features, got shape {tuple(x.shape)}")
+    _searcher(model, x, torch.zeros(len(x), dtype=torch.int64), "real")
 
 
 def _check(x: Any, y: Any, threat: Any, ids: Any) -> Int[Tensor, "b"]:
