@@ -22,6 +22,10 @@ from zeronorm.certification.randomized_ablation import ablation_radius as ablati
 from zeronorm.certification.randomized_ablation import ablation_radius_by_margin as ablation_radius_by_margin
 from zeronorm.certification.randomized_ablation import ablation_radius_in_top as ablation_radius_in_top
 from zeronorm.certification.randomized_ablation import share_touched as share_touched
+from zeronorm.certification.tree_ensemble import TreeOutcome as TreeOutcome
+from zeronorm.certification.tree_ensemble import TreeProver as TreeProver
+from zeronorm.certification.tree_ensemble import certify_tree_ensemble as certify_tree_ensemble
+from zeronorm.certification.tree_ensemble import smallest_change as smallest_change
 from zeronorm.certification.truncation_window import certify_truncated as certify_truncated
 from zeronorm.certification.truncation_window import certify_truncated_linear as certify_truncated_linear
 from zeronorm.certification.truncation_window import truncated_range as truncated_range
@@ -31,6 +35,8 @@ __all__ = [
     "ABSTAIN",
     "UNBOUNDED",
     "Certificate",
+    "TreeOutcome",
+    "TreeProver",
     "ablation_radius",
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
@@ -38,6 +44,7 @@ __all__ = [
     "certify_l0_lipschitz",
     "certify_nearest_neighbour",
     "certify_soft_votes",
+    "certify_tree_ensemble",
     "certify_truncated",
     "certify_truncated_linear",
     "discrete_noise",
@@ -47,6 +54,7 @@ __all__ = [
     "lower_bound",
     "partition_radius",
     "share_touched",
+    "smallest_change",
     "truncated_range",
     "upper_bound",
     "vote_threshold",

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -64,14 +64,14 @@ class Column:
 
     name: str
     kind: Kind = "real"
-    low: float | None = None
-    high: float | None = None
+    low: float | int | None = None
+    high: float | int | None = None
     categories: tuple[str, ...] = ()
     one_hot: bool = False
     features: tuple[str, ...] = ()
     reachable: tuple[str, ...] | None = None
     changes: Direction = "any"
-    by: float | None = None
+    by: float | int | None = None
     missing: bool = False
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class Relation:
     text: str = field(compare=False, default="")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> Relation:
         """From a line such as "total = a + 2 * b", "a <= b" or "`hours per week` >= 1"."""
         if not isinstance(text, str):
             raise ArgumentError(f"relations: expected lines of text, got {text!r}")
@@ -232,11 +232,12 @@ class Relation:
 class Schema:
     """The columns of a table, in the order of its features, and the linear relations between them.
 
+    Relations may be given as lines of text, and are kept as `Relation`s.
     `guesses` are lines on what `infer` had to guess; they are not part of what is written.
     """
 
     columns: tuple[Column, ...]
-    relations: tuple[Relation, ...] = ()
+    relations: tuple[Any, ...] = ()
     guesses: tuple[str, ...] = field(compare=False, default=())
 
     def __post_init__(self) -> None:
