@@ -13,6 +13,9 @@ from zeronorm.certification.discrete_smoothing import discrete_noise as discrete
 from zeronorm.certification.discrete_smoothing import discrete_smoothing_radius as discrete_smoothing_radius
 from zeronorm.certification.discrete_smoothing import information_left as information_left
 from zeronorm.certification.discrete_smoothing import vote_threshold as vote_threshold
+from zeronorm.certification.enumeration import Enumeration as Enumeration
+from zeronorm.certification.enumeration import certify_enumeration as certify_enumeration
+from zeronorm.certification.enumeration import enumeration_queries as enumeration_queries
 from zeronorm.certification.feature_partition import certify_feature_partition as certify_feature_partition
 from zeronorm.certification.feature_partition import certify_soft_votes as certify_soft_votes
 from zeronorm.certification.feature_partition import partition_radius as partition_radius
@@ -35,11 +38,13 @@ __all__ = [
     "ABSTAIN",
     "UNBOUNDED",
     "Certificate",
+    "Enumeration",
     "TreeOutcome",
     "TreeProver",
     "ablation_radius",
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
+    "certify_enumeration",
     "certify_feature_partition",
     "certify_l0_lipschitz",
     "certify_nearest_neighbour",
@@ -49,6 +54,7 @@ __all__ = [
     "certify_truncated_linear",
     "discrete_noise",
     "discrete_smoothing_radius",
+    "enumeration_queries",
     "information_left",
     "leading_class",
     "lower_bound",

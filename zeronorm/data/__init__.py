@@ -1,4 +1,4 @@
-"""Where examples come from: built-in, Hugging Face Hub or local Parquet, folders of images by class."""
+"""Where examples come from: built-in, Hugging Face Hub or local Parquet, folders of images by class, tables."""
 
 from __future__ import annotations
 
@@ -6,5 +6,16 @@ from zeronorm.data.catalogue import available, load
 from zeronorm.data.dataset import Dataset
 from zeronorm.data.schema import Column, Relation, Schema
 from zeronorm.data.stream import Stream
+from zeronorm.data.table import TableDataset, from_frame
 
-__all__ = ["Column", "Dataset", "Relation", "Schema", "Stream", "available", "load"]
+__all__ = [
+    "Column",
+    "Dataset",
+    "Relation",
+    "Schema",
+    "Stream",
+    "TableDataset",
+    "available",
+    "from_frame",
+    "load",
+]

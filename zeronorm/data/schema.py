@@ -31,9 +31,6 @@ from torch import Tensor
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
 
-Kind = Literal["real", "whole", "category", "binary"]
-Direction = Literal["any", "up", "down", "never"]
-
 _KINDS = ("real", "whole", "category", "binary")
 _DIRECTIONS = ("any", "up", "down", "never")
 _MOST_CATEGORIES = 10_000
@@ -63,15 +60,16 @@ class Column:
     """
 
     name: str
-    kind: Kind = "real"
-    low: float | int | None = None
-    high: float | int | None = None
+    kind: str = "real"
+    # numbers or None, which a file may hold otherwise
+    low: Any = None
+    high: Any = None
     categories: tuple[str, ...] = ()
     one_hot: bool = False
     features: tuple[str, ...] = ()
     reachable: tuple[str, ...] | None = None
-    changes: Direction = "any"
-    by: float | int | None = None
+    changes: str = "any"
+    by: Any = None
     missing: bool = False
 
     def __post_init__(self) -> None:
@@ -285,6 +283,11 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the features."""
+        return tuple(name for column in self.columns for name in column.feature_names)
 
     @property
     def low(self) -> Float[Tensor, "p"]:
