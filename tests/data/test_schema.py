@@ -103,6 +103,13 @@ def test_possible_rows():
     ]
 
 
+def test_differences_for_a_person():
+    x = torch.tensor([20, 5000, 1, 0, 0, 2, 1.0], dtype=torch.float64)
+    other = torch.tensor([20, 5999.5, 0, 0, 1, math.nan, 1.0], dtype=torch.float64)
+    assert EVERY.differences(x, other) == ["income 5,000 → 5,999.5", "color red → green", "job c → missing"]
+    assert EVERY.differences(x, x) == []
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
 def test_repaired_rows_are_possible(seed, dtype):

@@ -394,6 +394,20 @@ class Schema:
     def _column_of(self) -> Tensor:
         return torch.tensor([i for i, column in enumerate(self.columns) for _ in range(column.width)])
 
+    def differences(self, row: Float[Tensor, "p"], changed: Float[Tensor, "p"]) -> list[str]:
+        """What changed between two rows, a line for each column: "income 1,200 → 4,950"."""
+        lines = []
+        for differs, column, place in zip(
+            self.changed(row[None], changed[None])[0], self.columns, self.slices, strict=True
+        ):
+            if bool(differs):
+                old, new = (
+                    float(part[place].argmax()) if column.one_hot else float(part[place.start])
+                    for part in (row, changed)
+                )
+                lines.append(f"{column.name} {column.show(old)} → {column.show(new)}")
+        return lines
+
     def bounds(self, x: Float[Tensor, "b p"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p"]]:
         """Smallest and largest value that each entry may take, given the row: the range, the direction and `by`.
 
