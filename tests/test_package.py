@@ -24,7 +24,7 @@ ARROWS = {
     "kernels": set(),
     "data": set(),
     "layers": {"kernels"},
-    "models": {"layers"},
+    "models": {"layers", "kernels"},
     "defenses": {"layers", "models", "kernels", "certification"},  # a smoothed classifier certifies itself
     "attacks": {"kernels"},
     "certification": {"layers", "models", "kernels", "metrics"},

@@ -88,9 +88,7 @@ class TreeOutcome:
         return Certificate(self.prediction, radius)
 
 
-def certify_tree_ensemble(
-    model: TreeClassifier, x: Float[Tensor, "b ..."], threat: L0, work: int = WORK
-) -> Certificate:
+def certify_tree_ensemble(model: Any, x: Any, threat: Any, work: int = WORK) -> Certificate:
     """How many columns (or features) of each row may change, as the threat model allows, without moving the answer.
 
     With `threat.k` nothing is asked beyond k changes; `smallest_change` gives the other half, a witness.
@@ -98,9 +96,7 @@ def certify_tree_ensemble(
     return smallest_change(model, x, threat, work).certificate
 
 
-def smallest_change(
-    model: TreeClassifier, x: Float[Tensor, "b ..."], threat: L0, work: int = WORK
-) -> TreeOutcome:
+def smallest_change(model: Any, x: Any, threat: Any, work: int = WORK) -> TreeOutcome:
     """For each row the smallest number of changes that flips the answer, with a witness; or bounds.
 
     **Arguments:**
@@ -118,7 +114,7 @@ def smallest_change(
 class TreeProver:
     """`smallest_change` for one model and threat model: what can be prepared once is."""
 
-    def __init__(self, model: TreeClassifier, threat: L0, work: int = WORK) -> None:
+    def __init__(self, model: Any, threat: Any, work: int = WORK) -> None:
         if not isinstance(model, TreeClassifier):
             raise ArgumentError(
                 "model: expected one of zn.models.from_sklearn (trees and forests), from_xgboost, from_lightgbm or "
@@ -126,21 +122,22 @@ class TreeProver:
             )
         if not isinstance(threat, L0):
             raise ArgumentError(f"threat: expected an L0 threat model, got {type(threat).__name__}")
-        self.model, self.threat = model, threat
+        self.model: TreeClassifier = model
+        self.threat: L0 = threat
         self.work = checks.integer("work", work, 1)
         self.trees = model.trees
         self._tables: dict[torch.dtype, _Table] = {}
 
-    def __call__(self, x: Float[Tensor, "b ..."]) -> TreeOutcome:
+    def __call__(self, x: Any) -> TreeOutcome:
         """The outcome for each row; rows are worked on one by one, and do not depend on each other."""
         x = self._checked(x)
-        flat = x.detach().cpu().reshape(len(x), -1)
+        flat = x.detach().cpu().flatten(1)
         if x.dtype not in self._tables:
             self._tables[x.dtype] = _Table(self.trees, self.threat, flat)
         table = self._tables[x.dtype]
         rows = flat.numpy()
         answers = self.model.answers(x.detach().cpu().numpy()) if len(x) else np.zeros(0, np.int64)
-        low, high = (end.detach().cpu().reshape(len(x), -1).double().numpy() for end in self.threat.bounds(x))
+        low, high = (end.detach().cpu().flatten(1).double().numpy() for end in self.threat.bounds(x))
         places = table.places(rows, low, high)
         found = [_Row(self, table, rows[i], places.of(i), int(answers[i])).solve() for i in range(len(x))]
         witness = flat.clone()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,6 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
-
-Kind = Literal["real", "whole", "category", "binary"]
-Direction = Literal["any", "up", "down", "never"]
 
 _KINDS = ("real", "whole", "category", "binary")
 _DIRECTIONS = ("any", "up", "down", "never")
@@ -63,15 +60,16 @@ class Column:
     """
 
     name: str
-    kind: Kind = "real"
-    low: float | None = None
-    high: float | None = None
+    kind: str = "real"
+    # numbers or None, which a file may hold otherwise
+    low: Any = None
+    high: Any = None
     categories: tuple[str, ...] = ()
     one_hot: bool = False
     features: tuple[str, ...] = ()
     reachable: tuple[str, ...] | None = None
-    changes: Direction = "any"
-    by: float | None = None
+    changes: str = "any"
+    by: Any = None
     missing: bool = False
 
     def __post_init__(self) -> None:
@@ -194,7 +192,7 @@ class Relation:
     text: str = field(compare=False, default="")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> Relation:
         """From a line such as "total = a + 2 * b", "a <= b" or "`hours per week` >= 1"."""
         if not isinstance(text, str):
             raise ArgumentError(f"relations: expected lines of text, got {text!r}")
@@ -232,11 +230,12 @@ class Relation:
 class Schema:
     """The columns of a table, in the order of its features, and the linear relations between them.
 
+    Relations may be given as lines of text, and are kept as `Relation`s.
     `guesses` are lines on what `infer` had to guess; they are not part of what is written.
     """
 
     columns: tuple[Column, ...]
-    relations: tuple[Relation, ...] = ()
+    relations: tuple[Any, ...] = ()
     guesses: tuple[str, ...] = field(compare=False, default=())
 
     def __post_init__(self) -> None:
@@ -284,6 +283,11 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the features."""
+        return tuple(name for column in self.columns for name in column.feature_names)
 
     @property
     def low(self) -> Float[Tensor, "p"]:
@@ -389,6 +393,20 @@ class Schema:
     @cached_property
     def _column_of(self) -> Tensor:
         return torch.tensor([i for i, column in enumerate(self.columns) for _ in range(column.width)])
+
+    def differences(self, row: Float[Tensor, "p"], changed: Float[Tensor, "p"]) -> list[str]:
+        """What changed between two rows, a line for each column: "income 1,200 → 4,950"."""
+        lines = []
+        for differs, column, place in zip(
+            self.changed(row[None], changed[None])[0], self.columns, self.slices, strict=True
+        ):
+            if bool(differs):
+                old, new = (
+                    float(part[place].argmax()) if column.one_hot else float(part[place.start])
+                    for part in (row, changed)
+                )
+                lines.append(f"{column.name} {column.show(old)} → {column.show(new)}")
+        return lines
 
     def bounds(self, x: Float[Tensor, "b p"]) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p"]]:
         """Smallest and largest value that each entry may take, given the row: the range, the direction and `by`.

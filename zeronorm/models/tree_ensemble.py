@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -165,12 +166,14 @@ class TreeClassifier(BlackBox):
         class_names: tuple[str, ...] | None = None,
     ) -> None:
         def function(x: Any) -> Any:
-            flat = x.reshape(len(x), -1)
+            flat = x.reshape(len(x), math.prod(x.shape[1:]))
             if flat.shape[1] != features:
                 raise ArgumentError(
                     f"x: expected {features} features per example for this {name.rpartition('.')[2]}, "
                     f"got inputs of shape {x.shape}"
                 )
+            if not len(x):
+                return np.zeros((0, classes))
             scores = np.array(logits(flat), np.float64)  # a copy
             best = np.partition(scores, -2, axis=1)
             near = np.flatnonzero(~(best[:, -1] - best[:, -2] > _NEAR))
