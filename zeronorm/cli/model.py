@@ -17,7 +17,7 @@ from zeronorm import models
 from zeronorm.attacks.search import Model
 from zeronorm.errors import ArgumentError
 
-_LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "from_onnx"}
+_LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "load_onnx"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -40,8 +40,9 @@ def resolve_device(name: str) -> torch.device:
 def resolve_model(name: str, device: torch.device) -> Model:
     """A built-in name, a checkpoint folder, a Hub id, another library's model, or `package.module:callable`.
 
-    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`.  The callable is a model, a class of models,
-    or a function: without arguments it returns the model, with one it is the model.
+    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`, or `onnx:FILE:mean=M,...:std=S,...`.  The
+    callable is a model, a class of models, or a function: without arguments it returns the model, with one it is
+    the model.
     """
     library, colon, called = name.partition(":")
     if colon and library in _LIBRARIES and not Path(name).exists():

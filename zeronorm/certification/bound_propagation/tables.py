@@ -26,7 +26,6 @@ from torch import Tensor
 
 from zeronorm.certification.bound_propagation.region import FIXED, Regions
 from zeronorm.certification.network_graph import (
-    Add,
     Conv2d,
     Linear,
     MaxPool2d,
