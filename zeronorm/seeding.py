@@ -46,8 +46,9 @@ class Streams:
             words = self._keys.new_empty(len(self._keys), n)
             _words(words, self._keys, step)
             return words
-        places = torch.arange(1, n + 1, device=self._keys.device).mul_(_signed(_GOLDEN))
-        return _mix(self._keys[:, None] + places.add_(_signed(_GOLDEN * (step << 32))))
+        first = (step << 32) + 1
+        places = torch.arange(first, first + n, device=self._keys.device).mul_(_signed(_GOLDEN))
+        return _mix(self._keys[:, None] + places)
 
     def uniform(self, step: int, n: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b n"]:
         """n numbers in [0, 1] for each example."""

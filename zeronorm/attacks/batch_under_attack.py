@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from zeronorm import checks, losses
 from zeronorm.errors import ArgumentError
-from zeronorm.kernels.numba import compiled, serves
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0, Linf
 
@@ -352,13 +351,10 @@ class BatchUnderAttack:
             reached = self.confirmed(reached, self.inputs(positions, values))
         if self._best is None:
             self._best = positions.clone(), self.at(self.x, positions)
+        better = (objective > self._best_objective).logical_or_(reached)
         best = (self._best_objective, *self._best)
-        if serves(objective, reached, positions, values, *best):
-            _keep_better(objective, reached, positions, values, *best)
-        else:
-            better = (objective > self._best_objective).logical_or_(reached)
-            for old, new in zip(best, (objective, positions, values), strict=True):
-                old.copy_(torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old))
+        for old, new in zip(best, (objective, positions, values), strict=True):
+            torch.where(better.view(-1, *[1] * (old.dim() - 1)), new.to(old.dtype), old, out=old)
         return self.drop(reached)
 
     def confirmed(
@@ -419,18 +415,6 @@ class BatchUnderAttack:
         """The result: who is broken as they broke, the others as the best attempt."""
         self._write_best(torch.arange(len(self.rows), device=self.rows.device))
         return self.result
-
-
-@compiled
-def _keep_better(
-    start: int, stop: int, objective: Any, reached: Any, positions: Any, values: Any,
-    best_objective: Any, best_positions: Any, best_values: Any,
-) -> None:  # fmt: skip
-    for row in range(start, stop):
-        if reached[row] or objective[row] > best_objective[row]:
-            best_objective[row] = objective[row]
-            best_positions[row] = positions[row]
-            best_values[row] = values[row]
 
 
 def _box(x: Tensor, threat: L0) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
