@@ -250,7 +250,7 @@ class L0(Box):
         return self.positions(x) if allowed is None else int(allowed.sum())
 
     def as_linf(self, x: Float[Tensor, "b ..."]) -> Linf | None:
-        """The ℓ∞ ball that this is for inputs like x, if every feature may change, each by so much."""
+        """The ℓ∞ ball that equals this threat model on inputs like x, or None if it is none."""
         features = math.prod(x.shape[1:])
         whole = self.k == features == self.positions(x) and self.allowed is None
         return Linf(self.linf, self.low, self.high) if whole and self.linf is not None else None
@@ -341,12 +341,12 @@ class Linf(Box):
         return distances.linf(x, x_adv)
 
     def contains(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
-        """Whether each `x_adv` is within the budget and the box, as `bounds` rounds them in the type of `x`."""
+        """Whether each `x_adv` is within the budget and the box, whose bounds are rounded as `bounds` does."""
         low, high = self.bounds(x)
         return ((x_adv >= low) & (x_adv <= high)).flatten(1).all(1)
 
     def as_l0(self, x: Float[Tensor, "b ..."]) -> L0:
-        """The same inputs in other words: any number of features may change, each by at most `epsilon`."""
+        """The same threat model as an `L0`: any number of features may change, each by at most `epsilon`."""
         everything = math.prod(x.shape[1:]) if self.epsilon > 0 else 0
         return L0(everything, "feature", self.low, self.high, self.epsilon or None)
 
@@ -382,7 +382,7 @@ class L2(Box):
         return inside if self.epsilon is None else inside & (self.distance(x, x_adv) <= self.epsilon)
 
     def as_l0(self, x: Float[Tensor, "b ..."]) -> L0:
-        """The same inputs with any number of features free to change; none if the budget is 0."""
+        """The same box as an `L0`: any number of features may change; none if the budget is 0."""
         return L0(0 if self.epsilon == 0 else math.prod(x.shape[1:]), "feature", self.low, self.high)
 
     def describe(self) -> dict[str, Any]:
