@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from zeronorm.errors import ArgumentError, printable
 from zeronorm.metrics import Difference, paired_difference
 from zeronorm.records.certificate_figures import CertificateSummary, contradictions, summarise_certificates
 from zeronorm.records.comparison_figures import Model, read_comparison, warning_lines
-from zeronorm.records.figures import Share, Summary, count, data_title, facts, percent
+from zeronorm.records.figures import Share, Summary, check_again, count, data_title, facts, percent
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder
 
 MASKED = 0.1  # white-box attacks that leave so much more than others mislead
@@ -341,7 +341,7 @@ def matrix_table(matrix: Matrix) -> str:
     return printable(lines)
 
 
-def matrix_provenance(matrix: Matrix, path: Any) -> list[tuple[str, list[str]]]:
+def matrix_provenance(matrix: Matrix, path: Path) -> list[tuple[str, list[str]]]:
     """What was asked, of what, and how to check it."""
     record = matrix.record
     plan = matrix.first.run["plan"]
@@ -367,6 +367,16 @@ def matrix_provenance(matrix: Matrix, path: Any) -> list[tuple[str, list[str]]]:
                 ],
             ),
             ("Command", [record.get("command")]),
-            ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
+            (
+                "Check again",
+                [
+                    check_again(
+                        record.get("command"),
+                        [entry["source"] or entry["name"] for entry in record["models"]],
+                        path,
+                        "_matrix",
+                    )
+                ],
+            ),
         ]
     )
