@@ -6,6 +6,7 @@ row yet.  The counts are all that a confidence level or a bound needs: `recertif
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 import time
@@ -38,7 +39,7 @@ from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
-from zeronorm.evaluation.verify import Verification, described_threat
+from zeronorm.evaluation.verify import Verification, check_facts, check_page, described_threat
 from zeronorm.records.folders import CertificateFolder, Row, digest_rows
 from zeronorm.threat_model import L0
 
@@ -47,9 +48,8 @@ METHODS = tuple(certificates)
 _BATCH = 1024  # inputs, or randomised copies, unless said
 _PICTURES = 12  # examples whose clean input is kept for the report: most and least certified
 _PACKED = 8  # batches of randomised copies to one writing of rows
-_RECOUNTED = 2  # examples whose votes `verify` casts again
+_FORGED, _MISSED = 0.05, 0.05  # share of rows, and the chance that `verify` misses all that were forged
 _NEAR_TIES = 1e-3  # share of votes that another machine's rounding may move
-_REPROVED = 8  # examples, chosen by chance, of a method with a time limit that `verify` proves again
 _PATIENCE = 4.0  # times as long, since another machine may be slower
 _LEFT_OUT = {"looks": 1, "precision": "float32"}  # options that a record names where they are others
 
@@ -246,34 +246,44 @@ def recertify(
 
 
 @reads_records
-def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verification:
+def verify_certificates(
+    run: str | Path, model: Any, data: DataLike, *, everything: bool = False
+) -> Verification:
     """Check every claim of a complete run of certificates.
 
     Digests of plan, model, data and rows; that no row is missing or doubled; of every row, that answer, prediction and
-    radius are what its votes prove, and the votes as many as were to be cast.  The votes of the first two examples
-    are cast again; a method without votes is run again on all, one with a time limit on some that chance chooses, and
-    every counterexample is tried.
+    radius are what its votes prove, and the votes as many as were to be cast.  A method without votes is run again on
+    all, and every counterexample is tried.  Votes are cast again for some examples that chance chooses now, so that
+    nobody could know them, and so are proofs with a time limit made again: enough that of a run with 5 % forged rows
+    one is among them with probability 95 %, and the notes say so.
+
+    Args:
+        run: folder of a complete run.
+        model, data: as given to `certify`.
+        everything: cast all votes again, and make all proofs again.
     """
     folder = CertificateFolder(run)
     record = folder.read_complete()
     table, plan = folder.read_rows(), record["plan"]
     rows, result, dataset = table.to_pylist(), Verification(), as_dataset(data)
-    model_digest = models.describe(model).get("digest")
+    result.unchecked += _UNCHECKED
     for what, claimed, found in (
         ("plan: its digest", record["plan_digest"], digest(plan)),
         ("data: digest", plan["data"]["digest"], dataset.digest),
-        ("model: digest", plan["model"].get("digest"), model_digest),
         ("rows: their digest", record.get("rows_digest"), digest_rows(table)),
         ("rows: their examples", sorted(row["example"] for row in rows), sorted(dataset.ids.tolist())),
     ):
         if claimed != found:
             result.problems.append(f"{what} is {_short(found)}, the run says {_short(claimed)}")
+    check_facts(plan, model, dataset, result)
     if result.problems:
         return result
     examples = on_device(dataset, device_of(model))
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     method, options = plan["method"], plan["method"]["options"]
     certifier = get(method["name"])
+    for what in ("kind", "unit"):
+        result.compare(f"method: {what}", method.get(what), getattr(certifier, what))
     prover: SmoothedClassifier | _Prover
     again, given = rows, {}
     if certifier.votes:
@@ -284,7 +294,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
         _check_votes(certifier, rows, options, plan["data"]["shape"], result)
         if result.problems:
             return result
-        again = rows[:_RECOUNTED]
+        again = sample(rows, everything, "votes", result)
     else:
         prover = _Prover(certifier.name, model)
         threats: list[L0] = []
@@ -295,8 +305,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
         _check_counterexamples(rows, model, examples, place, threats, result)
         if "seconds" in method:
             given["seconds"] = _PATIENCE * method["seconds"]
-            again = random.SystemRandom().sample(rows, min(_REPROVED, len(rows)))
-            result.notes.append(f"{len(again)} of {len(rows)} proofs were made again, chosen by chance")
+            again = sample(rows, everything, "proofs", result)
     proving = _Proving(options, given, plan["seed"], 1024)
     for start in range(0, len(again), 256):
         some = again[start : start + 256]
@@ -312,7 +321,41 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
         "summary"
     ]:
         result.problems.append(f"summary: run.json says {record['summary']}, its rows say {found_summary}")
+    if result.ok:
+        check_page(folder, result)
+    if result.ok:
+        figures = records.summarise_certificates(record, table)
+        result.figures.append(f"unchanged: {figures.clean_accuracy} right")
+        result.figures += [f"k = {k}: at least {figures.shares[k]} right" for k in figures.shown[1:]]
     return result
+
+
+_UNCHECKED = (
+    "times, machine, versions and dates",
+    "the names that the model and the data go by, and the command",
+)
+
+
+def sample(rows: list[Row], everything: bool, what: str, result: Verification) -> list[Row]:
+    """The rows to make again: all, or as many as chance needs to meet a forger of 5 % of them."""
+    if everything or (enough := sample_size(len(rows))) >= len(rows):
+        result.notes.append(f"the {what} of all {len(rows)} examples were made again")
+        return rows
+    result.notes.append(
+        f"the {what} of {enough} of {len(rows)} examples, drawn by chance just now, were made again: had {_FORGED:.0%} "
+        f"of them been forged, one would be among these with probability {1 - _MISSED:.0%}; --all makes all again"
+    )
+    return random.SystemRandom().sample(rows, enough)
+
+
+def sample_size(n: int) -> int:
+    """The least number of n rows of which one is forged with probability 95 % if 5 % of the n are."""
+    forged = max(1, math.ceil(_FORGED * n))
+    missed, size = 1.0, 0
+    while missed > _MISSED and size < n:
+        missed *= max(0, n - forged - size) / (n - size)
+        size += 1
+    return size
 
 
 def _check_votes(
@@ -327,6 +370,10 @@ def _check_votes(
         for votes, cast in (("selection", [options["n0"]]), ("counts", at_looks)):
             if sum(row[votes] or ()) not in cast or min(row[votes] or [-1]) < 0:
                 result.problems.append(f"example {row['example']}: its {votes} are not {cast[-1]} votes")
+        if row["passes"] != sum(row["selection"] or ()) + sum(row["counts"] or ()):
+            result.problems.append(
+                f"example {row['example']}: {row['passes']} passes are not those of its votes"
+            )
     if not result.problems:
         for row, judged in zip(rows, _judged(rows, options, shape, certifier), strict=True):
             for what, found in judged.items():
@@ -365,7 +412,7 @@ def _compare(row: Row, fresh: Row, result: Verification, timed: bool) -> None:
                     f"example {row['example']}: {moved} of its {what} are others when cast again"
                 )
     if row["counts"] is None and not timed:
-        for what in ("answer", "prediction", "radius", "margin"):
+        for what in ("answer", "prediction", "radius", "margin", "passes"):
             if row[what] != fresh[what]:
                 result.problems.append(
                     f"example {row['example']}: {what} is {fresh[what]}, the run says {row[what]}"

@@ -307,12 +307,10 @@ def check_again(command: str | None, models: Iterable[Any], path: Path, kind: st
 
     A part of a matrix or a comparison is verified with the whole, which knows where its models are.
     """
-    for inner, (name, whole) in (
-        ("", ("comparison.json", "_comparison")),
-        ("any", ("matrix.json", "_matrix")),
-    ):
-        if (inner or not kind) and (path.parent.parent / name).exists():
-            path, kind = path.parent.parent, whole
+    if not kind and (path.parent.parent / "comparison.json").exists():
+        path, kind = path.parent.parent, "_comparison"
+    if (path.parent.parent / "matrix.json").exists():
+        path, kind = path.parent.parent, "_matrix"
     if command is None:
         return f"zeronorm.verify{kind}({str(path)!r}, {'models' if kind in _SEVERAL else 'model'}, data)"
     trust = " --trust" if any(_CODE.fullmatch(str(model)) for model in models) else ""
