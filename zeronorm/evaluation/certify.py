@@ -33,6 +33,7 @@ from zeronorm.defenses.smoothed_classifier import SmoothedClassifier, part_in_tr
 from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild
+from zeronorm.evaluation.identity import ASKED
 from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway
 from zeronorm.evaluation.plan import digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, at_work
@@ -47,6 +48,7 @@ METHODS = tuple(certificates)
 
 _BATCH = 1024  # inputs, or randomised copies, unless said
 _PICTURES = 12  # examples whose clean input is kept for the report: most and least certified
+_VOTED = 2  # examples whose first votes tell whether it is the same model
 _PACKED = 8  # batches of randomised copies to one writing of rows
 _FORGED, _MISSED = 0.05, 0.05  # share of rows, and the chance that `verify` misses all that were forged
 _NEAR_TIES = 1e-3  # share of votes that another machine's rounding may move
@@ -159,6 +161,8 @@ def certify(
         folder = CertificateFolder(out)
         with folder.locked():
             run, rows = open_run(folder, plan, command)
+            there = rows or (folder.read_rows().to_pylist() if folder.table.exists() else [])
+            _check_answers(prover, examples, there, proving, folder.path)
             if run["status"] != "complete":
                 with at_work(workers, prover, examples.y.device) as engine:
                     run["execution"] = execution(examples.y.device, batch_size) | {"workers": engine.count}
@@ -194,6 +198,44 @@ def _given(row: Certifier, threats: L0 | Sequence[L0] | None, seconds: float | N
 def _described(threats: Sequence[L0]) -> dict[str, Any]:
     """Threat models as a plan keeps them."""
     return {"threat": threats[0].describe() | {"budgets": [threat.k for threat in threats]}}
+
+
+def _check_answers(
+    prover: SmoothedClassifier | _Prover,
+    examples: Dataset | Stream,
+    rows: Sequence[Row],
+    proving: _Proving,
+    folder: Path,
+) -> None:
+    """`ArgumentError` unless the model answers a few examples, drawn anew, as the rows in its folder say.
+
+    Of votes, those that choose the class are cast again; else the answers are compared.
+    """
+    place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
+    known = [row for row in rows if row["example"] in place]
+    votes = isinstance(prover, SmoothedClassifier)
+    some = random.SystemRandom().sample(known, min(_VOTED if votes else ASKED, len(known)))
+    if not some:
+        return
+    asked = examples.at([place[row["example"]] for row in some])
+    if isinstance(prover, SmoothedClassifier):
+        cast = prover.vote_counts(
+            asked.x, proving.options["n0"], ids=asked.ids, purpose="selection", batch_size=proving.batch_size,
+            seed=proving.seed,
+        ).tolist()  # fmt: skip
+        moved = [
+            sum(abs(a - b) for a, b in zip(row["selection"], now, strict=False)) / 2
+            for row, now in zip(some, cast, strict=True)
+        ]
+        differ = [count > _NEAR_TIES * proving.options["n0"] for count in moved]
+    else:
+        found = predict(prover.model, asked.x).argmax(1).tolist()
+        differ = [row["answer"] not in (None, now) for row, now in zip(some, found, strict=True)]
+    if any(differ):
+        raise ArgumentError(
+            f"out: {folder} holds the answers of another model: of {sum(differ)} of {len(some)} examples asked again "
+            "they differ; choose another folder"
+        )
 
 
 @reads_records
