@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import re
 import threading
@@ -106,7 +107,7 @@ def parse_json(text: str | bytes) -> Any:
     than any file of ours.
     """
     try:
-        content = json.loads(text, parse_constant=_refused)
+        content = json.loads(text, parse_constant=_refused, parse_float=_finite)
         if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
             json.dumps(content, ensure_ascii=False).encode()  # fails where half a character was escaped
     except RecursionError:
@@ -122,6 +123,13 @@ def parse_json(text: str | bytes) -> Any:
         if not layer:
             return content
     raise ValueError("nested too deeply")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is beyond every number")
+    return number
 
 
 def _refused(constant: str) -> None:

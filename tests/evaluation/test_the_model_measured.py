@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import pickle
 import re
 import warnings
 
@@ -13,6 +14,7 @@ from torch import nn
 
 import zeronorm as zn
 from zeronorm import checks, modules
+from zeronorm.evaluation.batches import InBatches
 from zeronorm.models import BlackBox
 
 SHORT = {"steps": 12, "queries": 16}
@@ -269,3 +271,14 @@ def test_a_model_may_say_where_its_channels_are():
     assert (found.records["distance"].to_pylist()) and zn.verify(found.run, box, last)
     said = zn.evaluate(box, last, zn.L0(1, channels="first"), "sparse_rs", queries=9)
     assert "channels" not in said.summary.run["plan"]["threat"]
+
+
+def test_batches_of_a_size_keep_what_a_model_says_of_itself(model):
+    box = BlackBox(lambda a: model(torch.from_numpy(a)).detach().numpy())
+    for asked in (InBatches(box, 3), pickle.loads(pickle.dumps(InBatches(model, 3)))):
+        assert getattr(asked, "differentiable", True) is (asked.model is not box)
+        assert torch.equal(asked(images(7)), model(images(7)))
+    assert not hasattr(InBatches(model, 3), "abstains") and InBatches(model, 3)(images(0)).shape == (
+        0,
+        CLASSES,
+    )

@@ -62,7 +62,7 @@ class CustomAttack:
         taken = _parameters(self.function)
         return tuple(length for length in LENGTHS if length in taken or length in self.options)
 
-    def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Any, **told: Any) -> Tensor:
+    def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Any, **told: Any) -> Any:
         """Inputs of the shape of x; `told` is what the evaluation knows, and options of this call."""
         return self.function(model, x, y, threat, **(self.options | told))
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zeronorm.cli import options
-from zeronorm.errors import ArgumentError, reading
+from zeronorm.errors import ArgumentError, printable, reading
+from zeronorm.files import local_path
 
 if TYPE_CHECKING:
     from zeronorm.evaluation.verify import Verification
@@ -21,12 +22,27 @@ def verify(
     run: Annotated[
         Path, typer.Argument(help="Folder of a complete run, comparison, matrix or run of certificates.")
     ],
-    model: Annotated[str | None, typer.Option(help="The model, if it is now called otherwise.")] = None,
-    data: Annotated[str | None, typer.Option(help="The data set, if it is now called otherwise.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The model, if it is now called otherwise; package.module:callable for one made in Python. Of a "
+            "comparison or matrix NAME=MODEL, again for each."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The data set, if it is now called otherwise; package.module:callable for one made in Python, which "
+            "returns a Dataset or (x, y)."
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
     trust: Annotated[
         bool,
         typer.Option("--trust", help="Import the package.module:callable that the run names as its model."),
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Of certificates: make all again, not a sample that chance draws.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
@@ -34,76 +50,101 @@ def verify(
     """Check every claim of a run against its model and data: exit status 1 if one does not hold.
 
     Example: zeronorm verify runs/quickstart
+
+    Made in Python: zeronorm verify runs/mine --model my_code:model --data my_code:data --trust
+
+    What holds is printed, with what nobody can check from the records, the model and the data.
     """
     from zeronorm.records.figures import check_run
     from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 
+    run = local_path(run, "run")
     # before anything heavy: is this a run at all?
     matrix = MatrixFolder(run).read() if MatrixFolder(run).exists() else None
-    if matrix is not None:
-        if model is not None:
-            raise ArgumentError("model: a matrix names its models; verify one of its runs with another name")
-        _told(*_matrix_verified(run, matrix, data, split, device, trust), run, json_)
-        return
     comparison = ComparisonFolder(run)
     runs = [comparison.run(part["path"]) for part in comparison.read()["runs"]] if comparison.exists() else []
     certificates = CertificateFolder(run).holds_certificates()
-    folders = runs or [CertificateFolder(run) if certificates else RunFolder(run)]
-    records = [folder.read() for folder in folders]
+    records = []
+    if matrix is None:
+        records = [
+            folder.read() for folder in runs or [CertificateFolder(run) if certificates else RunFolder(run)]
+        ]
     if not certificates:
         for record in records:
             check_run(record)
-    plan = records[0]["plan"]
-    if runs and model is not None:
-        raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.model import resolve_device
 
     where = resolve_device(device)
     with reading(run):
-        names = dict.fromkeys(model or str(record["plan"]["model"]["name"]) for record in records)
+        if matrix is not None:
+            plan, command = matrix["plan"], matrix.get("command")
+            sources = {str(entry["name"]): _source(run, entry) for entry in matrix["models"]}
+        else:
+            plan, command = records[0]["plan"], records[0].get("command")
+            sources = {name: name for name in (str(record["plan"]["model"]["name"]) for record in records)}
         asked = _asked(plan, data, split)
-    if model is None and not trust:
-        _refuse_code(names, "" if runs else ", or with --model {}")
-    given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
-    with _named("model", next(iter(names)), given and model is None):
-        networks = {name: resolve_model(name, where) for name in names}
-    with _named("data", asked[0], given and data is None):
-        dataset = options.dataset(*asked)
+    several = matrix is not None or bool(runs)
+    told = _named_models(model or [], sources, several)
+    if not trust:
+        _refuse_code((source for name, source in sources.items() if name not in told), several)
+    networks = {}
+    for name, source in (sources | told).items():
+        with _named("model", name, command is None and name not in told):
+            networks[name] = _model(source, where)
+    with _named("data", asked[0], command is None and data is None):
+        dataset = _data(*asked, given=data is not None)
     first = next(iter(networks.values()))
-    if certificates:
-        result = zn.verify_certificates(run, first, dataset)
+    if matrix is not None:
+        result = zn.verify_matrix(run, networks, dataset, everything=everything)
+        found = f"of {len(networks)} models, certificates among them, {_searched(result)}"
+    elif certificates:
+        result = zn.verify_certificates(run, first, dataset, everything=everything)
+        found = f"{result.predictions} certificates"
     else:
         result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
-    found = f"{result.predictions} certificates" if certificates else _searched(result)
+        found = _searched(result)
     _told(result, found, run, json_)
 
 
-def _matrix_verified(
-    run: Path, record: dict[str, Any], data: str | None, split: str | None, device: str, trust: bool
-) -> tuple[Verification, str]:
-    """What was checked of a matrix, and in words."""
-    import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+def _source(run: Path, entry: dict[str, Any]) -> str:
+    """How a model of a matrix is loaded; its path may start in the matrix's folder."""
     from zeronorm.models.checkpoint import SIDECAR
 
-    where = resolve_device(device)
-    with reading(run):
-        asked = _asked(record["plan"], data, split)
-    networks = {}
-    sources = {entry["name"]: str(entry["source"] or entry["name"]) for entry in record["models"]}
-    if not trust:
-        _refuse_code(sources.values())
-    for entry in record["models"]:
-        own = run / sources[entry["name"]]  # a path of a matrix may start in its folder
-        with _named("model", entry["name"], entry["source"] is None):
-            source = str(own) if (own / SIDECAR).exists() else sources[entry["name"]]
-            networks[entry["name"]] = resolve_model(source, where)
-    with _named("data", asked[0], record.get("command") is None and data is None):
-        dataset = options.dataset(*asked)
-    result = zn.verify_matrix(run, networks, dataset)
-    return result, f"of {len(networks)} models, certificates among them, {_searched(result)}"
+    source = str(entry["source"] or entry["name"])
+    return str(run / source) if (run / source / SIDECAR).exists() else source
+
+
+def _named_models(words: list[str], sources: dict[str, str], several: bool) -> dict[str, str]:
+    """What `--model` said of which model."""
+    if not several:
+        if len(words) > 1:
+            raise ArgumentError(f"model: expected one for a single run, got {', '.join(words)}")
+        return {name: words[0] for name in sources} if words else {}
+    told = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not equals or name not in sources or not source:
+            raise ArgumentError(f"model: expected NAME=MODEL, a NAME of {', '.join(sources)}, got {word!r}")
+        told[name] = source
+    return told
+
+
+def _model(source: str, where: Any) -> Any:
+    from zeronorm.cli.model import resolve_model
+
+    return resolve_model(source, where)
+
+
+def _data(name: str, split: str, n: int, given: bool) -> Any:
+    """The data set of that name, or of a function of one's own if the command line names one."""
+    from zeronorm.cli.model import imported, is_code
+
+    if not (given and is_code(name)):
+        return options.dataset(name, split, n)
+    found = imported(name, "data")
+    return found() if callable(found) else found
 
 
 def _asked(plan: dict[str, Any], data: str | None, split: str | None) -> tuple[str, str, int]:
@@ -118,14 +159,14 @@ def _asked(plan: dict[str, Any], data: str | None, split: str | None) -> tuple[s
     )
 
 
-def _refuse_code(names: Iterable[str], otherwise: str = "") -> None:
+def _refuse_code(sources: Iterable[str], several: bool) -> None:
     """Records may come from anyone: what they name is not imported unasked."""
     from zeronorm.cli.model import is_code
 
-    if (code := next(filter(is_code, names), None)) is not None:
+    if (code := next(filter(is_code, sources), None)) is not None:
         raise ArgumentError(
             f"model: the run names {code!r}, code that would be imported and run; if you trust it, say so with --trust"
-            f"{otherwise.format(code)}"
+            f", or with --model {'NAME=' if several else ''}{code}"
         )
 
 
@@ -136,21 +177,20 @@ def _searched(result: Verification) -> str:
 def _told(result: Verification, found: str, run: Path, json_: bool) -> None:
     """Say what held and what did not; the exit status follows."""
     for problem in result.problems[:20]:
-        print(f"does not hold: {problem}")
+        print(printable([f"does not hold: {problem}"]))
     if len(result.problems) > 20:
         print(f"... and {len(result.problems) - 20} more")
-    for note in result.notes:
-        print(f"note: {note}")
+    lines = [f"note: {note}" for note in result.notes]
     if result.ok:
-        print(f"every claim holds: {found} re-checked on fresh passes")
+        lines += [f"confirmed: {figure}" for figure in result.figures]
+        lines += [f"not checked: {what}" for what in result.unchecked]
+        lines += [f"every claim holds: {found} re-checked on fresh passes"]
+    if lines:
+        print(printable(lines))
     if json_:
         checked = {"predictions": result.predictions, "adversarials": result.adversarials}
-        print(
-            json.dumps(
-                {"ok": result.ok, "problems": result.problems, "notes": result.notes, "run": str(run)}
-                | checked
-            )
-        )
+        told = {name: getattr(result, name) for name in ("problems", "figures", "notes", "unchecked")}
+        print(json.dumps({"ok": result.ok, "run": str(run)} | told | checked))
     if not result.ok:
         raise typer.Exit(1)
 
@@ -165,5 +205,6 @@ def _named(what: str, name: str, given: bool) -> Iterator[None]:
             raise
         raise ArgumentError(
             f"{what}: the run was made in Python, and what it calls {name!r} cannot be loaded by that name; "
-            f"say what to load with --{what}, or verify from Python: zeronorm.verify(run, model, data)"
+            f"say what to load with --{what} package.module:callable, or verify from Python: "
+            "zeronorm.verify(run, model, data)"
         ) from error

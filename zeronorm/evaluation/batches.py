@@ -34,7 +34,9 @@ class InBatches(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("model"), name)
+            if name == "model":  # it is being made, or unpickled
+                raise
+            return getattr(self.model, name)
 
     def forward(self, x: Tensor) -> Any:
         if not len(x):

@@ -6,6 +6,7 @@ row yet.  The counts are all that a confidence level or a bound needs: `recertif
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 import time
@@ -32,13 +33,14 @@ from zeronorm.defenses.smoothed_classifier import SmoothedClassifier, part_in_tr
 from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild
+from zeronorm.evaluation.identity import ASKED
 from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway
 from zeronorm.evaluation.plan import digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
-from zeronorm.evaluation.verify import Verification, described_threat
+from zeronorm.evaluation.verify import Verification, check_facts, check_page, described_threat
 from zeronorm.records.folders import CertificateFolder, Row, digest_rows
 from zeronorm.threat_model import L0
 
@@ -46,10 +48,10 @@ METHODS = tuple(certificates)
 
 _BATCH = 1024  # inputs, or randomised copies, unless said
 _PICTURES = 12  # examples whose clean input is kept for the report: most and least certified
+_VOTED = 2  # examples whose first votes tell whether it is the same model
 _PACKED = 8  # batches of randomised copies to one writing of rows
-_RECOUNTED = 2  # examples whose votes `verify` casts again
+_FORGED, _MISSED = 0.05, 0.05  # share of rows, and the chance that `verify` misses all that were forged
 _NEAR_TIES = 1e-3  # share of votes that another machine's rounding may move
-_REPROVED = 8  # examples, chosen by chance, of a method with a time limit that `verify` proves again
 _PATIENCE = 4.0  # times as long, since another machine may be slower
 _LEFT_OUT = {"looks": 1, "precision": "float32"}  # options that a record names where they are others
 
@@ -159,6 +161,8 @@ def certify(
         folder = CertificateFolder(out)
         with folder.locked():
             run, rows = open_run(folder, plan, command)
+            there = rows or (folder.read_rows().to_pylist() if folder.table.exists() else [])
+            _check_answers(prover, examples, there, proving, folder.path)
             if run["status"] != "complete":
                 with at_work(workers, prover, examples.y.device) as engine:
                     run["execution"] = execution(examples.y.device, batch_size) | {"workers": engine.count}
@@ -194,6 +198,44 @@ def _given(row: Certifier, threats: L0 | Sequence[L0] | None, seconds: float | N
 def _described(threats: Sequence[L0]) -> dict[str, Any]:
     """Threat models as a plan keeps them."""
     return {"threat": threats[0].describe() | {"budgets": [threat.k for threat in threats]}}
+
+
+def _check_answers(
+    prover: SmoothedClassifier | _Prover,
+    examples: Dataset | Stream,
+    rows: Sequence[Row],
+    proving: _Proving,
+    folder: Path,
+) -> None:
+    """`ArgumentError` unless the model answers a few examples, drawn anew, as the rows in its folder say.
+
+    Of votes, those that choose the class are cast again; else the answers are compared.
+    """
+    place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
+    known = [row for row in rows if row["example"] in place]
+    votes = isinstance(prover, SmoothedClassifier)
+    some = random.SystemRandom().sample(known, min(_VOTED if votes else ASKED, len(known)))
+    if not some:
+        return
+    asked = examples.at([place[row["example"]] for row in some])
+    if isinstance(prover, SmoothedClassifier):
+        cast = prover.vote_counts(
+            asked.x, proving.options["n0"], ids=asked.ids, purpose="selection", batch_size=proving.batch_size,
+            seed=proving.seed,
+        ).tolist()  # fmt: skip
+        moved = [
+            sum(abs(a - b) for a, b in zip(row["selection"], now, strict=False)) / 2
+            for row, now in zip(some, cast, strict=True)
+        ]
+        differ = [count > _NEAR_TIES * proving.options["n0"] for count in moved]
+    else:
+        found = predict(prover.model, asked.x).argmax(1).tolist()
+        differ = [row["answer"] not in (None, now) for row, now in zip(some, found, strict=True)]
+    if any(differ):
+        raise ArgumentError(
+            f"out: {folder} holds the answers of another model: of {sum(differ)} of {len(some)} examples asked again "
+            "they differ; choose another folder"
+        )
 
 
 @reads_records
@@ -246,34 +288,44 @@ def recertify(
 
 
 @reads_records
-def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verification:
+def verify_certificates(
+    run: str | Path, model: Any, data: DataLike, *, everything: bool = False
+) -> Verification:
     """Check every claim of a complete run of certificates.
 
     Digests of plan, model, data and rows; that no row is missing or doubled; of every row, that answer, prediction and
-    radius are what its votes prove, and the votes as many as were to be cast.  The votes of the first two examples
-    are cast again; a method without votes is run again on all, one with a time limit on some that chance chooses, and
-    every counterexample is tried.
+    radius are what its votes prove, and the votes as many as were to be cast.  A method without votes is run again on
+    all, and every counterexample is tried.  Votes are cast again for some examples that chance chooses now, so that
+    nobody could know them, and so are proofs with a time limit made again: enough that of a run with 5 % forged rows
+    one is among them with probability 95 %, and the notes say so.
+
+    Args:
+        run: folder of a complete run.
+        model, data: as given to `certify`.
+        everything: cast all votes again, and make all proofs again.
     """
     folder = CertificateFolder(run)
     record = folder.read_complete()
     table, plan = folder.read_rows(), record["plan"]
     rows, result, dataset = table.to_pylist(), Verification(), as_dataset(data)
-    model_digest = models.describe(model).get("digest")
+    result.unchecked += _UNCHECKED
     for what, claimed, found in (
         ("plan: its digest", record["plan_digest"], digest(plan)),
         ("data: digest", plan["data"]["digest"], dataset.digest),
-        ("model: digest", plan["model"].get("digest"), model_digest),
         ("rows: their digest", record.get("rows_digest"), digest_rows(table)),
         ("rows: their examples", sorted(row["example"] for row in rows), sorted(dataset.ids.tolist())),
     ):
         if claimed != found:
             result.problems.append(f"{what} is {_short(found)}, the run says {_short(claimed)}")
+    check_facts(plan, model, dataset, result)
     if result.problems:
         return result
     examples = on_device(dataset, device_of(model))
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     method, options = plan["method"], plan["method"]["options"]
     certifier = get(method["name"])
+    for what in ("kind", "unit"):
+        result.compare(f"method: {what}", method.get(what), getattr(certifier, what))
     prover: SmoothedClassifier | _Prover
     again, given = rows, {}
     if certifier.votes:
@@ -284,7 +336,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
         _check_votes(certifier, rows, options, plan["data"]["shape"], result)
         if result.problems:
             return result
-        again = rows[:_RECOUNTED]
+        again = sample(rows, everything, "votes", result)
     else:
         prover = _Prover(certifier.name, model)
         threats: list[L0] = []
@@ -295,8 +347,7 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
         _check_counterexamples(rows, model, examples, place, threats, result)
         if "seconds" in method:
             given["seconds"] = _PATIENCE * method["seconds"]
-            again = random.SystemRandom().sample(rows, min(_REPROVED, len(rows)))
-            result.notes.append(f"{len(again)} of {len(rows)} proofs were made again, chosen by chance")
+            again = sample(rows, everything, "proofs", result)
     proving = _Proving(options, given, plan["seed"], 1024)
     for start in range(0, len(again), 256):
         some = again[start : start + 256]
@@ -312,7 +363,41 @@ def verify_certificates(run: str | Path, model: Any, data: DataLike) -> Verifica
         "summary"
     ]:
         result.problems.append(f"summary: run.json says {record['summary']}, its rows say {found_summary}")
+    if result.ok:
+        check_page(folder, result)
+    if result.ok:
+        figures = records.summarise_certificates(record, table)
+        result.figures.append(f"unchanged: {figures.clean_accuracy} right")
+        result.figures += [f"k = {k}: at least {figures.shares[k]} right" for k in figures.shown[1:]]
     return result
+
+
+_UNCHECKED = (
+    "times, machine, versions and dates",
+    "the names that the model and the data go by, and the command",
+)
+
+
+def sample(rows: list[Row], everything: bool, what: str, result: Verification) -> list[Row]:
+    """The rows to make again: all, or as many as chance needs to meet a forger of 5 % of them."""
+    if everything or (enough := sample_size(len(rows))) >= len(rows):
+        result.notes.append(f"the {what} of all {len(rows)} examples were made again")
+        return rows
+    result.notes.append(
+        f"the {what} of {enough} of {len(rows)} examples, drawn by chance just now, were made again: had {_FORGED:.0%} "
+        f"of them been forged, one would be among these with probability {1 - _MISSED:.0%}; --all makes all again"
+    )
+    return random.SystemRandom().sample(rows, enough)
+
+
+def sample_size(n: int) -> int:
+    """The least number of n rows of which one is forged with probability 95 % if 5 % of the n are."""
+    forged = max(1, math.ceil(_FORGED * n))
+    missed, size = 1.0, 0
+    while missed > _MISSED and size < n:
+        missed *= max(0, n - forged - size) / (n - size)
+        size += 1
+    return size
 
 
 def _check_votes(
@@ -327,6 +412,10 @@ def _check_votes(
         for votes, cast in (("selection", [options["n0"]]), ("counts", at_looks)):
             if sum(row[votes] or ()) not in cast or min(row[votes] or [-1]) < 0:
                 result.problems.append(f"example {row['example']}: its {votes} are not {cast[-1]} votes")
+        if row["passes"] != sum(row["selection"] or ()) + sum(row["counts"] or ()):
+            result.problems.append(
+                f"example {row['example']}: {row['passes']} passes are not those of its votes"
+            )
     if not result.problems:
         for row, judged in zip(rows, _judged(rows, options, shape, certifier), strict=True):
             for what, found in judged.items():
@@ -365,7 +454,7 @@ def _compare(row: Row, fresh: Row, result: Verification, timed: bool) -> None:
                     f"example {row['example']}: {moved} of its {what} are others when cast again"
                 )
     if row["counts"] is None and not timed:
-        for what in ("answer", "prediction", "radius", "margin"):
+        for what in ("answer", "prediction", "radius", "margin", "passes"):
             if row[what] != fresh[what]:
                 result.problems.append(
                     f"example {row['example']}: {what} is {fresh[what]}, the run says {row[what]}"

@@ -29,7 +29,7 @@ from zeronorm.evaluation.result import Evaluation, RobustAccuracy
 from zeronorm.evaluation.runner import evaluate
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
-from zeronorm.evaluation.verify import Verification, verify
+from zeronorm.evaluation.verify import Verification, catalogue_word, check_page, verify
 from zeronorm.files import unless_refused
 from zeronorm.records.folders import ComparisonFolder, digest_rows
 from zeronorm.threat_model import L0, Linf
@@ -188,9 +188,26 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
         result.adversarials += len(fresh)
         if record["transfer"] and digest_rows(claimed) != record["transfer"].get("rows_digest"):
             result.problems.append("transfer: the digest of its rows differs from the one in comparison.json")
+        carried = len(fresh) if record["transfer"] else 0
+        result.compare("transfer: its rows", (record["transfer"] or {}).get("rows", 0), carried)
         if records.comparison_json(records.read_comparison(folder)) != record["summary"]:
             result.problems.append("summary: comparison.json says other figures than the rows")
+        _check_names(folder, record["runs"], result)
+    if not result.problems:
+        check_page(folder, result)
     return result
+
+
+def _check_names(folder: ComparisonFolder, runs: Sequence[Mapping[str, Any]], result: Verification) -> None:
+    """What the runs are called: each model as in its plan, an attack of the catalogue as one that took part."""
+    for run in runs:
+        plan = folder.run(run["path"]).read()["plan"]
+        result.compare(f"{run['path']}: its model", run["model"], plan["model"]["name"])
+        took_part = {plan["attack"]["name"], *(stage["attack"] for stage in plan["attack"]["stages"])}
+        if catalogue_word(run["attack"]) not in (None, *took_part):
+            result.problems.append(
+                f"{run['path']}: its attack is {plan['attack']['name']}, it is called {run['attack']}"
+            )
 
 
 # -- the folder ---------------------------------------------------------------------------------------------

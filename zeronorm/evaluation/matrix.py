@@ -43,10 +43,10 @@ from zeronorm.evaluation.plan import differences, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
 from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
-from zeronorm.evaluation.verify import Verification
+from zeronorm.evaluation.verify import Verification, catalogue_word, check_page, described_threat
 from zeronorm.files import unless_refused
 from zeronorm.modules import evaluation_mode
-from zeronorm.records.folders import ComparisonFolder, MatrixFolder
+from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder
 from zeronorm.threat_model import L0, Linf
 
 _TIMED = 128  # examples answered to time an answer, at most
@@ -229,12 +229,16 @@ def check_matrix(
 
 
 @reads_records
-def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -> Verification:
-    """Check every claim of a complete matrix: all searches and all certificates of every model.
+def verify_matrix(
+    run: str | Path, model: Mapping[str, Model], data: DataLike, *, everything: bool = False
+) -> Verification:
+    """Check every claim of a complete matrix: all searches and all certificates of every model, what ties them
+    together in matrix.json, the verdicts, and the page.
 
     Args:
         run: its folder.
         model, data: as given to `matrix`.
+        everything: as of `verify_certificates`.
     """
     folder = MatrixFolder(run)
     record = folder.read()
@@ -252,10 +256,60 @@ def verify_matrix(run: str | Path, model: Mapping[str, Model], data: DataLike) -
         parts = [verify_comparison(folder.within(entry["attacks"]), {entry["name"]: network}, dataset)]
         if entry["certificate"]:
             base = network.base_classifier if isinstance(network, SmoothedClassifier) else network
-            parts.append(verify_certificates(folder.within(entry["certificate"]), base, dataset))
+            place = folder.within(entry["certificate"])
+            parts.append(verify_certificates(place, base, dataset, everything=everything))
         for part in parts:
             result.add(part, entry["name"])
+        if not result.problems:
+            _check_entry(folder, record, entry, network, dataset, result)
+    result.unchecked.append("the time of an answer")
+    for what, found in describe_data(dataset).items():
+        if what not in ("name", "split"):
+            result.compare(f"matrix: data: {what}", record["plan"]["data"].get(what), found)
+    for attack, kind in record["knowledge"].items():
+        if (word := catalogue_word(attack)) is not None:
+            result.compare(f"matrix: what {attack} knows", kind, _knowledge(word))
+    if result.ok:
+        check_page(folder, result)
+    if result.ok:
+        result.figures += [f"{v.name} {v.word}" for v in records.verdicts(records.read_matrix(folder))]
     return result
+
+
+def _check_entry(
+    folder: MatrixFolder,
+    record: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    network: Model,
+    dataset: Dataset | Stream,
+    result: Verification,
+) -> None:
+    """What matrix.json says of a model, against the model and its runs."""
+    name, plan, runs = entry["name"], record["plan"], ComparisonFolder(folder.within(entry["attacks"]))
+    result.compare(f"{name}: facts", plan["models"].get(name), models.describe(network))
+    result.compare(f"{name}: training", entry["training"], _training(network))
+    passes = network.votes if isinstance(network, SmoothedClassifier) else 1
+    result.compare(f"{name}: passes of an answer", (entry["cost"] or {}).get("passes"), passes)
+    method, why = _method(network, dataset)
+    result.compare(f"{name}: why it has no certificate", entry["uncertified"], why)
+    result.compare(
+        f"{name}: whether it has a certificate", entry["certificate"] is not None, method is not None
+    )
+    if entry["certificate"] and get(method or "").votes:
+        options = CertificateFolder(folder.within(entry["certificate"])).read()["plan"]["method"]["options"]
+        for what in ("n", "alpha"):
+            result.compare(f"{name}: {what} of its certificate", plan["certificate"][what], options[what])
+    made = runs.read()["runs"]
+    for run in made:
+        threat = runs.run(run["path"]).read()["plan"]["threat"]
+        result.compare(f"{name}: budgets of {run['attack']}", plan["k"], threat["budgets"])
+    asked = {run["attack"] for run in made} | entry["unfit"].keys()
+    result.compare(f"{name}: attacks", sorted(record["knowledge"]), sorted(asked))
+    any_budget = described_threat(threat, dataset.x[:1])
+    words = {attack: word for attack in asked if (word := catalogue_word(attack)) is not None}
+    unfit = unfit_attacks(network, dataset, [any_budget.with_k(k) for k in plan["k"]], words, {})
+    for attack in words:
+        result.compare(f"{name}: why {attack} cannot be run", entry["unfit"].get(attack), unfit.get(attack))
 
 
 # -- the folder ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +16,20 @@ from torch import Tensor
 
 from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.catalogue import catalogue
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import one_line, reads_records
+from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.result import summary_of
-from zeronorm.evaluation.runner import pictured
-from zeronorm.records.folders import Row, RunFolder, digest_rows
+from zeronorm.evaluation.runner import describe_data, pictured
+from zeronorm.files import read_file
+from zeronorm.records.figures import summarise
+from zeronorm.records.folders import Folder, Row, RunFolder, digest_rows
+from zeronorm.report.html import page
 from zeronorm.threat_model import L0
 
 Key = tuple[int | None, int | None, int | None]  # example, budget, stage; a damaged row may lack any
@@ -33,19 +39,36 @@ _BATCH = 256
 
 @dataclass
 class Verification:
-    """What was checked, and what did not hold.  True if everything held; `notes` are of what claims nothing."""
+    """What was checked, and what did not hold.  True if everything held.
+
+    Attributes:
+        predictions, adversarials: how many were made again on fresh passes.
+        problems: what did not hold.
+        figures: those that were confirmed, in words; none where something did not hold.
+        notes: what claims nothing, and what was checked in part.
+        unchecked: what the records say beyond that, and nobody can tell from them, the model and the data.
+    """
 
     predictions: int = 0
     adversarials: int = 0
     problems: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
     def add(self, part: Verification, where: str) -> None:
         """Count in what was checked of a part; what did not hold says where."""
         self.predictions += part.predictions
         self.adversarials += part.adversarials
         self.problems += [f"{where}: {problem}" for problem in part.problems]
+        self.figures += [f"{where}: {figure}" for figure in part.figures]
         self.notes += [f"{where}: {note}" for note in part.notes]
+        self.unchecked += [words for words in part.unchecked if words not in self.unchecked]
+
+    def compare(self, what: str, claimed: Any, found: Any) -> None:
+        """A problem, unless what the records claim is what was found."""
+        if claimed != found:
+            self.problems.append(f"{what} is {_short(found)}, the run says {_short(claimed)}")
 
     @property
     def ok(self) -> bool:
@@ -60,14 +83,16 @@ class Verification:
 def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     """Check every claim of a complete run against the model and the data it names.
 
-    Of the plan, the model and the data: their digests.  Of every clean row: the prediction and its margin.  Of
-    every broken row: that the stored values make an input within the budget, the box and the allowed
-    positions, at the distance claimed, which the model misclassifies as claimed.  Of the rows together: that
-    none is missing, doubled or changed since the run ended, and that they give the figures in the summary.
-    Of the pictures: that they are the data's; one that is missing is noted, since no figure needs it.
+    Of the plan, the model and the data: their digests, and every fact that they tell of themselves.  Of every clean
+    row: the prediction and its margin.  Of every broken row: that the stored values make an input within the budget,
+    the box and the allowed positions, at the distance claimed, which the model misclassifies as claimed.  Of the rows
+    together: that none is missing, doubled or changed since the run ended, that they give the figures in the summary
+    and the findings of the diagnosis, and that a search that failed spent the passes it was asked for.  Of the
+    pictures: that they are the data's; one that is missing is noted, since no figure needs it.  Of the page: every
+    byte, but for the place that it names to check it again.
 
     That an example was *not* broken cannot be checked without searching again: the run is repeatable, so the
-    same command in another folder does that.
+    same command in another folder does that.  `unchecked` lists this and the rest that nobody can tell.
 
     Args:
         run: folder of a complete run.
@@ -84,6 +109,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     table = folder.read_rows()
     rows, plan = table.to_pylist(), record["plan"]
     result = Verification()
+    result.unchecked += UNCHECKED
     if digest(plan) != record["plan_digest"]:
         result.problems.append(
             "plan: its digest differs from the one in run.json: what was asked was changed"
@@ -102,9 +128,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
             f"data: digest of its {len(dataset)} examples is {dataset.digest[:19]}..., of the "
             f"{plan['data']['n']} that the run used {plan['data']['digest'][:19]}..."
         )
-    model_digest = models.describe(model).get("digest")
-    if model_digest != plan["model"].get("digest"):
-        result.problems.append(f"model: digest is {model_digest}, the run used {plan['model'].get('digest')}")
+    check_facts(plan, model, dataset, result)
     if digest_rows(table) != record.get("rows_digest"):
         result.problems.append("rows: their digest differs from the one in run.json: rows were changed")
 
@@ -123,6 +147,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     for row in known:
         i = position[row["example"]]
         _check_names(row, labels[i], names[i], plan, result)
+        _check_effort(row, plan, result)
     clean = [row for row in known if row["stage"] == -1]
     broken = [row for row in known if row["stage"] != -1 and row["outcome"] == "broken"]
     for some in _batches(clean):
@@ -142,11 +167,125 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     else:
         if claimed != found:
             result.problems.append(f"summary: run.json says {claimed}, its rows say {found}")
+    if result.ok:
+        _check_diagnosis(record, rows, asked, examples, result)
+        check_page(folder, result)
+    if result.ok:
+        figures = summarise(record, table)
+        result.figures.append(f"unchanged: {figures.clean_accuracy} right")
+        result.figures += [
+            f"{figures.label(k)}: at most {figures.robust_accuracy[k]} right" for k in figures.budgets
+        ]
     if result.ok and (missing := len((due := set(pictured(rows))) - pictures.keys())):
         result.notes.append(
             f"images.parquet lacks {missing} of {len(due)} pictures: a report made now cannot show them"
         )
     return result
+
+
+UNCHECKED = (
+    "that an example was not broken: only the same search again shows it",
+    "the margins of unbroken examples, which are of inputs that are not kept",
+    "passes beyond the least a search takes, times, machine, versions and dates",
+    "the names that the model and the data go by, and the command",
+)
+
+
+def check_facts(
+    plan: Mapping[str, Any], model: Model, dataset: Dataset | Stream, result: Verification
+) -> None:
+    """What a plan says of the model and the data, against what they tell of themselves."""
+    told, facts = plan["model"], models.describe(model)
+    result.compare("model: digest", told.get("digest"), facts.get("digest"))
+    ours = isinstance(model, models.Classifier)
+    for what in sorted((told.keys() | facts.keys()) - {"name", "digest", "differentiable"}):
+        if what == "architecture" and not ours:
+            if told.get(what) != facts[what]:  # a function may be called otherwise elsewhere
+                result.notes.append(f"the run calls the model {told.get(what)}, here it is {facts[what]}")
+        else:
+            result.compare(f"model: {what}", told.get(what), facts.get(what))
+    of_data = describe_data(dataset)
+    for what in ("n", "shape", "dtype", "class_names"):
+        result.compare(f"data: {what}", plan["data"].get(what), of_data[what])
+    for what in ("name", "split"):
+        if plan["data"].get(what) != of_data[what]:
+            result.notes.append(
+                f"the run's {what} of the data is {plan['data'].get(what)}, here {of_data[what]}"
+            )
+
+
+def catalogue_word(called: Any) -> str | None:
+    """The attack of the catalogue that one is called by, with its options or without; None of another."""
+    word = str(called).partition(":")[0].partition(" (")[0].replace("-", "_")
+    return word if word in catalogue else None
+
+
+def check_page(folder: Folder, result: Verification) -> None:
+    """That the page of a folder is the one that its records give."""
+    if not folder.page.exists():
+        result.notes.append(f"there is no {folder.page.name}: zeronorm report makes it")
+        return
+    made = page([folder.path], folder.path)
+    there = read_file(folder.page).decode(errors="replace")
+    if _placeless(there) != _placeless(made):
+        result.problems.append(f"{folder.page.name}: it is not the page that the records give")
+
+
+def _placeless(text: str) -> str:
+    """A page without the folder that it names, which may have been moved."""
+    return re.sub(r"zeronorm( verify|\.verify)[^<\n]*", "zeronorm verify", text)
+
+
+def _check_diagnosis(
+    record: Mapping[str, Any],
+    rows: list[Row],
+    model: Model,
+    examples: Dataset | Stream,
+    result: Verification,
+) -> None:
+    """The findings, made again from the model and the rows; and what was looked at."""
+    look = diagnosis.look_at(model, examples)
+    findings = [*look.findings]
+    if not look.differentiable and getattr(model, "differentiable", True):
+        findings.append(diagnosis.NO_GRADIENTS)
+    findings += diagnosis.inspect_answers(look, examples, rows)
+    findings += diagnosis.inspect_rows(dict(record), [dict(row) for row in rows])
+    claimed, found = (list(map(_figureless, some)) for some in (record["diagnosis"], findings))
+    if claimed != found:
+        said, now = (
+            ", ".join(finding["code"] for finding in some) or "nothing"
+            for some in (record["diagnosis"], findings)
+        )
+        what = f"{now}, the run says {said}" if said != now else "worded otherwise than in the run"
+        result.problems.append(f"diagnosis: what was found is {what}")
+    result.compare("diagnosis: what was looked at", record.get("checks"), diagnosis.passed(record, findings))
+    result.compare(
+        "model: differentiable", record["plan"]["model"].get("differentiable"), look.differentiable
+    )
+
+
+def _figureless(finding: Mapping[str, str]) -> dict[str, str]:
+    """A finding without its figures, some of which chance or another machine may change."""
+    return {key: re.sub(r"[\d.,]+", "#", str(value)) for key, value in finding.items()}
+
+
+def _check_effort(row: Row, plan: Mapping[str, Any], result: Verification) -> None:
+    """A search that failed has spent its passes; one of the catalogue asks the model at least once."""
+    stage = row["stage"] if row["stage"] is not None else -1
+    if not 0 <= stage < len(plan["attack"]["stages"]) or not row["k"] or row["forwards"] is None:
+        return
+    told = plan["attack"]["stages"][stage]
+    if "custom" in told or told["attack"] not in catalogue:
+        return
+    least, entry = 1, catalogue[told["attack"]]
+    # where they find nothing, sparse attacks of a budget go on to the end of their steps or queries
+    if row["outcome"] == "robust" and entry.kind == "budget" and "L0" in entry.norms and len(entry.cost) == 1:
+        asked = told["options"].get(entry.cost[0])
+        least = max(1, asked) if isinstance(asked, int) else 1
+    if row["forwards"] < least:
+        result.problems.append(
+            f"{_who(row)}: {row['forwards']} passes, fewer than the {least} that its search takes at least"
+        )
 
 
 def _some(examples: Mapping[Any, str | None]) -> str:
@@ -322,6 +461,11 @@ def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
     allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
     allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
     return replace(threat, allowed=allowed)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else f"{text[:40]}..."
 
 
 def _batch_size(record: Mapping[str, Any]) -> int:

@@ -10,7 +10,9 @@ from zeronorm.metrics.agreement import Difference as Difference
 from zeronorm.metrics.agreement import broken_alone as broken_alone
 from zeronorm.metrics.agreement import broken_by_first_only as broken_by_first_only
 from zeronorm.metrics.agreement import broken_within as broken_within
+from zeronorm.metrics.agreement import holm as holm
 from zeronorm.metrics.agreement import paired_difference as paired_difference
+from zeronorm.metrics.agreement import paired_p_value as paired_p_value
 from zeronorm.metrics.agreement import worst_case as worst_case
 from zeronorm.metrics.average_robustness import mean_distance_of_right as mean_distance_of_right
 from zeronorm.metrics.average_robustness import median_distance as median_distance
@@ -35,12 +37,14 @@ __all__ = [
     "certified_accuracy",
     "clever_score",
     "flipped_share",
+    "holm",
     "interval",
     "mean_distance_of_right",
     "median_certified",
     "median_distance",
     "median_magnitude",
     "paired_difference",
+    "paired_p_value",
     "r_2",
     "r_inf",
     "robust_accuracy",

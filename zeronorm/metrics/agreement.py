@@ -90,6 +90,32 @@ def paired_difference(
     return Difference(found, low, high)
 
 
+def paired_p_value(only_first: SupportsIndex, only_second: SupportsIndex) -> float:
+    """The exact two-sided p-value of two shares being one, by the examples that count for one share alone.
+
+    McNemar's test in its binomial form (Psychometrika 12, 1947): each of these is of either share with chance 1/2.
+    """
+    b, c = index(only_first), index(only_second)
+    if min(b, c) < 0:
+        raise ArgumentError(f"only_first, only_second: expected counts of examples, got {b} and {c}")
+    from scipy.special import bdtr  # slow to import
+
+    return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several hypotheses are refused, so that the chance to refuse any true one is `level` at most.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+    """
+    refused = [False] * len(p_values)
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] > level / (len(p_values) - rank):
+            break
+        refused[i] = True
+    return refused
+
+
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
     """Bisect for the point at which a falling function crosses 0."""
     for _ in range(60):

@@ -16,6 +16,7 @@ from zeronorm.records.figures import text_table as text_table
 from zeronorm.records.matrix_figures import matrix_json as matrix_json
 from zeronorm.records.matrix_figures import matrix_table as matrix_table
 from zeronorm.records.matrix_figures import read_matrix as read_matrix
+from zeronorm.records.matrix_figures import verdicts as verdicts
 from zeronorm.records.results import leaderboard_json as leaderboard_json
 from zeronorm.records.results import leaderboard_table as leaderboard_table
 from zeronorm.records.results import read_boards as read_boards
@@ -42,4 +43,5 @@ __all__ = [
     "summarise",
     "summarise_certificates",
     "text_table",
+    "verdicts",
 ]

@@ -8,9 +8,12 @@ k.  In an unfinished run, examples whose search has not ended count as robust: t
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,8 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "plan.attack.name": str,
     "plan.attack.stages": list,
 }
+_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # package.module:callable
+_SEVERAL = ("_comparison", "_matrix")
 _MOST = 1 << 24  # budget of a run: there is a place for each k below in its curve
 _COLUMNS = ["example", "label", "k", "stage", "outcome", "distance", "prediction", "forwards", "backwards"]
 
@@ -309,6 +314,21 @@ def positions(plan: Mapping[str, Any], unit: str) -> int:
     if unit != "pixel":
         return math.prod(shape)
     return math.prod(shape[:-1] if channels_last(plan) else shape[1:])
+
+
+def check_again(command: str | None, models: Iterable[Any], path: Path, kind: str = "") -> str:
+    """How a run is verified, as it can be typed: on the command line what was made there, in Python the rest.
+
+    A part of a matrix or a comparison is verified with the whole, which knows where its models are.
+    """
+    if not kind and (path.parent.parent / "comparison.json").exists():
+        path, kind = path.parent.parent, "_comparison"
+    if (path.parent.parent / "matrix.json").exists():
+        path, kind = path.parent.parent, "_matrix"
+    if command is None:
+        return f"zeronorm.verify{kind}({str(path)!r}, {'models' if kind in _SEVERAL else 'model'}, data)"
+    trust = " --trust" if any(_CODE.fullmatch(str(model)) for model in models) else ""
+    return f"zeronorm verify {shlex.quote(str(path))}{trust}"
 
 
 def facts(entries: Iterable[tuple[str, Sequence[Any]]]) -> list[tuple[str, list[str]]]:

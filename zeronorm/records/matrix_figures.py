@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from zeronorm.errors import ArgumentError, printable
-from zeronorm.metrics import Difference, paired_difference
+from zeronorm.metrics import Difference, holm, paired_difference, paired_p_value
 from zeronorm.records.certificate_figures import CertificateSummary, contradictions, summarise_certificates
 from zeronorm.records.comparison_figures import ModelFigures, read_comparison, warning_lines
-from zeronorm.records.figures import Share, Summary, count, data_title, facts, percent
+from zeronorm.records.figures import Share, Summary, check_again, count, data_title, facts, percent
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder
 
 MASKED = 0.1  # white-box attacks that leave so much more than others mislead
@@ -124,19 +124,57 @@ def read_matrix(folder: MatrixFolder) -> MatrixFigures:
 
 
 def verdicts(matrix: MatrixFigures) -> list[DefenceVerdict]:
-    """Of every model but the first: does it withstand more, at which price, and what breaks it?"""
-    return [_verdict(one, matrix) for one in matrix.defences[1:]]
+    """Of every model but the first: does it withstand more, at which price, and what breaks it?
+
+    All of these questions are one family, of every model at every budget: the chance that any model is called better
+    or worse that is neither is 5 % at most (Holm's procedure over exact paired tests).
+    """
+    baseline, knowledge, budgets = (
+        matrix.defences[0],
+        matrix.record.get("knowledge", {}),
+        matrix.first.budgets,
+    )
+    both = [_both(one, baseline, knowledge) for one in matrix.defences[1:]]
+    found = {
+        (i, k): _gains(one, baseline, k, both[i])
+        for i, one in enumerate(matrix.defences[1:])
+        for k in budgets
+    }
+    told = iter(holm([gain.p for gains in found.values() for gain in gains]))
+    chosen = {}
+    for at, gains in found.items():
+        # what is told apart to the better first; else, that of which least would be lost
+        judged = [(gain, next(told)) for gain in gains] or [
+            (_Gain(Difference(0.0, -1.0, 1.0), 1.0, False), False)
+        ]
+        chosen[at] = max(judged, key=lambda pair: (pair[1] and pair[0].by.value > 0, pair[0].by.low))
+    return [
+        _verdict(one, matrix, both[i], {k: chosen[i, k] for k in budgets})
+        for i, one in enumerate(matrix.defences[1:])
+    ]
 
 
-def _verdict(one: Defence, matrix: MatrixFigures) -> DefenceVerdict:
+@dataclass(frozen=True)
+class _Gain:
+    """How many more withstand than of the baseline, the p-value of none, and whether that goes by what is proved."""
+
+    by: Difference
+    p: float
+    by_proof: bool
+
+
+def _verdict(
+    one: Defence, matrix: MatrixFigures, both: Sequence[str], gains: Mapping[int, tuple[_Gain, bool]]
+) -> DefenceVerdict:
     k, baseline, knowledge = matrix.judged_k, matrix.defences[0], matrix.record.get("knowledge", {})
     budgets = matrix.first.budgets
-    both = _both(one, baseline, knowledge)
-    gains = {b: _gain(one, baseline, b, both) for b in budgets}
-    more, fewer = [b for b in budgets if gains[b][0].low > 0], [b for b in budgets if gains[b][0].high < 0]
+    more, fewer = (
+        [b for b in budgets if gains[b][1] and sign * gains[b][0].by.value > 0] for sign in (1, -1)
+    )
     words = [_at("resists", more, budgets), _at("is weaker", fewer, budgets)]
     word = ", ".join(filter(None, words)) or ("falls" if both else "cannot be judged")
-    left, proved, (gain, by_proof) = one.attacked.robust_accuracy[k], one.proved_at(k), gains[k]
+    left, proved = one.attacked.robust_accuracy[k], one.proved_at(k)
+    gain, by_proof = gains[k][0].by, gains[k][0].by_proof
     than = (
         f"more than of {baseline.name}"
         if k in more
@@ -192,7 +230,7 @@ def _both(one: Defence, baseline: Defence, knowledge: Mapping[str, str]) -> list
     ]
 
 
-def _gain(one: Defence, baseline: Defence, k: int, both: Sequence[str]) -> tuple[Difference, bool]:
+def _gains(one: Defence, baseline: Defence, k: int, both: Sequence[str]) -> list[_Gain]:
     """How many more of the same examples withstand than of the baseline, and whether that goes by what is proved.
 
     Under attack they are compared by attacks that see both: a vote would gain by those alone that cannot be run on it.
@@ -201,20 +239,13 @@ def _gain(one: Defence, baseline: Defence, k: int, both: Sequence[str]) -> tuple
     found = [(_left(one, k, both), _left(baseline, k, both), False)] if both else []
     if one.proved is not None:
         found.append((_proved(one, k), _left(baseline, k), True))
-    gains = [
-        (
-            paired_difference(
-                sum(a and not b for a, b in zip(ours, theirs, strict=True)),
-                sum(b and not a for a, b in zip(ours, theirs, strict=True)),
-                len(ours),
-            ),
-            by_proof,
-        )
-        for ours, theirs, by_proof in found
-    ]
-    if not gains:
-        return Difference(0.0, -1.0, 1.0), False
-    return max(gains, key=lambda gain: gain[0].low)
+    gains = []
+    for ours, theirs, by_proof in found:
+        only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+        only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+        by = paired_difference(only_ours, only_theirs, len(ours))
+        gains.append(_Gain(by, paired_p_value(only_ours, only_theirs), by_proof))
+    return gains
 
 
 def _proved(one: Defence, k: int) -> list[bool]:
@@ -341,7 +372,7 @@ def matrix_table(matrix: MatrixFigures) -> str:
     return printable(lines)
 
 
-def matrix_provenance(matrix: MatrixFigures, path: Any) -> list[tuple[str, list[str]]]:
+def matrix_provenance(matrix: MatrixFigures, path: Path) -> list[tuple[str, list[str]]]:
     """What was asked, of what, and how to check it."""
     record = matrix.record
     plan = matrix.first.run["plan"]
@@ -367,6 +398,16 @@ def matrix_provenance(matrix: MatrixFigures, path: Any) -> list[tuple[str, list[
                 ],
             ),
             ("Command", [record.get("command")]),
-            ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
+            (
+                "Check again",
+                [
+                    check_again(
+                        record.get("command"),
+                        [entry["source"] or entry["name"] for entry in record["models"]],
+                        path,
+                        "_matrix",
+                    )
+                ],
+            ),
         ]
     )

@@ -6,7 +6,6 @@ import functools
 import math
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
@@ -37,6 +36,7 @@ from zeronorm.records.comparison_figures import (
 from zeronorm.records.figures import (
     Share,
     Summary,
+    check_again,
     count,
     data_title,
     describe_median,
@@ -186,12 +186,21 @@ def _write(text: str, target: Path) -> Path:
 
 
 @functools.cache  # compiling the templates takes longer than filling them in
+def _shown(value: Any) -> Any:
+    """What stands in a page: names come from files, and a page has no control characters."""
+    if isinstance(value, str) and not value.isprintable():
+        kept = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in value)
+        return Markup(kept) if isinstance(value, Markup) else kept  # escaped before
+    return value
+
+
 def environment() -> jinja2.Environment:
     """Where templates are found, and what they may call; all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -361,7 +370,14 @@ def _provenance(run: Mapping[str, Any], path: Path) -> list[tuple[str, list[str]
         ("Command", [run.get("command")]),
         ("Plan", [run.get("plan_digest")]),
         ("Rows", [run.get("rows_digest")]),
-        ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
+        (
+            "Check again",
+            [
+                check_again(
+                    run.get("command"), [model["name"]], path, "" if "attack" in plan else "_certificates"
+                )
+            ],
+        ),
         (
             "Continue",
             ["The same command again, with the same --out, goes on where the run stopped."]
@@ -558,7 +574,14 @@ def _shared_provenance(comparison: ComparisonFigures, path: Path) -> list[tuple[
         ),
         ("Command", [record.get("command")]),
         ("Runs", [entry.path for entry in comparison.entries]),
-        ("Check again", [f"zeronorm verify {shlex.quote(str(path))}"]),
+        (
+            "Check again",
+            [
+                check_again(
+                    record.get("command"), [model.name for model in comparison.models], path, "_comparison"
+                )
+            ],
+        ),
     ]
     return facts(entries)
 

@@ -122,6 +122,7 @@ def _train_by_epochs(
             log = held.enter_context(tracking(plan.track, folder.path, plan.identity()))
         else:
             log, progress = (lambda row: None), (lambda now: None)
+        run.check_continues(state, examples, held_out)
         for epoch in range(len(state.history) + 1, plan.epochs + 1):
             began = time.perf_counter() - state.seconds
             learning, rows = examples, learnt
@@ -386,6 +387,22 @@ class _Run:
             yield
         finally:
             self.model.network.load_state_dict(weights)
+
+    def check_continues(self, state: State, examples: TrainingExamples, held_out: Tensor) -> None:
+        """`ArgumentError` where the checkpoint does not give the held-out loss of its last epoch any more.
+
+        Its weights are told by their digest; what a network makes of them is code, which may have changed.
+        """
+        if not state.history or state.begun or not len(held_out):
+            return
+        with self.averaged(state):
+            loss, _ = self.evaluate(examples, held_out)
+        told = state.history[-1]["validation_loss"]
+        if told is not None and not math.isclose(loss, told, rel_tol=0.01, abs_tol=1e-3):
+            raise ArgumentError(
+                f"out: expected the network of the training in {self.plan.out}, of held-out loss {told:.4g}, got "
+                f"one with {loss:.4g}: the same weights mean something else here"
+            )
 
     def keep(self, state: State, seconds: float = 0.0) -> None:
         """Copy weights and momentum into the state, for the checkpoint; `seconds`: spent on an unfinished epoch."""
