@@ -194,7 +194,7 @@ _ALIKE_IN_TRAINING = (
 )
 
 
-def _as_evaluated(model: nn.Module) -> nn.Module:
+def _as_evaluated(model: Any) -> Any:
     """The model; where parts are in training mode that compute the same in evaluation mode, a copy with these in that.
 
     **Raises:** `ArgumentError` for a layer of torch that cannot stand behind a truncated one.

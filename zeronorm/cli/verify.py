@@ -103,7 +103,11 @@ def verify(
         result = zn.verify_certificates(run, first, dataset, everything=everything)
         found = f"{result.predictions} certificates"
     else:
-        result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
+        result = (
+            zn.verify_comparison(run, networks, dataset)
+            if runs
+            else zn.verify(run, first, dataset, everything=everything)
+        )
         found = _searched(result)
     _told(result, found, run, json_)
 
