@@ -98,7 +98,7 @@ def test_a_convolution_is_the_inner_products_of_its_patches(options):
 def test_a_convolution_in_pieces(monkeypatch):
     conv, x = TruncatedConv2d(2, 5, 3, 4), torch.randn(7, 2, 8, 9)
     whole = conv(x)
-    monkeypatch.setattr(zn.defenses.truncation, "_PATCHES", 1500)
+    monkeypatch.setattr("zeronorm.layers.truncation._PATCHES", 1500)
     assert torch.equal(conv(x), whole)
 
 
