@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +15,11 @@ from zeronorm.certification.bound_propagation.bounds import Options, Plan
 from zeronorm.certification.bound_propagation.counterexamples import Attempt, local_search
 from zeronorm.certification.bound_propagation.region import whole
 from zeronorm.certification.bound_propagation.search import BROKEN, PROVED, Outcome, Searcher
-from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Certificate
+from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Arithmetic, Certificate
 from zeronorm.certification.network_graph import parameters_of, read_network
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0
 
-Arithmetic = Literal["real", "deployed"]
 _WEIGHTS = 50_000_000
 
 
