@@ -33,7 +33,9 @@ class Residual(nn.Module):
 KINDS = ("conv", "two convs", "three convs", "mlp", "max pool", "residual", "flat", "average pool")
 
 
-def random_network(seed: int, kind: str, sides: tuple[int, int] = (3, 5)) -> tuple[nn.Module, tuple[int, ...]]:
+def random_network(
+    seed: int, kind: str, sides: tuple[int, int] = (3, 5)
+) -> tuple[nn.Module, tuple[int, ...]]:
     """A tiny network of a kind and the shape of its inputs; every stride, padding and scale is drawn."""
     draw = random.Random(seed)
     channels, (height, width) = draw.choice([1, 1, 2]), (draw.randint(*sides) for _ in range(2))
@@ -54,16 +56,32 @@ def random_network(seed: int, kind: str, sides: tuple[int, int] = (3, 5)) -> tup
             *hidden,
         ],
         "three convs": [
-            *[nn.Conv2d(channels, 2, 2, padding=draw.randint(0, 1)), nn.ReLU(), nn.Conv2d(2, 2, 2, padding=1)],
+            *[
+                nn.Conv2d(channels, 2, 2, padding=draw.randint(0, 1)),
+                nn.ReLU(),
+                nn.Conv2d(2, 2, 2, padding=1),
+            ],
             *[nn.ReLU(), nn.Conv2d(2, 2, 2, stride=draw.randint(1, 2), padding=1), nn.ReLU(), *flat],
         ],
-        "mlp": [nn.Flatten(), nn.LazyLinear(5), nn.BatchNorm1d(5), nn.ReLU(), nn.LazyLinear(5), nn.ReLU(), *hidden],
+        "mlp": [
+            nn.Flatten(),
+            nn.LazyLinear(5),
+            nn.BatchNorm1d(5),
+            nn.ReLU(),
+            nn.LazyLinear(5),
+            nn.ReLU(),
+            *hidden,
+        ],
         "max pool": [
             *[conv(channels, 2), nn.ReLU(), pool, nn.Conv2d(2, 2, 2, padding=1), nn.MaxPool2d(2, padding=1)],
             *[nn.ReLU(), *flat],
         ],
         "average pool": [
-            *[conv(channels, 2), nn.ReLU(), nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=groups == 1)],
+            *[
+                conv(channels, 2),
+                nn.ReLU(),
+                nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=groups == 1),
+            ],
             *[nn.ZeroPad2d((1, 0, 0, 2)), nn.Conv2d(2, 2, 2), nn.ReLU(), *flat],
         ],
         "flat": [nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(5), nn.ReLU(), nn.LazyLinear(3)],
@@ -234,10 +252,14 @@ def least(
     return float((value.flatten() * row.flatten()).sum()), point.reshape(region.shape)
 
 
-def _into(region: Regions, point: Tensor, solution: np.ndarray, changed: dict[tuple[int, int], int]) -> Tensor:
+def _into(
+    region: Regions, point: Tensor, solution: np.ndarray, changed: dict[tuple[int, int], int]
+) -> Tensor:
     """The solver's point, exactly within the region."""
-    point = torch.maximum(torch.minimum(point, torch.maximum(region.high, region.centre)[0]),
-                          torch.minimum(region.low, region.centre)[0])
+    point = torch.maximum(
+        torch.minimum(point, torch.maximum(region.high, region.centre)[0]),
+        torch.minimum(region.low, region.centre)[0],
+    )
     for (p, u), column in changed.items():
         channels = slice(None) if region.per_pixel else slice(u, u + 1)
         if solution[column] < 0.5:

@@ -44,7 +44,7 @@ _WORK = 4_000_000  # rows times the widest layer, above which neurons keep the b
 Ranges = Mapping[int, tuple[Tensor, Tensor]]
 
 
-def gamma(terms: float, unit: float = 2.0**-53) -> float:
+def gamma(terms: int, unit: float = 2.0**-53) -> float:
     """Bound of the relative error of a sum of products of so many roundings."""
     return terms * unit / (1 - terms * unit)
 
