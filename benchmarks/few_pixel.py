@@ -3,9 +3,9 @@
     python -m benchmarks.few_pixel --networks ConvSmallPGD --k 1,2,3 --images 15 --seconds 30
     python -m benchmarks.few_pixel --networks models/mnist-standard,digits --k 1,2 --beside
 
-One line for each network and budget, over the first images that it answers rightly: proved (of these at the root, in one
-bound without a search), broken, unknown; processor seconds of an image, median and 90th percentile; regions bounded.
-With --beside, in the same run, the share that intervals alone and the convex hull of the ℓ0 ball prove in one bound.
+One line for each network and budget, over the first images that it answers rightly: proved (of these at the root, in
+one bound without a search), broken, unknown; processor seconds of an image, median and 90th percentile; regions
+bounded.  With --beside, in the same run, the share that intervals alone and the convex hull of the ℓ0 ball prove in one bound.
 
 The public networks are CoVerD's (Shapira, Wiesel, Shabelman & Drachsler-Cohen, CAV 2024), read from the folder
 `fewpixel` of ZERONORM_DATA; others are whatever `zeronorm.models.load` takes, on the data they were trained on.
@@ -56,7 +56,9 @@ def network(name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
     return model, some.x[right], some.y[right]
 
 
-def in_one_bound(model: nn.Module, x: Tensor, y: Tensor, k: int, options: Options, steps: int) -> tuple[int, float]:
+def in_one_bound(
+    model: nn.Module, x: Tensor, y: Tensor, k: int, options: Options, steps: int
+) -> tuple[int, float]:
     """How many images a single bound proves, and its time for each."""
     searcher = Searcher(Plan(read_network(model, x)), options)
     proved, started = 0, time.process_time()
@@ -86,7 +88,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in asked.networks.split(","):
         model, x, y = network(name, asked.images)
-        print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(x)} images", flush=True)
+        print(
+            f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(x)} images", flush=True
+        )
         for k in map(int, asked.k.split(",")):
             found = prove_few_changes(
                 model, x, y, zn.L0(k), seconds=asked.seconds, arithmetic=asked.arithmetic
@@ -103,7 +107,10 @@ def main() -> None:
                 flush=True,
             )
             if asked.beside:
-                for title, options in (("intervals", Options(depth=0, linear=False)), ("hull", Options(depth=0))):
+                for title, options in (
+                    ("intervals", Options(depth=0, linear=False)),
+                    ("hull", Options(depth=0)),
+                ):
                     proved, each = in_one_bound(model, x, y, k, options, 0)
                     print(f"       {title}: {proved} in one bound, {each:.3f} CPU s", flush=True)
 

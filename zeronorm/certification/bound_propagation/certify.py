@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -166,18 +165,13 @@ def _one(
     seed: int,
     identifier: int,
 ) -> Outcome:
-    started = time.process_time()
     attempt = Attempt(model, x, y, threat)
-    found = x if bool(attempt.answered_wrong(x)[0]) else None
-    if found is None and threat.k:
-        # a root that proves itself needs no search
-        outcome = searcher.run(whole(x.cpu(), threat), y, attempt, seconds, nodes=1)
-        if outcome.verdict == PROVED or outcome.verdict == BROKEN:
-            return outcome
-        found = local_search(attempt, passes, seed, identifier)
-    if found is not None:
-        return Outcome(BROKEN, found, seconds=time.process_time() - started)
-    left = seconds - (time.process_time() - started)
-    outcome = searcher.run(whole(x.cpu(), threat), y, attempt, left)
-    outcome.seconds = time.process_time() - started
-    return outcome
+    if bool(attempt.answered_wrong(x)[0]):
+        return Outcome(BROKEN, x[0])
+    return searcher.run(
+        whole(x.cpu(), threat),
+        y,
+        attempt,
+        seconds,
+        lambda: local_search(attempt, passes, seed, identifier),
+    )
