@@ -3,6 +3,8 @@
 radius = zn.certification.ablation_radius(votes_for_the_answer, n, pixels=784, retained=45)
 """
 
+from zeronorm.certification.bound_propagation import certify_bound_propagation as certify_bound_propagation
+from zeronorm.certification.bound_propagation import prove_few_changes as prove_few_changes
 from zeronorm.certification.certificate import ABSTAIN as ABSTAIN
 from zeronorm.certification.certificate import UNBOUNDED as UNBOUNDED
 from zeronorm.certification.certificate import Certificate as Certificate
@@ -34,6 +36,7 @@ __all__ = [
     "ablation_radius",
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
+    "certify_bound_propagation",
     "certify_feature_partition",
     "certify_l0_lipschitz",
     "certify_nearest_neighbour",
@@ -46,6 +49,7 @@ __all__ = [
     "leading_class",
     "lower_bound",
     "partition_radius",
+    "prove_few_changes",
     "share_touched",
     "truncated_range",
     "upper_bound",

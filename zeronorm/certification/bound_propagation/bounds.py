@@ -142,6 +142,9 @@ class Bounds:
         self.size: list[Tensor] = [
             torch.empty(0)
         ] * count  # of absolute values, and of sums of a table's entries
+        self.mass: list[Tensor] = [
+            torch.empty(0)
+        ] * count  # sum of the absolute values that are added up to each
         self.error: list[Tensor] = [torch.empty(0)] * count  # of centres and tables, as computed here
         self.deployed: list[Tensor] = [torch.empty(0)] * count  # error of the model's own pass
         self.tables: list[Table | None] = [None] * count
@@ -152,7 +155,10 @@ class Bounds:
         self._open_at: dict[int, _OpenNeurons] = {}
         self._slack = 4 * int(regions.most.max()) + 20
         self._unit = 2.0**-24 if plan.network.dtype == torch.float32 else 2.0**-53
-        self._tiny = 2.0**-149 if plan.network.dtype == torch.float32 else 2.0**-1074
+        # of one rounding near 0, subnormal numbers flushed or not; beyond the largest, sums may overflow
+        self._tiny, self._largest = (
+            (2.0**-126, 1e37) if plan.network.dtype == torch.float32 else (2.0**-1022, 1e300)
+        )
         with torch.no_grad():
             for number, operation in enumerate(plan.operations):
                 if isinstance(operation, Input):
@@ -172,6 +178,7 @@ class Bounds:
         self.z[0] = regions.centre.reshape(-1, *operation.shape)
         self.low[0], self.high[0] = regions.entries()
         self.size[0] = torch.maximum(self.low[0].abs(), self.high[0].abs())
+        self.mass[0] = self.size[0]
         self.error[0] = self.deployed[0] = torch.zeros_like(self.z[0])
         self.tables[0] = identity(regions)
 
@@ -189,7 +196,7 @@ class Bounds:
         centre, spread = operation.apply(*middle), operation.absolute(*half)
         spread = spread + 8 * error * size
         self.low[n], self.high[n] = centre - spread, centre + spread
-        self.size[n] = size
+        self.size[n] = self.mass[n] = size
         self.error[n] = operation.absolute(*given(self.error)) + error * size + 1e-300
         if operation.terms:
             own = gamma(operation.terms, self._unit)
@@ -197,6 +204,7 @@ class Bounds:
             self.deployed[n] = (
                 operation.absolute(*before) * (1 + own) + own * size + operation.terms * self._tiny
             ) * (1 + 1e-9)
+            self.deployed[n] = torch.where(size < self._largest, self.deployed[n], torch.inf)
         else:
             self.deployed[n] = operation.absolute(*given(self.deployed))
         self._depth[n] = max(self._depth[i] for i in inputs)
@@ -229,7 +237,7 @@ class Bounds:
             z = self.z[m]
             slack = 4 * self.error[m] + 4 * gamma(self._slack) * (z.abs() + falls + rises)
             low, high = torch.maximum(low, z - falls - slack), torch.minimum(high, z + rises + slack)
-            self.size[m] = (z.abs() + falls + rises) * (1 + 1e-12)
+            self.size[m] = (z.abs() + falls + rises) * (1 + 1e-12) + 4 * self.error[m]
         if given is not None:
             low, high = torch.maximum(low, given[0]), torch.minimum(high, given[1])
         self.low[m], self.high[m] = low, high
@@ -305,6 +313,7 @@ class Bounds:
                 upper = None if table is None else table.upper
             on, target, lift = _winners(operation, z, low, high)
             open_, chord = ~on, torch.zeros_like(lift)
+        self.mass[n] = self.size[n]
         self.error[n] = self.error[n] + gamma(8) * 2 * self.size[n]
         self._open_at[n] = _OpenNeurons.of(n, self, on, open_, chord, lift, target, upper, table)
 
@@ -357,7 +366,7 @@ class Bounds:
             a, operation = held.pop(n), operations[n]
             flat = a.flatten(2)
             count = flat.shape[2] + operation.terms + self._slack
-            error = error + 4 * gamma(count) * _dot(flat.detach().abs(), self.size[n])
+            error = error + 4 * gamma(count) * _dot(flat.detach().abs(), self.mass[n])
             if isinstance(operation, Input):
                 constant = constant + _dot(flat, self.z[0])
                 channels = regions.image[0]
