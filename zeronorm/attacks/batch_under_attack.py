@@ -74,7 +74,7 @@ def attacking(
 
 
 def filled_up(model: Model, inputs: Tensor) -> Tensor:
-    """Pad the inputs to a multiple of `TILE` with copies of the last, so that a row's logits do not depend on its batch."""
+    """Pad inputs to a multiple of `TILE` with copies of the last: a row's logits then do not depend on its batch."""
     missing = -len(inputs) % getattr(model, "tile", TILE)
     # a model that is only called, perhaps for money, is not asked more than the search needs
     if missing and len(inputs) and inputs.device.type == "cpu" and getattr(model, "differentiable", True):
