@@ -155,7 +155,7 @@ ERRORS = {
     "k a fraction": (lambda: L0(2.5), "k: expected an integer of at least 0, got 2.5"),
     "k true": (lambda: L0(True), "k: expected an integer of at least 0, got True"),
     "k a word": (lambda: L0("ten"), "k: expected an integer of at least 0, got 'ten'"),
-    "unit": (lambda: L0(1, unit="channel"), "unit: expected one of pixel, feature, got 'channel'"),
+    "unit": (lambda: L0(1, unit="channel"), "unit: expected one of pixel, feature, column, got 'channel'"),
     "empty box": (lambda: L0(1, low=1.0), r"high: expected more than low \(1\), got 1"),
     "box upside down": (lambda: L0(1, low=1.0, high=0.0), r"high: expected more than low \(1\), got 0"),
     "box upside down somewhere": (

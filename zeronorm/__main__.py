@@ -1,4 +1,4 @@
-"""`python -m zeronorm`: the command line, for where its script is not on the path."""
+"""`python -m zeronorm` is the command line, also where its script is not on the path."""
 
 from zeronorm.cli.main import main
 

@@ -60,7 +60,7 @@ def choice(name: str, value: T, allowed: Collection[T]) -> T:
 
 
 def examples(x: Any, name: str = "x") -> Tensor:
-    """A batch of inputs: floating point, finite, `(batch, ...)` with at least one feature each."""
+    """`x` if it is a batch of inputs: floating point, finite, `(batch, ...)` with at least one feature each."""
     if not isinstance(x, Tensor):
         raise ArgumentError(f"{name}: expected a torch tensor, got {type(x).__name__}")
     if x.layout != torch.strided:
@@ -105,7 +105,7 @@ def labels(y: Any, x: Tensor, name: str = "y") -> Tensor:
 
 
 def identifiers(ids: Any, x: Tensor, name: str = "ids") -> Tensor:
-    """Example names as int64 `(batch,)`; their positions when `ids` is None."""
+    """The examples' ids as int64 `(batch,)`; their positions when `ids` is None."""
     if ids is None:
         return torch.arange(len(x), device=x.device)
     expected = f"{name}: expected {len(x)} integers, one per example"
@@ -119,7 +119,7 @@ def identifiers(ids: Any, x: Tensor, name: str = "ids") -> Tensor:
 
 
 def logits(z: Any, batch: int, highest_label: int = 0) -> Tensor:
-    """What a model returned: floating point `(batch, classes)`, with a class for each label."""
+    """`z` if it is the logits of a model: floating point `(batch, classes)`, with a class for each label."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         what = str(z.dtype) if isinstance(z, Tensor) else type(z).__name__
         raise ArgumentError(f"model: expected a floating point tensor of logits, got {what}{_within(z)}")
@@ -153,7 +153,7 @@ def _within(z: Any) -> str:
 
 
 def model(candidate: Any) -> Callable[[Tensor], Tensor]:
-    """`candidate` if it can be called."""
+    """`candidate` if it can be called, else `ArgumentError`."""
     if not callable(candidate):
         hint = "; zeronorm.models.from_sklearn wraps it" if hasattr(candidate, "predict_proba") else ""
         raise ArgumentError(

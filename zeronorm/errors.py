@@ -1,4 +1,4 @@
-"""The error of input that cannot be used, whose fault another is, and how strangers' text is shown.
+"""`ArgumentError`, notes on errors of a user's model, and other people's text made safe to print.
 
 Apart from `checks`, so that reading records needs no torch.
 """
@@ -25,7 +25,7 @@ class ArgumentError(ValueError):
 
 @contextmanager
 def blaming_model() -> Iterator[None]:
-    """Within, the model is called: what it raises stays what it is, with a note that it is the model's."""
+    """Context manager for a call of the model: adds a note to what it raises, that the error is the model's."""
     try:
         yield
     except ArgumentError:
@@ -37,7 +37,7 @@ def blaming_model() -> Iterator[None]:
 
 @contextmanager
 def reading(place: object) -> Iterator[None]:
-    """Within, records are put together that anyone may have written: what does not fit is one `ArgumentError`.
+    """Context manager for reading records of unknown origin: contradictions in them become one `ArgumentError`.
 
     Their readers check what they can name; a file has more ways to be wrong than that.
     """
@@ -53,7 +53,7 @@ def reading(place: object) -> Iterator[None]:
 
 
 def reads_records(function: Callable[P, T]) -> Callable[P, T]:
-    """A function of a folder of records, `reading` while it works."""
+    """Decorator: run a function of a folder of records within `reading`."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -64,12 +64,12 @@ def reads_records(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def one_line(error: BaseException) -> str:
-    """What another library complained about, short enough to end an error message of ours."""
+    """The message of another library's error, on one short line, to end a message of ours."""
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def printable(lines: Sequence[str]) -> str:
-    """Lines as one text; names come from files, so no control characters into a terminal."""
+    """Join lines into one text without control characters, which names from files may hold."""
     return "\n".join(
         "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines
     )

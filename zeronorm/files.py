@@ -1,4 +1,4 @@
-"""Files that a crash, a full disk or a second process cannot spoil."""
+"""Reading and writing files so that a crash, a full disk or a second process cannot spoil them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def local_path(path: str | os.PathLike[str], what: str = "out") -> Path:
 
 @contextmanager
 def awaited(path: Path) -> Iterator[None]:
-    """Within, `path` is written: where that takes long, as on a network folder that stalls, it is said in the log,
-    as is that it went on."""
+    """Context manager for writing `path`: logs a write that takes long, as on a stalled network folder, and its end."""
     began = time.monotonic()
     told: list[float] = []
     ended = threading.Event()
@@ -63,7 +62,7 @@ def awaited(path: Path) -> Iterator[None]:
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files so that a crash or a full disk leaves each as it was or as it shall be, never half.
+    """Write files so that a crash or a full disk leaves each one old or new, never half written.
 
     All are written beside their targets before the first takes its place.
 
@@ -90,7 +89,7 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """`OSError` for what is there and is no file: of a pipe or a device the end would never come."""
+    """Raise `OSError` if a path is there but no regular file: reading a pipe or a device may never end."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
@@ -102,7 +101,7 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The content of a JSON file that anyone may have written.
+    """The content of a JSON file of unknown origin; `ValueError` if it cannot be read.
 
     **Raises:** `ValueError` for whatever is wrong with it: no JSON, NaN, text that cannot be written, or nested deeper
     than any file of ours.
@@ -138,7 +137,7 @@ def _refused(constant: str) -> None:
 
 
 def json_lines(text: str, damaged: Callable[[int, str], str]) -> list[dict[str, Any]]:
-    """The rows of a text, one in JSON on each line, without a last line that a crash cut off.
+    """The rows of a JSON-lines text; a last line that a crash cut off is left out.
 
     **Raises:** `ArgumentError`, as `damaged` words it of number and content, for any other line that is no JSON.
     """
@@ -154,12 +153,12 @@ def json_lines(text: str, damaged: Callable[[int, str], str]) -> list[dict[str, 
 
 
 def write_json_lines(path: Path, rows: Collection[Mapping[str, Any]]) -> None:
-    """Replace a file by rows, one in JSON on each line."""
+    """Write rows as a JSON-lines file, in place of the old file."""
     replace_files({path: "".join(f"{json.dumps(row)}\n" for row in rows).encode()})
 
 
 def remember(path: Path, asked: Mapping[str, Any], what: str, growing: Collection[str] = ()) -> None:
-    """Note in a file what is asked of its folder, or refuse a folder where something else was.
+    """Write what is asked to a file, or refuse the folder if its file says something else.
 
     **Arguments:**
 
@@ -181,7 +180,7 @@ def remember(path: Path, asked: Mapping[str, Any], what: str, growing: Collectio
 
 @contextmanager
 def unless_refused(path: Path) -> Iterator[None]:
-    """Within, a file may be written anew; an `ArgumentError` leaves it as it was, if it was there."""
+    """Context manager: after an `ArgumentError` within, a file is as it was before."""
     before = path.read_bytes() if path.exists() else None
     try:
         yield
@@ -193,7 +192,7 @@ def unless_refused(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Hold the folder `out`, made if need be: a second process that is `doing` something there is refused."""
+    """Context manager: lock the folder `out`, made if need be, against a second process."""
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)

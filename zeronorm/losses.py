@@ -61,11 +61,11 @@ def log_odds_and_gradient(
         return value, gradient
     column = y[:, None]
     others = z.scatter(1, column, -math.inf)
-    top = others.amax(1, keepdim=True)
-    weights = others.sub_(top).exp_()
-    total = weights.sum(1, keepdim=True)
-    value = total.log().add_(top).sub_(z.gather(1, column)).squeeze(1)
-    return value, weights.div_(total).scatter_(1, column, -1.0)
+    gradient = others.softmax(1)
+    top, at = others.max(1, keepdim=True)
+    # the largest of the others has the share 1 / Σ exp(other - top)
+    value = top - gradient.gather(1, at).log_() - z.gather(1, column)
+    return value.squeeze(1), gradient.scatter_(1, column, -1.0)
 
 
 @compiled
@@ -92,35 +92,14 @@ def _log_odds(start: int, stop: int, z: Any, y: Any, value: Any, gradient: Any) 
 
 def is_wrong(z: Float[Tensor, "b j"], y: Int[Tensor, "b"]) -> Bool[Tensor, "b"]:
     """Whether the prediction (first largest logit) is not `y`; logits with NaN or +infinity decide nothing."""
-    if serves(z, y):
-        return _decided(z, y, True)
     value, prediction = z.max(1)
     return (prediction != y) & (value < math.inf)  # false where the maximum is NaN
 
 
 def is_class(z: Float[Tensor, "b j"], target: Int[Tensor, "b"]) -> Bool[Tensor, "b"]:
     """Whether the prediction is `target`; logits with NaN or +infinity decide nothing."""
-    if serves(z, target):
-        return _decided(z, target, False)
     value, prediction = z.max(1)
     return (prediction == target) & (value < math.inf)
-
-
-def _decided(z: Tensor, y: Tensor, wrong: bool) -> Tensor:
-    result = y.new_empty(len(y), dtype=torch.bool)
-    _compare(z, y, result, wrong)
-    return result
-
-
-@compiled
-def _compare(start: int, stop: int, z: Any, y: Any, result: Any, wrong: bool) -> None:
-    for row in range(start, stop):
-        first, decides = 0, True
-        for j in range(z.shape[1]):
-            decides = decides and z[row, j] < np.inf  # false for NaN
-            if z[row, j] > z[row, first]:
-                first = j
-        result[row] = decides and (first != y[row]) == wrong
 
 
 def _of(z: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Projections and supports, each example on its own."""
+"""Projections onto budgets and boxes, and choices of the k largest, for each example on its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def top_k(scores: Float[Tensor, "b p"], k: int) -> Int[Tensor, "b k"]:
 
 
 def _largest(scores: Float[Tensor, "b p"], k: int) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b k"]]:
-    """Values, ascending, and indices of the k largest of each row, ties anyhow.
+    """Values (ascending) and indices of the k largest of each row; ties in any order.
 
     Of a long row laid out in a few lines, the k largest lie in the k columns with the largest maxima: a cheap
     maximum leaves a fraction of the row to choose from.  (An equal score in another column is at most the last
@@ -48,7 +48,7 @@ def _largest(scores: Float[Tensor, "b p"], k: int) -> tuple[Float[Tensor, "b k"]
 
 
 def _where_largest(scores: Float[Tensor, "b p"], k: int) -> Int[Tensor, "b k"]:
-    """Indices of the k largest of each row in ascending order of their scores, ties anyhow."""
+    """Indices of the k largest of each row, in ascending order of their scores; ties in any order."""
     if scores.device.type == "cpu" and scores.dtype != torch.float64:
         # A float32 leaves 29 bits of a float64 empty, room for its index.  Sorting such numbers by numpy's
         # vector instructions takes a third of the time of torch.topk.
@@ -62,7 +62,7 @@ def _where_largest(scores: Float[Tensor, "b p"], k: int) -> Int[Tensor, "b k"]:
 
 
 def top_each(scores: Float[Tensor, "b p"], k: Int[Tensor, "b"]) -> Bool[Tensor, "b p"]:
-    """Which scores are among the k largest of their row, a number of its own for each; ties go to the lower index.
+    """A mask of the k largest scores of each row, with a k for each row; ties go to the lower index.
 
     0 <= k <= p.
     """
@@ -87,7 +87,7 @@ def clipped_gains(
     low: Float[Tensor, "#b #g #p"] | float,
     high: Float[Tensor, "#b #g #p"] | float,
 ) -> tuple[Float[Tensor, "b g p"], Float[Tensor, "b p"]]:
-    """v clipped to the box, and what that saves at every position over putting x back there.
+    """v clipped to the box, and by how much that is nearer to v at every position than x is.
 
     In squared distance: Σ_channels (v - x)² - (v - clip(v))², at least 0, as x is in the box.
     """
@@ -126,7 +126,7 @@ def onto_half_space_in_box(
     low: Float[Tensor, "b ..."],
     high: Float[Tensor, "b ..."],
 ) -> Float[Tensor, "b ..."]:
-    """The closest point to v in the box with w · (· - v) >= gap; where there is none, the box's end along w.
+    """The closest point u to v in the box with w · (u - v) >= gap; the corner along w where there is none.
 
     For v in the box.  It is clip(v + λ w) for the least λ that gets there.  The way that w gains by λ is concave,
     in straight pieces, so that Newton's method climbs to it without passing, and ends.
@@ -155,7 +155,7 @@ def onto_half_space_in_box(
 
 
 def unit(v: Float[Tensor, "b g p"], norm: float) -> Float[Tensor, "b g p"]:
-    """v of each example scaled to length 1 in the given norm, in place; one that is zero stays zero."""
+    """Scale each example of v to length 1 in the given norm, in place; zero stays zero."""
     flat = v.flatten(1)
     if len(flat) == 1:
         flat = flat.expand(2, -1)  # torch splits a long row's sum among threads where it is the only one

@@ -40,14 +40,15 @@ class Streams:
         return chosen
 
     def bits(self, step: int, n: int) -> Int[Tensor, "b n"]:
-        """n times 64 random bits for each example; n < 2^32."""
+        """n random words of 64 bits for each example; n < 2^32."""
         # places in the example's sequence of 2^64: steps are 2^32 apart
         if serves(self._keys):
             words = self._keys.new_empty(len(self._keys), n)
             _words(words, self._keys, step)
             return words
-        places = torch.arange(1, n + 1, device=self._keys.device).mul_(_signed(_GOLDEN))
-        return _mix(self._keys[:, None] + places.add_(_signed(_GOLDEN * (step << 32))))
+        first = (step << 32) + 1
+        places = torch.arange(first, first + n, device=self._keys.device).mul_(_signed(_GOLDEN))
+        return _mix(self._keys[:, None] + places)
 
     def uniform(self, step: int, n: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b n"]:
         """n numbers in [0, 1] for each example."""
@@ -63,7 +64,7 @@ class Streams:
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :n]
 
     def order(self, step: int) -> Int[Tensor, "b"]:
-        """The rows of the batch, shuffled; in another batch the examples of this one keep their order."""
+        """A random order of the batch's rows; two examples come in the same order in every batch."""
         return self.bits(step, 1)[:, 0].argsort(stable=True)
 
     def _centred(self, step: int, n: int, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,28 @@ Bound = float | Tensor
 _UNBOUNDED = "; of values without a bound, give one that no input passes"
 _FEW = (1, 3, 4)  # channels of an image
 _ROUNDING = 8  # units in the last place that a change of scale may be off by
+
+
+@runtime_checkable
+class TableSchema(Protocol):
+    """What the columns of a table may become: what `L0` asks of a `zeronorm.data.Schema`."""
+
+    @property
+    def columns(self) -> Any: ...
+    @property
+    def relations(self) -> Any: ...
+    @property
+    def low(self) -> Tensor: ...
+    @property
+    def high(self) -> Tensor: ...
+    @property
+    def text(self) -> str: ...
+    def check_shape(self, x: Tensor, name: str = ...) -> None: ...
+    def require(self, x: Tensor, name: str = ...) -> None: ...
+    def changed(self, x: Tensor, x_adv: Tensor) -> Tensor: ...
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def possible(self, x: Tensor, x_adv: Tensor) -> Tensor: ...
+    def repair(self, x: Tensor, x_adv: Tensor) -> Tensor: ...
 
 
 class Box:
@@ -113,29 +135,34 @@ class L0(Box):
         k: number of positions, at least 0; None means unbounded (minimal-distance attacks only).
         unit: "pixel" counts a position of an image `(channel, height, width)` once however many of its
             channels change; "feature" counts every entry.  Flat inputs `(feature,)` know only features.
+            "column" counts the columns of `schema`: a one-hot group or a category is one.
         low, high: the box, numbers or tensors that broadcast against one example.
         linf: cap on the change of each entry, in input units, or None.
         allowed: boolean mask of the positions the adversary may touch, `(height, width)` for pixels or the
-            shape of one example for features (either may be flat), or None for all.
+            shape of one example for features (either may be flat), `(column,)` for columns, or None for all.
         channels: the axis of an example that holds the channels of a position, its "first" or its "last"; None:
             the first, and inputs that look as if it were the last are refused.
+        schema: what the columns of a table may become, with unit "column"; the box is then the schema's.
     """
 
     k: int | None
-    unit: Literal["pixel", "feature"] = "pixel"
+    unit: Literal["pixel", "feature", "column"] = "pixel"
     low: Bound = 0.0
     high: Bound = 1.0
     linf: float | None = None
     allowed: Tensor | None = None
     channels: Literal["first", "last"] | None = None
+    schema: TableSchema | None = None
 
     def __post_init__(self) -> None:
+        choice("unit", self.unit, ("pixel", "feature", "column"))
+        if self.unit == "column" or self.schema is not None:
+            self._take_schema()
         super().__post_init__()
         if self.channels is not None:
             choice("channels", self.channels, ("first", "last"))
         if self.k is not None:
             object.__setattr__(self, "k", integer("k", self.k, 0))
-        choice("unit", self.unit, ("pixel", "feature"))
         if self.linf is not None:
             real("linf", self.linf, 0.0, open_low=True)
         if self.allowed is not None and (
@@ -143,12 +170,32 @@ class L0(Box):
         ):
             raise ArgumentError("allowed: expected a boolean tensor, the mask of positions that may change")
 
+    def _take_schema(self) -> None:
+        if self.unit != "column" or not isinstance(self.schema, TableSchema):
+            raise ArgumentError(
+                f'schema: expected a zeronorm.data.Schema with unit="column", got {type(self.schema).__name__} '
+                f"with unit={self.unit!r}"
+            )
+        if self.linf is not None:
+            raise ArgumentError(
+                'linf: expected None with unit="column", whose schema says by how much, got a number'
+            )
+        for name, default in (("low", 0.0), ("high", 1.0)):
+            given, own = getattr(self, name), getattr(self.schema, name)
+            if not (torch.equal(given, own) if isinstance(given, Tensor) else given == default):
+                raise ArgumentError(
+                    f"{name}: expected the schema's own with unit='column', got {_show(given)}"
+                )
+            object.__setattr__(self, name, own)
+
     def with_k(self, k: int | None) -> L0:
         """The same threat model with another budget."""
         return replace(self, k=k)
 
     def grid(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b g p"]:
         """`x` as (batch, channels that change together, positions that are counted); a view where possible."""
+        if self.schema is not None:
+            raise ArgumentError('unit: expected "pixel" or "feature" of this search, got "column"')
         sides = self.sides(x)
         if len(sides) == x.dim() - 1:
             return x.reshape(len(x), 1, math.prod(sides))
@@ -164,6 +211,8 @@ class L0(Box):
 
     def sides(self, x: Float[Tensor, "b ..."]) -> tuple[int, ...]:
         """The lengths of the axes along which positions are counted."""
+        if self.schema is not None:
+            return (len(self.schema.columns),)
         if self.unit == "feature" or x.dim() <= 2:
             return tuple(x.shape[1:])
         return tuple(x.shape[1:-1] if self.channels == "last" else x.shape[2:])
@@ -174,6 +223,8 @@ class L0(Box):
 
     def bounds(self, x: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every entry of `x`: the box, and within `linf` of `x`."""
+        if self.schema is not None:
+            return self.schema.bounds(x)
         low, high = super().bounds(x)
         if self.linf is None:
             return low, high
@@ -193,22 +244,29 @@ class L0(Box):
     def available(self, x: Float[Tensor, "b ..."]) -> int:
         """Number of positions of one example that may change."""
         allowed = self.allowed_positions(x)
+        if self.schema is not None:
+            movable = torch.tensor([column.changes != "never" for column in self.schema.columns])
+            return int((movable if allowed is None else movable & allowed.cpu()).sum())
         return self.positions(x) if allowed is None else int(allowed.sum())
 
     def as_linf(self, x: Float[Tensor, "b ..."]) -> Linf | None:
-        """The ℓ∞ ball that this is for inputs like x, if every feature may change, each by so much."""
+        """The ℓ∞ ball that equals this threat model on inputs like x, or None if it is none."""
         features = math.prod(x.shape[1:])
         whole = self.k == features == self.positions(x) and self.allowed is None
         return Linf(self.linf, self.low, self.high) if whole and self.linf is not None else None
 
     def distance(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Int[Tensor, "b"]:
         """Number of changed positions, in this threat model's unit."""
+        if self.schema is not None:
+            return self.schema.changed(x, x_adv).sum(1)
         if self.unit == "feature":
             return distances.l0_features(x, x_adv)
         return distances.l0_pixels(self.grid(x), self.grid(x_adv))
 
     def contains(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
-        """Whether each `x_adv` is within the budget, the box, the cap and the allowed positions."""
+        """Whether each `x_adv` is within the budget, the box, the cap, the allowed positions and the schema."""
+        if self.schema is not None:
+            return self._contains_rows(x, x_adv, self.schema)
         low, high = self.bounds(x)
         inside = ((x_adv >= low) & (x_adv <= high)).flatten(1).all(1)
         if self.k is not None:
@@ -217,9 +275,21 @@ class L0(Box):
             inside &= ~(self.grid(x) != self.grid(x_adv))[:, :, ~allowed].flatten(1).any(1)
         return inside
 
+    def _contains_rows(self, x: Tensor, x_adv: Tensor, schema: TableSchema) -> Tensor:
+        changed = schema.changed(x, x_adv)
+        inside = schema.possible(x, x_adv)
+        if self.k is not None:
+            inside = inside & (changed.sum(1) <= self.k)
+        if (allowed := self.allowed_positions(x)) is not None:
+            inside = inside & ~changed[:, ~allowed].any(1)
+        return inside
+
     def check_inputs(self, x: Float[Tensor, "b ..."]) -> None:
         """Raise `ArgumentError` unless `x` lies in the box, with channels where they should be, and the budget fits."""
-        super().check_inputs(x)
+        if self.schema is None:
+            super().check_inputs(x)
+        else:
+            self.schema.require(x)
         *sides, last = x.shape[1:]
         if (
             self.channels is None
@@ -235,7 +305,7 @@ class L0(Box):
             )
         available = self.available(x)
         if self.k is not None and self.k > available:
-            kind = self.unit if x.dim() > 2 else "feature"
+            kind = self.unit if x.dim() > 2 or self.schema is not None else "feature"
             raise ArgumentError(
                 f"k: expected between 0 and {available}, the number of {kind}s of an input of shape "
                 f"{tuple(x.shape[1:])} that may change, got {self.k}"
@@ -245,7 +315,8 @@ class L0(Box):
         """The threat model as plain values, for a record; the budget apart."""
         allowed = None if self.allowed is None else self.allowed.flatten().nonzero().flatten().tolist()
         told = {"norm": "L0", "unit": self.unit, **super().describe(), "linf": self.linf, "allowed": allowed}
-        return told | ({"channels": "last"} if self.channels == "last" else {})
+        told |= {"channels": "last"} if self.channels == "last" else {}
+        return told if self.schema is None else {**told, "schema": self.schema.text}
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,12 +341,12 @@ class Linf(Box):
         return distances.linf(x, x_adv)
 
     def contains(self, x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
-        """Whether each `x_adv` is within the budget and the box, as `bounds` rounds them in the type of `x`."""
+        """Whether each `x_adv` is within the budget and the box, whose bounds are rounded as `bounds` does."""
         low, high = self.bounds(x)
         return ((x_adv >= low) & (x_adv <= high)).flatten(1).all(1)
 
     def as_l0(self, x: Float[Tensor, "b ..."]) -> L0:
-        """The same inputs in other words: any number of features may change, each by at most `epsilon`."""
+        """The same threat model as an `L0`: any number of features may change, each by at most `epsilon`."""
         everything = math.prod(x.shape[1:]) if self.epsilon > 0 else 0
         return L0(everything, "feature", self.low, self.high, self.epsilon or None)
 
@@ -311,7 +382,7 @@ class L2(Box):
         return inside if self.epsilon is None else inside & (self.distance(x, x_adv) <= self.epsilon)
 
     def as_l0(self, x: Float[Tensor, "b ..."]) -> L0:
-        """The same inputs with any number of features free to change; none if the budget is 0."""
+        """The same box as an `L0`: any number of features may change; none if the budget is 0."""
         return L0(0 if self.epsilon == 0 else math.prod(x.shape[1:]), "feature", self.low, self.high)
 
     def describe(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import zeronorm as zn
 from zeronorm.certification import certify_truncated
 from zeronorm.data import Dataset
-from zeronorm.evaluation.reproduction import Work
+from zeronorm.evaluation.reproduction import TableWork
 from zeronorm.seeding import Streams
 from zeronorm.training.method import TrainingBatch
 from zeronorm.training.truncation_window import window_loss
@@ -36,7 +36,7 @@ STATISTICS = {  # of the training images
 }
 
 
-def table1(work: Work) -> Rows:
+def table1(work: TableWork) -> Rows:
     """Clean accuracy on the whole test set, robust accuracy within each budget of pixels and queries."""
     for where in work.todo(model=work.scale["models"]):
         yield where, clean(work, where["model"])
@@ -44,7 +44,7 @@ def table1(work: Work) -> Rows:
         yield where, robust(work, where["model"], "sparse_rs", where["k"], queries=where["queries"])
 
 
-def table2(work: Work) -> Rows:
+def table2(work: TableWork) -> Rows:
     """Pointwise, ten restarts: half of the images need no more changed pixels than this; 0 for clean errors."""
     for where in work.todo(model=["F(0), clean", *work.scale["models"]], β=[BETA, 1]):
         model, data = network(work, where["model"]), images(work, where["model"], "test", "pointwise")
@@ -57,21 +57,21 @@ def table2(work: Work) -> Rows:
         yield where, {"median": float(changes.median()), "n": len(data)}
 
 
-def figure1a(work: Work) -> Rows:
+def figure1a(work: TableWork) -> Rows:
     """Without adversarial training: F(k) and F(0) under k pixels."""
     for where in work.todo(model=["F(k)", "F(0)"], k=work.scale["k"]):
         name = f"{where['model'].replace('k', str(where['k']))}, clean"
         yield where, robust(work, name, "sparse_rs", where["k"], queries=work.scale["queries"][1])
 
 
-def figure1b(work: Work) -> Rows:
+def figure1b(work: TableWork) -> Rows:
     """After it: the networks of table I, and each number of pixels up to 10."""
     budgets = [k for k in work.scale["k"] if k <= 10]
     for where in work.todo(model=[name for name in work.scale["models"] if "appending" in name], k=budgets):
         yield where, robust(work, where["model"], "sparse_rs", where["k"], queries=work.scale["queries"][1])
 
 
-def stronger(work: Work) -> Rows:
+def stronger(work: TableWork) -> Rows:
     """Attacks that the paper did not have, with gradients, and the cascades."""
     steps, queries = work.scale["steps"], work.scale["queries"][-1]
     attacks: dict[str, dict[str, Any]] = {
@@ -90,7 +90,7 @@ def stronger(work: Work) -> Rows:
         yield where, robust(work, where["model"], name, where["k"], **options)
 
 
-def certified(work: Work) -> Rows:
+def certified(work: TableWork) -> Rows:
     """What the truncation window proves, of the paper's networks and of one that was trained on its window.
 
     Of the latter also what the cascade leaves: the true share lies between.
@@ -113,7 +113,7 @@ def certified(work: Work) -> Rows:
 # -- what the tables are made of ---------------------------------------------------------------------------
 
 
-def network(work: Work, name: str) -> zn.models.Classifier:
+def network(work: TableWork, name: str) -> zn.models.Classifier:
     """The model of that name, trained."""
     said = re.fullmatch(r"(F|VGG|W)\((\d+)\), (clean|appending|window)(?: by (\w+))?", name)
     assert said is not None, name
@@ -221,7 +221,7 @@ def learn_window(
     return model
 
 
-def images(work: Work, name: str, split: str, limit: str | None) -> Dataset:
+def images(work: TableWork, name: str, split: str, limit: str | None) -> Dataset:
     """The data that a model is for; of the test split as many as the scale says under `limit`."""
     settings = work.scale[name.split("(")[0]]
     data = zn.data.load(settings["data"], split, settings.get("train") if split == "train" else None)
@@ -241,13 +241,13 @@ def answers(model: Any, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(some).argmax(1) for some in x.split(500)])
 
 
-def clean(work: Work, name: str) -> dict[str, Any]:
+def clean(work: TableWork, name: str) -> dict[str, Any]:
     """Accuracy on the whole test set."""
     model, data = network(work, name), images(work, name, "test", None)
     return {"clean": float((answers(model, data.x) == data.y).double().mean()), "n": len(data)}
 
 
-def robust(work: Work, name: str, attack: str, k: int, **options: Any) -> dict[str, Any]:
+def robust(work: TableWork, name: str, attack: str, k: int, **options: Any) -> dict[str, Any]:
     """The share still right under attack; clean errors count as errors."""
     model, data, threat = network(work, name), images(work, name, "test", "test"), box(k, BETA)
     right = 0

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import zeronorm as zn
 from zeronorm.data import Dataset
 from zeronorm.defenses import SparsifyingFrontEnd
-from zeronorm.evaluation.reproduction import Work
+from zeronorm.evaluation.reproduction import TableWork
 from zeronorm.metrics import flipped_share, support_overlap
 from zeronorm.models import Classifier
 from zeronorm.seeding import Streams
@@ -47,7 +47,7 @@ TOGETHER = "all of them"
 EPSILON = 0.2  # of the CNN
 
 
-def table1(work: Work) -> Rows:
+def table1(work: TableWork) -> Rows:
     """The linear SVM at ε = 0.1."""
     settings = work.scale["pair"]
     for where in work.todo(defence=[NONE], attack=["none", "semi-white"]):
@@ -56,14 +56,14 @@ def table1(work: Work) -> Rows:
         yield where, svm_under(settings["data"], settings["percent"], where["attack"], 0.1)
 
 
-def figure6a(work: Work) -> Rows:
+def figure6a(work: TableWork) -> Rows:
     """The linear SVM at ε = 0.1 against the share of the coefficients that is kept."""
     for percent in work.scale["pair"]["percents"]:
         for where in work.todo(percent=[percent], attack=["none", *WHITE]):
             yield where, svm_under(work.scale["pair"]["data"], percent, where["attack"], 0.1)
 
 
-def figure6b(work: Work) -> Rows:
+def figure6b(work: TableWork) -> Rows:
     """The linear SVM against ε."""
     settings = work.scale["pair"]
     for defence, percent in ((NONE, None), (FRONT_END, settings["percent"])):
@@ -72,7 +72,7 @@ def figure6b(work: Work) -> Rows:
             yield where, svm_under(settings["data"], percent, where["attack"], where["ε"])
 
 
-def figure7(work: Work) -> Rows:
+def figure7(work: TableWork) -> Rows:
     """Two layers of 10 neurons on two digits under the locally linear attack, one step and many."""
     settings = work.scale["two_layer"]
     _, test = pair(work.scale["pair"]["data"])
@@ -93,7 +93,7 @@ def figure7(work: Work) -> Rows:
             yield where, {"robust": share(withstood(two_layer(work, defence), some, tries)), "n": len(some)}
 
 
-def table2(work: Work) -> Rows:
+def table2(work: TableWork) -> Rows:
     """The CNN within ε = 0.2: each attack through each gradient, and all together."""
     data = images(work, "test", work.scale["attacks"]["test"])
     for where in work.todo(defence=[NONE, FRONT_END]):
@@ -115,7 +115,7 @@ def table2(work: Work) -> Rows:
         yield where, {**of_each(held if where["defence"] == FRONT_END else {}, held.values()), "n": len(data)}
 
 
-def table6(work: Work) -> Rows:
+def table6(work: TableWork) -> Rows:
     """Iterative FGSM through BPDA: how many steps, of which size."""
     settings = work.scale["step_sizes"]
     data = images(work, "test", work.scale["attacks"]["test"])
@@ -126,7 +126,7 @@ def table6(work: Work) -> Rows:
         yield where, {"robust": share(held), "n": len(data)}
 
 
-def table3(work: Work) -> Rows:
+def table3(work: TableWork) -> Rows:
     """PGD against the front end alone, adversarial training alone, and both, at several ε."""
     for where in work.todo(defence=[FRONT_END]):
         yield where, clean(work, cnn(work, FRONT_END))
@@ -143,7 +143,7 @@ def table3(work: Work) -> Rows:
             yield where, under_pgd(work, model, where["ε"], data, gradients, "trained")
 
 
-def table4(work: Work) -> Rows:
+def table4(work: TableWork) -> Rows:
     """ResNet-32 on CIFAR-10 under PGD at ε = 2/255."""
     settings = work.scale.get("cifar")
     for where in work.todo(defence=[NONE, FRONT_END, TRAINED, BOTH] if settings else []):
@@ -160,7 +160,7 @@ def table4(work: Work) -> Rows:
         yield where, {"clean": share(holds(model, data)), "robust": share(held), "n": len(data)}
 
 
-def adaptive(work: Work) -> Rows:
+def adaptive(work: TableWork) -> Rows:
     """What else breaks the front end at ε = 0.2, each attack alone and all of them."""
     settings = work.scale["adaptive"]
     data, threat = images(work, "test", settings["test"]), zn.Linf(EPSILON)
@@ -186,7 +186,7 @@ def adaptive(work: Work) -> Rows:
         yield where, {"robust": share(withstood(model, data, mine)), "n": len(data)}
 
 
-def figure12(work: Work) -> Rows:
+def figure12(work: TableWork) -> Rows:
     """Carlini & Wagner's ℓ2 attack through BPDA: what it breaks, and how much of that is within the ℓ∞ ball."""
     settings = work.scale["carlini_wagner"]
     for where in work.todo(defence=[FRONT_END]):
@@ -205,7 +205,7 @@ def figure12(work: Work) -> Rows:
         }  # fmt: skip
 
 
-def figure8(work: Work) -> Rows:
+def figure8(work: TableWork) -> Rows:
     """How many of the coefficients kept are still the same under attack."""
     settings = work.scale["pair"]
     for where in work.todo(model=["SVM, ε = 0.1"]):
@@ -221,7 +221,7 @@ def figure8(work: Work) -> Rows:
         yield where, overlap(cnn_front_end(work), data.x, v)
 
 
-def figure10(work: Work) -> Rows:
+def figure10(work: TableWork) -> Rows:
     """Share of the CNN's ReLUs that each step of 0.01 flips, of cross-entropy through BPDA (also Fig. 9)."""
     for where in work.todo(defence=[NONE, FRONT_END]):
         model, data = cnn(work, where["defence"]), images(work, "test", work.scale["attacks"]["test"])
@@ -234,7 +234,7 @@ def figure10(work: Work) -> Rows:
         yield where, {"first": shares[0], "last": shares[-1], "by_step": by_step, "n": len(data)}
 
 
-def certain(work: Work) -> Rows:
+def certain(work: TableWork) -> Rows:
     """Share of images for which no change of size ε changes which coefficients are kept, by three conditions."""
     settings = work.scale["pair"]
     for where in work.todo(images=["of the SVM"], ε=[0.1]):
@@ -245,7 +245,7 @@ def certain(work: Work) -> Rows:
         yield where, certainty(cnn_front_end(work), data.x.cpu(), where["ε"])
 
 
-def sparse(work: Work) -> Rows:
+def sparse(work: TableWork) -> Rows:
     """Beyond the paper: the cascade of sparse attacks, behind a front end and not."""
     settings = work.scale["sparse"]
     trainings = ["standard", "sTRADES"]
@@ -278,7 +278,7 @@ ATTACKS = (
 )  # fmt: skip
 
 
-def attempt(work: Work, model: nn.Module, gradient: str | None, attack: str) -> Try:
+def attempt(work: TableWork, model: nn.Module, gradient: str | None, attack: str) -> Try:
     """An attack of Table II, through one gradient of the front end if the model has one."""
     settings = work.scale["attacks"]
     long = {"steps": settings["steps"], "step_size": 0.01}
@@ -299,7 +299,7 @@ def gradients_of(defence: str) -> Sequence[str | None]:
 
 
 def under_pgd(
-    work: Work, model: nn.Module, epsilon: float, data: Dataset, gradients: Sequence[str], part: str
+    work: TableWork, model: nn.Module, epsilon: float, data: Dataset, gradients: Sequence[str], part: str
 ) -> dict[str, Any]:
     """Right answers under 100 steps of PGD through every one of these gradients."""
     options = {"steps": 100, "step_size": epsilon / 4, "restarts": work.scale[part]["restarts"]}
@@ -348,7 +348,7 @@ def of_each(held: dict[str, Tensor], together: Iterable[Tensor]) -> dict[str, fl
     }
 
 
-def clean(work: Work, model: nn.Module) -> dict[str, Any]:
+def clean(work: TableWork, model: nn.Module) -> dict[str, Any]:
     """Accuracy on the whole test set."""
     data = images(work, "test", None)
     return {"clean": share(holds(model, data)), "n": len(data)}
@@ -445,7 +445,7 @@ def svm_under(name: str, percent: float | None, attack: str, epsilon: float) -> 
     return {"accuracy": share(holds(whole, test)), "n": len(test)}
 
 
-def two_layer(work: Work, defence: str) -> Classifier:
+def two_layer(work: TableWork, defence: str) -> Classifier:
     """Two layers of 10 neurons, of plain training."""
     settings = work.scale["two_layer"]
 
@@ -470,7 +470,7 @@ def two_layer(work: Work, defence: str) -> Classifier:
     return work.model(f"two layers, {defence}", train).cpu()
 
 
-def locally_linear(work: Work, defence: str, attack: str, ε: float, gradient: str | None = None) -> Try:
+def locally_linear(work: TableWork, defence: str, attack: str, ε: float, gradient: str | None = None) -> Try:
     """The attack on two layers, of one step or many, through one gradient of the front end if there is one."""
     settings, model = work.scale["two_layer"], two_layer(work, defence)
     steps = settings["refined_steps" if gradient == "iterated" else "steps"]
@@ -482,12 +482,12 @@ def locally_linear(work: Work, defence: str, attack: str, ε: float, gradient: s
 # -- the CNN -----------------------------------------------------------------------------------------------
 
 
-def images(work: Work, split: str, limit: int | None) -> Dataset:
+def images(work: TableWork, split: str, limit: int | None) -> Dataset:
     """Data of the CNN."""
     return on(work, zn.data.load(work.scale["cnn"]["data"], split, limit))
 
 
-def on(work: Work, data: Dataset) -> Dataset:
+def on(work: TableWork, data: Dataset) -> Dataset:
     """The data where the work is done."""
     return replace(data, x=data.x.to(work.device), y=data.y.to(work.device), ids=data.ids.to(work.device))
 
@@ -501,11 +501,11 @@ def rows_of(data: Dataset, rows: Tensor) -> Dataset:
     return replace(data, x=data.x[rows], y=data.y[rows], ids=data.ids[rows])
 
 
-def cnn_front_end(work: Work) -> SparsifyingFrontEnd:
+def cnn_front_end(work: TableWork) -> SparsifyingFrontEnd:
     return SparsifyingFrontEnd("coif1", work.scale["cnn"]["percent"] / 100)
 
 
-def cnn(work: Work, defence: str) -> Classifier:
+def cnn(work: TableWork, defence: str) -> Classifier:
     """The CNN of plain training, behind the front end or not."""
     settings = work.scale["cnn"]
     arguments = {"width": settings["width"]} if "width" in settings else {}
@@ -519,7 +519,7 @@ def cnn(work: Work, defence: str) -> Classifier:
     )  # fmt: skip
 
 
-def trained_within(work: Work, defence: str, epsilon: float) -> Classifier:
+def trained_within(work: TableWork, defence: str, epsilon: float) -> Classifier:
     """The CNN of adversarial training, alone or behind the front end, whose projection the training sees."""
     settings = work.scale["trained"]
     start = cnn(work, FRONT_END if defence == BOTH else NONE)
@@ -539,7 +539,7 @@ def trained_within(work: Work, defence: str, epsilon: float) -> Classifier:
     )  # fmt: skip
 
 
-def sparsely(work: Work, training: str, defence: str) -> Classifier:
+def sparsely(work: TableWork, training: str, defence: str) -> Classifier:
     """A network for the sparse attacks; one that is there already gets the front end without learning anew."""
     settings = work.scale["strades"]
     if training == "standard":
@@ -562,7 +562,7 @@ def sparsely(work: Work, training: str, defence: str) -> Classifier:
     )  # fmt: skip
 
 
-def learnt(work: Work, name: str, *, initial: Classifier | None = None, **settings: Any) -> Classifier:
+def learnt(work: TableWork, name: str, *, initial: Classifier | None = None, **settings: Any) -> Classifier:
     """The model of that name, trained on the images of the CNN."""
 
     def train() -> tuple[Classifier, dict[str, Any]]:
@@ -572,7 +572,7 @@ def learnt(work: Work, name: str, *, initial: Classifier | None = None, **settin
 
 
 def trained_as(
-    work: Work, initial: Classifier | None, settings: dict[str, Any]
+    work: TableWork, initial: Classifier | None, settings: dict[str, Any]
 ) -> tuple[Classifier, dict[str, Any]]:
     """A training, and what its plan says."""
     with tempfile.TemporaryDirectory() as folder:
@@ -631,7 +631,7 @@ def certainty(front_end: SparsifyingFrontEnd, x: Tensor, epsilon: float) -> dict
 # -- CIFAR-10 ----------------------------------------------------------------------------------------------
 
 
-def resnet(work: Work, defence: str) -> Classifier:
+def resnet(work: TableWork, defence: str) -> Classifier:
     """ResNet-32, of plain or adversarial training (5 steps of PGD), behind a front end or not."""
     settings = work.scale["cifar"]
     arguments: dict[str, Any] = {}

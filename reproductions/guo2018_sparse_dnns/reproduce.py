@@ -25,7 +25,7 @@ from zeronorm.evaluation import reproduction
 from zeronorm.evaluation.sparsity import measure
 from zeronorm.training import TrainingPlan
 
-Work = reproduction.Work
+TableWork = reproduction.TableWork
 Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
 
 # what `measure` calls the figures of a network as it is
@@ -43,43 +43,43 @@ JUDGES: dict[str, tuple[str, tuple[str, str], dict[str, Any]]] = {
 }
 
 
-def figure1_binary(work: Work) -> Rows:
+def figure1_binary(work: TableWork) -> Rows:
     """The linear classifier of two digits, pruned in rounds."""
     yield from _pruned(work, "binary linear")
 
 
-def figure1_linear(work: Work) -> Rows:
+def figure1_linear(work: TableWork) -> Rows:
     """The linear classifier of ten digits, pruned in rounds."""
     yield from _pruned(work, "linear")
 
 
-def figure2_lenet_300_100(work: Work) -> Rows:
+def figure2_lenet_300_100(work: TableWork) -> Rows:
     """LeNet-300-100, pruned in rounds."""
     yield from _pruned(work, "LeNet-300-100")
 
 
-def figure2_lenet5(work: Work) -> Rows:
+def figure2_lenet5(work: TableWork) -> Rows:
     """LeNet-5 as Caffe has it, pruned in rounds."""
     yield from _pruned(work, "LeNet-5")
 
 
-def figure2_cifar(work: Work) -> Rows:
+def figure2_cifar(work: TableWork) -> Rows:
     """The networks on CIFAR-10, first and last layer dense, pruned in rounds."""
     yield from _pruned(work, "VGG-like", "ResNet-32")
 
 
-def retrained(work: Work) -> Rows:
+def retrained(work: TableWork) -> Rows:
     """LeNet-300-100 on all images: pruned in rounds, through the same rounds without pruning, and trained harder."""
     yield from _pruned(work, "pruned", "not pruned", "pruned, rate 0.05")
 
 
-def table1(work: Work) -> Rows:
+def table1(work: TableWork) -> Rows:
     """Trained with an ℓ1 penalty, and not pruned."""
     for network, penalties in work.scale["table1"].items():
         yield from _measured(work, network=[network], l1=penalties)
 
 
-def _pruned(work: Work, *networks: str) -> Rows:
+def _pruned(work: TableWork, *networks: str) -> Rows:
     """Those that the scale has."""
     for network in networks:
         if network in work.scale["networks"]:
@@ -87,7 +87,7 @@ def _pruned(work: Work, *networks: str) -> Rows:
             yield from _measured(work, network=[network], round=list(range(rounds + 1)))
 
 
-def _measured(work: Work, **places: list[Any]) -> Rows:
+def _measured(work: TableWork, **places: list[Any]) -> Rows:
     """What each network is, then what each attack or proof says of it."""
     for where in work.todo(**places):
         figures = _each_seed(work, where, NETWORK, "n")
@@ -105,7 +105,7 @@ def _measured(work: Work, **places: list[Any]) -> Rows:
 
 
 def _each_seed(
-    work: Work, where: dict[str, Any], figures: dict[str, tuple[str, ...]], n: str, **asked: Any
+    work: TableWork, where: dict[str, Any], figures: dict[str, tuple[str, ...]], n: str, **asked: Any
 ) -> dict[str, Any]:
     """Figures of `measure`, a list of a value for each seed; of a dead network and of what is not proved, none."""
     settings, found = work.scale["networks"][where["network"]], []
@@ -137,7 +137,7 @@ def _at(row: dict[str, Any], place: tuple[str, ...]) -> float | None:
     return value
 
 
-def network(work: Work, name: str, seed: int, number: int, l1: float) -> zn.models.Classifier:
+def network(work: TableWork, name: str, seed: int, number: int, l1: float) -> zn.models.Classifier:
     """A reference after so many rounds, or one trained with an ℓ1 penalty."""
     settings = work.scale["networks"][name]
 
@@ -172,7 +172,7 @@ def network(work: Work, name: str, seed: int, number: int, l1: float) -> zn.mode
     return work.model(called(number), train)
 
 
-def _source(work: Work, name: str) -> str:
+def _source(work: TableWork, name: str) -> str:
     """The data of a network; some classes of it, or other sizes of image, are written into the folder of the run."""
     settings = work.scale["networks"][name]
     if not {"classes", "side"} & set(settings):

@@ -25,28 +25,28 @@ from zeronorm.evaluation import reproduction
 from zeronorm.metrics import median_certified
 from zeronorm.training import TrainingPlan
 
-Work = reproduction.Work
+TableWork = reproduction.TableWork
 Rows = Iterator[tuple[dict[str, Any], dict[str, Any]]]
 
 K = {"mnist": 45, "cifar10": 75}  # of tables 2, 7 and 8
 
 
-def table1(work: Work) -> Rows:
+def table1(work: TableWork) -> Rows:
     """MNIST: accuracy, abstentions and median radius for every k."""
     yield from _of_every_k(work, "mnist")
 
 
-def table3(work: Work) -> Rows:
+def table3(work: TableWork) -> Rows:
     """The same on CIFAR-10."""
     yield from _of_every_k(work, "cifar10")
 
 
-def table6(work: Work) -> Rows:
+def table6(work: TableWork) -> Rows:
     """The same on ImageNet, or a folder like it."""
     yield from _of_every_k(work, "imagenet")
 
 
-def table2(work: Work) -> Rows:
+def table2(work: TableWork) -> Rows:
     """Pointwise against the smoothed classifier, votes drawn anew for every query; clean errors count as 0 pixels."""
     settings = work.scale["pointwise"]
     for where in work.todo(model=[f"ablation, k = {K['mnist']}"]):
@@ -61,7 +61,7 @@ def table2(work: Work) -> Rows:
         yield where, {"median": float(changes.median()), "n": len(data)}
 
 
-def table7(work: Work) -> Rows:
+def table7(work: TableWork) -> Rows:
     """The certificate at the number of votes and the confidence of Lee et al. 2019."""
     both = {
         f"ablation, k = {K['mnist']}": (work.scale["n0"], work.scale["n"], work.scale["alpha"]),
@@ -77,7 +77,7 @@ def table7(work: Work) -> Rows:
         yield where, {"votes": n, "n": len(data), "proved": proved, **_median(certificate, data)}
 
 
-def table8(work: Work) -> Rows:
+def table8(work: TableWork) -> Rows:
     """NULL as a colour of its own, and as the mean colour."""
     names = [name for name in K if name in work.scale]
     for name in names:
@@ -88,12 +88,12 @@ def table8(work: Work) -> Rows:
 # -- what the tables are made of ---------------------------------------------------------------------------
 
 
-def _of_every_k(work: Work, name: str) -> Rows:
+def _of_every_k(work: TableWork, name: str) -> Rows:
     for where in work.todo(k=work.scale[name]["retained"] if name in work.scale else []):
         yield where, measured(work, name, where["k"], "multichannel")
 
 
-def measured(work: Work, name: str, k: int, null: str) -> dict[str, Any]:
+def measured(work: TableWork, name: str, k: int, null: str) -> dict[str, Any]:
     """Classification accuracy (abstaining is wrong), the share of abstentions, and the median certified radius."""
     data = images(work, name, "test", work.scale[name].get("test"))
     model, alpha = smoothed(work, name, k, null), work.scale["alpha"]
@@ -108,7 +108,7 @@ def measured(work: Work, name: str, k: int, null: str) -> dict[str, Any]:
     }
 
 
-def smoothed(work: Work, name: str, k: int, null: str, **options: Any) -> zn.defenses.RandomizedAblation:
+def smoothed(work: TableWork, name: str, k: int, null: str, **options: Any) -> zn.defenses.RandomizedAblation:
     """The smoothed classifier, its base classifier trained."""
     settings = work.scale[name]
 
@@ -138,7 +138,7 @@ def smoothed(work: Work, name: str, k: int, null: str, **options: Any) -> zn.def
     )
 
 
-def images(work: Work, name: str, split: str, limit: int | None) -> Dataset:
+def images(work: TableWork, name: str, split: str, limit: int | None) -> Dataset:
     """Some of the data that a scale names."""
     with _source(work, name) as source:
         data = zn.data.load(source, split, limit)
@@ -146,7 +146,7 @@ def images(work: Work, name: str, split: str, limit: int | None) -> Dataset:
 
 
 @contextmanager
-def _source(work: Work, name: str) -> Iterator[str]:
+def _source(work: TableWork, name: str) -> Iterator[str]:
     """What the scale names; where it names nothing, synthetic images in folders."""
     if "data" in work.scale[name]:
         yield work.scale[name]["data"]

@@ -146,8 +146,17 @@ def test_a_rough_pass_that_errs_ends_no_search(amounts):
 
 def test_amounts_are_folded_gaussians():
     """Of many samples: the median of |N(0, 1)| is 0.674, and the share beyond 1 is 0.317."""
-    model = Linear()
-    vfga(model, X, Y, L0(None), steps=1, samples=8000)
-    shares = torch.tensor([moved[2] / 0.5 for moved in model.moved()[2::2]])
+    shown = []
+
+    def model(x):
+        shown.append(x.detach())
+        z = x @ G - 1000.0
+        return torch.stack([torch.zeros_like(z), z], dim=1)
+
+    x = X.expand(400, -1)
+    vfga(model, x, torch.zeros(400, dtype=torch.int64), L0(None), steps=1, samples=20)
+    rising = torch.stack(shown[2::2])  # after the clean inputs and their slopes, each second attempt falls
+    shares = (rising - x)[:, :, 2] / 0.5
+    assert shares.shape == (20, 400)
     assert shares.median() == pytest.approx(0.674, abs=0.03)
     assert (shares == 1).double().mean() == pytest.approx(math.erfc(1 / math.sqrt(2)), abs=0.03)

@@ -304,7 +304,7 @@ BAD = {
     "--curve 0": "curve: expected an integer of at least 1, got 0",
     "--curve 4 --k 2": "k: expected budgets or a curve, got --k 2 with --curve 4",
     "--curve 70": "k: expected between 0 and 64",
-    "--unit pixels": "unit: expected one of pixel, feature, got 'pixels'",
+    "--unit pixels": "unit: expected one of pixel, feature, column, got 'pixels'",
     "--low 2": r"high: expected more than low \(2\), got 1",
     "--high 0.5": r"x: expected values in \[0, 0\.5\], got \[0, 1\]",
     "--linf 0": "linf: expected a number in",

@@ -221,7 +221,7 @@ def test_a_budget_is_a_whole_number(k):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"unit": "pixels"}, "unit: expected one of pixel, feature, got 'pixels'"),
+        ({"unit": "pixels"}, "unit: expected one of pixel, feature, column, got 'pixels'"),
         ({"low": 1.0}, r"high: expected more than low \(1\), got 1"),
         ({"low": float("nan")}, "low: expected a number"),
         ({"high": torch.tensor([1.0, float("inf")])}, "high: expected finite bounds, got NaN or infinity"),

@@ -26,7 +26,7 @@ def write(path, weight, bias, batch="batch", softmax=False, labels=False):
     ]
     outputs = [helper.make_tensor_value_info("scores", kind, [batch, 10])]
     if softmax:
-        nodes.append(helper.make_node("Softmax", ["z"], ["scores"]))
+        nodes.append(helper.make_node("Softmax" if softmax is True else softmax, ["z"], ["scores"]))
     if labels:
         nodes.append(helper.make_node("Softmax", ["scores"], ["shares"]))
         outputs.append(helper.make_tensor_value_info("shares", kind, [batch, 10]))
@@ -93,13 +93,18 @@ def test_other_weights_are_not_the_runs(path, images, linear, tmp_path):
     assert any("model: digest" in p for p in zn.verify(evaluation.run, from_onnx(other), images).problems)
 
 
-def test_on_the_command_line(path, tmp_path, capsys):
+def test_on_the_command_line(path, linear, tmp_path, capsys):
     common = ["evaluate", "--model", f"onnx:{path}", "--limit", "6", "--k", "2", "--queries", "20"]
     assert run([*common, "--attack", "sparse_rs", "--out", str(tmp_path / "run")]) == 0
     assert run(["verify", str(tmp_path / "run")]) == 0
     assert "every claim holds" in capsys.readouterr().out
-    assert run(["evaluate", "--model", f"onnx:{path}", "--attack", "sparse_pgd", "--steps", "3"]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
+    white = ["--attack", "sparse_pgd", "--steps", "3", "--limit", "6", "--out", str(tmp_path / "white")]
+    assert run(["evaluate", "--model", f"onnx:{path}", *white]) == 0
+    # an operator that is no layer here: no gradients
+    box = write(tmp_path / "tanh.onnx", linear.weight, linear.bias, softmax="Tanh")
+    capsys.readouterr()
+    assert run(["evaluate", "--model", f"onnx:{box}", "--attack", "sparse_pgd", "--steps", "3"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("zeronorm: attack: sparse_pgd needs gradients, and this model gives none")
 
 

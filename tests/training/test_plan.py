@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
@@ -14,6 +15,7 @@ import typer
 
 from zeronorm.cli import main
 from zeronorm.errors import ArgumentError
+from zeronorm.models.checkpoint import RELEASED
 from zeronorm.training import TrainingPlan
 from zeronorm.training.method import CertifiedMethod
 from zeronorm.training.methods import METHODS
@@ -162,6 +164,18 @@ def test_a_plan_is_the_same_from_its_fields_and_from_its_command(asked, digest, 
     if plan.initial is None:
         assert TrainingPlan(**asdict(plan)) == plan
     assert from_command_line(shlex.split(plan.command())[2:], monkeypatch).identity() == plan.identity()
+
+
+SIDECARS = sorted([*RELEASED.glob("*/model.json"), *Path(__file__).parents[2].glob("models/*/model.json")])
+
+
+@pytest.mark.parametrize("sidecar", SIDECARS, ids=lambda path: path.parent.name)
+def test_the_command_of_a_released_model_states_the_plan_beside_it(sidecar, monkeypatch):
+    training = json.loads(sidecar.read_text())["training"]
+    said = from_command_line(shlex.split(training["command"])[2:], monkeypatch).identity()
+    if training["plan"]["method"] in CERTIFIED:
+        said = {name: value for name, value in said.items() if name in training["plan"]}
+    assert said == training["plan"]
 
 
 def from_command_line(words, monkeypatch):

@@ -1,4 +1,4 @@
-"""What every attack shares: the batch under attack, the model's passes, and who is broken already.
+"""What every attack shares: the batch under attack, the model's passes, and which examples are broken already.
 
 b, a    examples of the batch, and those of them still under attack
 g, p    the grid of an input: channels that change together, positions that are counted
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from zeronorm import checks, losses
 from zeronorm.errors import ArgumentError
-from zeronorm.kernels.numba import compiled, serves
 from zeronorm.modules import evaluation_mode
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0, Linf
@@ -47,7 +46,7 @@ def attacking(
     objective: LossName = "cross_entropy",
     norm: type[L0] | type[Linf] = L0,
 ) -> Iterator[BatchUnderAttack]:
-    """A `BatchUnderAttack` over checked arguments, with the model in evaluation mode and no gradients recorded.
+    """Check the arguments and hand out a `BatchUnderAttack`; the model is in evaluation mode meanwhile.
 
     An attack within an ℓ∞ budget searches the same way: all features may change, each by so much.
     """
@@ -75,7 +74,7 @@ def attacking(
 
 
 def filled_up(model: Model, inputs: Tensor) -> Tensor:
-    """The inputs, with copies of the last one appended where that makes a row's logits independent of its batch."""
+    """Pad the inputs to a multiple of 4 with copies of the last, so that a row's logits do not depend on its batch."""
     missing = -len(inputs) % getattr(model, "tile", TILE)
     # a model that is only called, perhaps for money, is not asked more than the search needs
     if missing and len(inputs) and inputs.device.type == "cpu" and getattr(model, "differentiable", True):
@@ -85,7 +84,7 @@ def filled_up(model: Model, inputs: Tensor) -> Tensor:
 
 
 class BatchUnderAttack:
-    """A batch under attack.
+    """The examples of a batch that are still under attack, and the best attempt at each.
 
     Iterates are sparse: `positions` (a, s) and `values` (a, g, s) to write there.  Examples leave once they are
     broken, and the attack keeps the rows of its own state that `record` names.
@@ -132,7 +131,7 @@ class BatchUnderAttack:
         self._best: tuple[Tensor, Tensor] | None = None  # positions and values, once an attempt is recorded
 
     def start_from(self, start: Tensor | None) -> tuple[Float[Tensor, "a g p"], Bool[Tensor, "a p"]] | None:
-        """The values of a given starting point, and which positions it changes."""
+        """The values of a given starting point, clamped to the box, and a mask of the positions it changes."""
         if start is None:
             return None
         if start.shape != self.result.shape:
@@ -149,13 +148,13 @@ class BatchUnderAttack:
     def score(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
-        """The objective, larger is better, and whether the goal is reached: one forward pass; `of` as for `logits`."""
+        """The objective (larger is better) and whether the goal is reached: one forward pass; `of` as for `logits`."""
         return self.judged(self.logits(inputs, of), of)
 
     def score_iterate(
         self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
     ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"]]:
-        """As `score`, of the clean inputs with `values` written at `positions`."""
+        """`score` of the clean inputs with `values` written at `positions`."""
         written = self._filled.clone()
         self._write(written, positions, values)
         return self.judged(self._call(written)[: len(values)])
@@ -163,7 +162,7 @@ class BatchUnderAttack:
     def score_and_gradient(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"], Float[Tensor, "n g p"]]:
-        """As `score`, and the objective's gradient at the inputs: one forward and one backward pass.
+        """`score`, and the objective's gradient at the inputs: one forward and one backward pass.
 
         The objective is the cross-entropy (minus that of the target), up to a monotone function of it: the
         gradient has its direction, but does not vanish where the model is very sure (`losses.log_odds`).
@@ -174,7 +173,7 @@ class BatchUnderAttack:
     def score_and_gradient_iterate(
         self, positions: Int[Tensor, "a s"], values: Float[Tensor, "a g s"]
     ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
-        """As `score_and_gradient`, of the clean inputs with `values` written at `positions`."""
+        """`score_and_gradient` of the clean inputs with `values` written at `positions`."""
         # a leaf of zeros that takes no memory, so that one copy serves: it is not a leaf, and may be written into
         leaf = self.x.new_zeros(()).expand_as(self._filled).requires_grad_()
         with torch.enable_grad():
@@ -192,7 +191,7 @@ class BatchUnderAttack:
     def logits_and_pullback(
         self, inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
     ) -> tuple[Float[Tensor, "n j"], Callable[[Tensor], Tensor]]:
-        """The logits, and a function from weights (n, j) to the gradient of the logits so weighted and summed.
+        """The logits, and a function that maps weights (n, j) to the gradient of the weighted sum of the logits.
 
         One forward pass, and one backward pass at every call of the function.
         """
@@ -216,16 +215,16 @@ class BatchUnderAttack:
     def judged(
         self, z: Float[Tensor, "n j"], of: Int[Tensor, "n"] | None = None
     ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
-        """What `score` says, of logits that are there already."""
+        """The objective and whether the goal is reached, from logits that were computed already."""
         goal = self._goal_of(of)
         return self._comparable(self._objective(z, goal)), self._reached(z, goal)
 
     def _comparable(self, objective: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Larger is better, and logits that are not numbers are worse than any."""
+        """The objective so signed that larger is better; -infinity where the logits are not numbers."""
         return (-objective if self.targeted else objective).nan_to_num(-math.inf, math.inf, -math.inf)
 
     def _traced(self, inputs: Float[Tensor, "n g p"], of: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A leaf with the inputs, and the logits that hang on it."""
+        """The inputs as a leaf of the autograd graph, and their logits."""
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
             z = self._differentiable(self._call(self._copied(leaf), of))
@@ -256,13 +255,13 @@ class BatchUnderAttack:
         return self._comparable(objective), self._reached(judged, goal), gradient
 
     def _call(self, inputs: Tensor, of: Tensor | None = None) -> Tensor:
-        """The logits of inputs that the model may write into."""
+        """One pass of the model over inputs that it may write into."""
         if (watch := getattr(self.model, "passes_for", None)) is not None:
             watch(self.rows if of is None else self.rows[of])
         return losses.finite_below(checks.logits(self.model(inputs), len(inputs), self._highest_label))
 
     def _copied(self, inputs: Float[Tensor, "n g p"]) -> Tensor:
-        """A copy in the model's shape, filled up."""
+        """A copy of the inputs in the model's shape, padded by `filled_up`."""
         inputs = self._ungrid(inputs, self._shape)
         filled = filled_up(self.model, inputs)
         return inputs.clone(memory_format=torch.contiguous_format) if filled is inputs else filled
@@ -270,7 +269,7 @@ class BatchUnderAttack:
     # -- iterates ---------------------------------------------------------------------------------------
 
     def _hold(self, x: Float[Tensor, "a g p"]) -> None:
-        """The clean inputs under attack: `_filled` is what a pass over them is given, `x` their grid."""
+        """Keep the clean inputs under attack: `_filled` padded, in the model's shape, and `x` as a grid."""
         self._filled = filled_up(self.model, self._ungrid(x, self._shape))
         self.x = self._grid(self._filled[: len(x)]).contiguous()  # a view, unless channels are last
 
@@ -293,7 +292,7 @@ class BatchUnderAttack:
         return x.scatter_(2, positions[:, None].expand_as(values), values)
 
     def at(self, grid: Float[Tensor, "#a g p"] | float, positions: Int[Tensor, "a s"]) -> Any:
-        """The entries of `grid` at `positions`, (a, g, s); a number that stands for a grid is everywhere itself."""
+        """The entries of `grid` at `positions`, (a, g, s); a number, which stands for a constant grid, is returned."""
         if not isinstance(grid, Tensor):
             return grid
         at = positions[:, None].expand(-1, grid.shape[1], -1)
@@ -304,7 +303,7 @@ class BatchUnderAttack:
         return v.clamp_(self.low, self.high)  # type: ignore[arg-type]  # two numbers or two tensors
 
     def move_(self, v: Float[Tensor, "a g p"], direction: Float[Tensor, "a g p"], α: float | Tensor) -> None:
-        """v + α direction, back into the box, in place."""
+        """Add α · direction to v and clamp it to the box, in place."""
         if isinstance(α, Tensor):
             v.addcmul_(direction, α)
         else:
@@ -312,11 +311,11 @@ class BatchUnderAttack:
         self.clamp_(v)
 
     def box_at(self, positions: Int[Tensor, "a s"]) -> tuple[Any, Any]:
-        """Bounds of the entries at `positions`: numbers, or tensors (a, g, s)."""
+        """Bounds of the box at `positions`: numbers, or tensors (a, g, s)."""
         return self.at(self.low, positions), self.at(self.high, positions)
 
     def box_of(self, of: Int[Tensor, "n"]) -> tuple[Float[Tensor, "#n #g #p"], Float[Tensor, "#n #g #p"]]:
-        """Bounds of the entries of these examples, tensors of the inputs' type that broadcast against them."""
+        """Bounds of the box for these examples, as tensors that broadcast against them."""
         low, high = (torch.as_tensor(v, dtype=self.x.dtype, device=of.device) for v in (self.low, self.high))
         return (low[of], high[of]) if low.dim() else (low[None, None, None], high[None, None, None])
 
@@ -335,7 +334,7 @@ class BatchUnderAttack:
         positions: Int[Tensor, "a s"],
         values: Float[Tensor, "a g s"],
     ) -> Int[Tensor, "c"] | None:
-        """Note what a pass showed of the iterates: success, or a better attempt.
+        """Keep the iterates that are better than any before, and drop the examples that reached the goal.
 
         Returns the rows that stay under attack, or None if all do.
         """
@@ -343,19 +342,16 @@ class BatchUnderAttack:
             reached = self.confirmed(reached, self.inputs(positions, values))
         if self._best is None:
             self._best = positions.clone(), self.at(self.x, positions)
+        better = (objective > self._best_objective).logical_or_(reached)
         best = (self._best_objective, *self._best)
-        if serves(objective, reached, positions, values, *best):
-            _keep_better(objective, reached, positions, values, *best)
-        else:
-            better = (objective > self._best_objective).logical_or_(reached)
-            for old, new in zip(best, (objective, positions, values), strict=True):
-                old.copy_(torch.where(better.view(-1, *[1] * (old.dim() - 1)), new, old))
+        for old, new in zip(best, (objective, positions, values), strict=True):
+            torch.where(better.view(-1, *[1] * (old.dim() - 1)), new.to(old.dtype), old, out=old)
         return self.drop(reached)
 
     def confirmed(
         self, reached: Bool[Tensor, "n"], inputs: Float[Tensor, "n g p"], of: Int[Tensor, "n"] | None = None
     ) -> Bool[Tensor, "n"]:
-        """Success that holds in full precision, for a model that also offers a faster, rougher pass."""
+        """Which successes hold in full precision too, for a model whose usual pass is faster and rougher."""
         if self._exact is None or not reached.any():
             return reached
         some = reached.nonzero().flatten()
@@ -363,7 +359,7 @@ class BatchUnderAttack:
         return reached.index_put((some,), self._reached(z, self._goal_of(of)[some]))
 
     def drop_those_at_goal(self) -> None:
-        """Leave alone who is there without an attack: misclassified already, or already of the target class."""
+        """Drop the examples that need no attack: misclassified already, or already of the target class."""
         if self.k == 0:
             self.drop(torch.ones_like(self.goal, dtype=torch.bool), attacked=False)
             return
@@ -376,7 +372,7 @@ class BatchUnderAttack:
         self.drop(reached, attacked=False)
 
     def drop(self, reached: Bool[Tensor, "a"], attacked: bool = True) -> Int[Tensor, "c"] | None:
-        """Take examples out of the search; returns the rows that stay, or None if all do."""
+        """Drop the examples that reached the goal; returns the rows that stay, or None if all do."""
         if not reached.any():
             return None
         if attacked and self._best is not None:
@@ -407,21 +403,9 @@ class BatchUnderAttack:
         return self._best[0].clone(), self._best[1].clone()
 
     def finished(self) -> Tensor:
-        """The result: who is broken as they broke, the others as the best attempt."""
+        """The result: adversarials of the examples that broke, the best attempts at the others."""
         self._write_best(torch.arange(len(self.rows), device=self.rows.device))
         return self.result
-
-
-@compiled
-def _keep_better(
-    start: int, stop: int, objective: Any, reached: Any, positions: Any, values: Any,
-    best_objective: Any, best_positions: Any, best_values: Any,
-) -> None:  # fmt: skip
-    for row in range(start, stop):
-        if reached[row] or objective[row] > best_objective[row]:
-            best_objective[row] = objective[row]
-            best_positions[row] = positions[row]
-            best_values[row] = values[row]
 
 
 def _box(x: Tensor, threat: L0) -> tuple[float | Tensor, float | Tensor, float | Tensor]:

@@ -149,7 +149,7 @@ def _least(
     slack: Float[Tensor, "a"],
     careful: Bool[Tensor, "a"],
 ) -> Bool[Tensor, "a p"]:
-    """Which positions of S contribute least: by the rule of the authors, or as many as the slack of f allows."""
+    """The positions of S to give up: by the authors' rule, or as many as the slack of f allows."""
     contribution = (G * δ).abs().sum(1).masked_fill(~S, torch.inf)
     ascending, order = contribution.sort(dim=1, stable=True)
     size = S.sum(1)

@@ -1,4 +1,4 @@
-"""The table of attacks, and what each claims about itself.  The tests read the claims and hold it to them."""
+"""The table of attacks, with what each claims about itself; the tests hold each attack to its claims."""
 
 from __future__ import annotations
 

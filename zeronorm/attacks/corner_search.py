@@ -129,13 +129,13 @@ def corner_search(
 
 
 def ranks(bits: Int[Tensor, "m r"], candidates: int) -> Int[Tensor, "m r"]:
-    """Ranks 0 .. N-1 from 64-bit words, r with probability (2 (N - r) - 1) / N²: (N - 1 - r)² <= u < (N - r)²."""
+    """Random ranks 0 .. N-1 from 64-bit words: rank r with probability (2 (N - r) - 1) / N², the paper's."""
     u = below(bits, candidates**2)
     return candidates - 1 - u.double().sqrt_().long()
 
 
 def _one_pixel(corners: _Corners, tried: int, candidates: int) -> Int[Tensor, "a j r"]:
-    """Move single pixels to corners; who breaks leaves.  The best corners of each ordering, in order."""
+    """Try every pixel alone in every corner; examples that break leave.  Returns the best corners of each ordering."""
     minimal, batch = corners.minimal, corners.minimal.batch
     if tried < corners.count:
         visit = batch.streams.bits(0, corners.count).argsort(dim=1)[:, :tried]
@@ -165,7 +165,7 @@ def _one_pixel(corners: _Corners, tried: int, candidates: int) -> Int[Tensor, "a
 
 
 def _distinct(best: Int[Tensor, "a j r"], colours: int) -> Int[Tensor, "a j r"]:
-    """Of each ordering the first change of every pixel, in order; at the end, the first change again."""
+    """Keep, in each ordering, the first change of every pixel; fill up the end with the first change again."""
     position, order = (best // colours).sort(dim=2, stable=True)
     again = torch.zeros_like(best, dtype=torch.bool)
     again[:, :, 1:] = position[:, :, 1:] == position[:, :, :-1]
@@ -196,7 +196,7 @@ class _Corners:
     def judge(
         self, of: Int[Tensor, "m"], entries: Int[Tensor, "m c n"], size: Int[Tensor, "m"] | None = None
     ) -> tuple[Float[Tensor, "m c j"], Bool[Tensor, "m"]]:
-        """Logits of candidates of the examples `of`, and who was broken by one; the sparsest is noted.
+        """The logits of candidates for the examples `of`, and which examples one of them broke; the sparsest is noted.
 
         With `size`, only so many candidates of each example are asked about; the logits of others are NaN.
         """
@@ -220,7 +220,7 @@ class _Corners:
     def _note(
         self, of: Int[Tensor, "m"], entries: Int[Tensor, "m c n"], reached: Bool[Tensor, "m c"]
     ) -> Bool[Tensor, "m"]:
-        """Keep the sparsest success of each example, the first of several; returns who has one."""
+        """Keep the sparsest success of each example (the first of several); returns which examples have one."""
         found = reached.any(1)
         if not found.any():
             return found
@@ -236,7 +236,7 @@ class _Corners:
         return self.minimal.note(reached & (everyone != batch.x).flatten(1).any(1), everyone)[of]
 
     def _inputs(self, of: Int[Tensor, "m"], entries: Int[Tensor, "m c n"]) -> Float[Tensor, "mc g p"]:
-        """The clean inputs with changes written one over the other: of several at one pixel, the last stays."""
+        """The clean inputs with the changes written in turn: of several at one pixel, the last counts."""
         batch, (m, c, n) = self.minimal.batch, entries.shape
         channels, pixels = batch.x.shape[1:]
         position = self._positions[entries // self.colours].view(m * c, n)

@@ -138,7 +138,7 @@ def _exchange(
     temperature: float,
     demerits: Float[Tensor, "a p"],
 ) -> tuple[Int[Tensor, "a 1"], Int[Tensor, "a 1"], Float[Tensor, "a g 1"]]:
-    """The exchange to try: the slot of S it happens in, the pixel that is there then, and its corner.
+    """Choose the exchange to try: the slot of S, the pixel that enters it, and that pixel's corner.
 
     The pixel is one of S already, in its own slot, or another, for which one of S leaves.
     """
@@ -159,7 +159,7 @@ def _exchange(
 
 
 def _spread(promises: Float[Tensor, "a n"]) -> Float[Tensor, "a 1"]:
-    """Their standard deviation, never 0; what may not be chosen does not count."""
+    """Standard deviation of each row's finite scores, never 0."""
     finite = promises.isfinite()
     count = finite.sum(1, keepdim=True).clamp_min(1)
     kept = promises.masked_fill(~finite, 0.0)

@@ -120,7 +120,7 @@ def _look(
     target: Int[Tensor, "r"],
     pass_size: int,
 ) -> tuple[Bool[Tensor, "r"], Bool[Tensor, "r"], Float[Tensor, "r g p"]]:
-    """Who is there, whose logits are no numbers, and ∂ log F_t = ∂z_t - Σ_j F_j ∂z_j."""
+    """Which examples reached the goal, which logits are not numbers, and ∂ log F_t = ∂z_t - Σ_j F_j ∂z_j."""
     seen = []
     for some in torch.arange(len(of), device=of.device).split(pass_size):
         z, pullback = batch.logits_and_pullback(v[some], of[some])

@@ -26,7 +26,7 @@ def locally_linear(
     seed: int = 0,
     ids: Int[Tensor, "b"] | None = None,
 ) -> Float[Tensor, "b ..."]:
-    """Raise one other class over the label, for each other class, and keep the best: white box, fixed budget.
+    """Raise each other class over the label in turn, and keep the best attempt: white box, fixed budget.
 
     Source: Gopalakrishnan, Marzi, Cekic, Madhow & Pedarsani, "Robust adversarial learning via sparsifying front
     ends", 2020, sections V-D and V-E.
@@ -92,7 +92,7 @@ def locally_linear(
 def _look(
     batch: BatchUnderAttack, rival: Int[Tensor, "b"], v: Float[Tensor, "a g p"]
 ) -> tuple[Float[Tensor, "a"], Bool[Tensor, "a"], Float[Tensor, "a g p"]]:
-    """The largest lead of another class, whether it is one, and the slope of the rival's."""
+    """The largest lead of another class, whether it is above 0, and the slope of the rival's lead."""
     z, pullback = batch.logits_and_pullback(v)
     lead = torch.zeros_like(z).scatter_(1, rival[batch.rows, None], 1.0)
     return *batch.judged(z), pullback(lead.scatter_(1, batch.goal[:, None], -1.0))

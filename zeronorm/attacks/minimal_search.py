@@ -31,7 +31,7 @@ def searching_minimal(
     seed: int,
     ids: Tensor | None,
 ) -> Iterator[MinimalSearch]:
-    """As `attacking`, for an attack that looks for the fewest changes; `threat.k` bounds them, None does not."""
+    """`attacking` for an attack that looks for the fewest changes: at most `threat.k`, any number if that is None."""
     bounded = threat
     if isinstance(threat, L0) and threat.k is None:
         bounded = threat.with_k(threat.available(x))
@@ -51,7 +51,7 @@ def searching_shortest(
     seed: int,
     ids: Tensor | None,
 ) -> Iterator[ShortestSearch]:
-    """As `attacking`, for an attack that looks for the shortest change; `threat.epsilon` bounds it, None does not."""
+    """`attacking` for an attack that looks for the shortest change: at most `threat.epsilon`, any if that is None."""
     if not isinstance(threat, L2):
         raise ArgumentError(f"threat: {name} works on an L2 threat model, got {type(threat).__name__}")
     free = threat.as_l0(checks.examples(x))
@@ -60,7 +60,7 @@ def searching_shortest(
 
 
 class MinimalSearch:
-    """Keeps, for every example, the adversarial with the fewest changed positions that was noted.
+    """Keeps, for every example, the adversarial with the fewest changed positions found so far.
 
     `batch` has the model's passes, the box and the random streams; its examples stay until `leave` drops them.
     """
@@ -75,12 +75,12 @@ class MinimalSearch:
 
     @property
     def fewest(self) -> Int[Tensor, "a"] | Float[Tensor, "a"]:
-        """Changed positions of the sparsest adversarial of each example still under attack; a huge number if none."""
+        """How many positions the sparsest adversarial of each example under attack changes; a huge number if none."""
         return self._fewest[self._at]
 
     @property
     def sparsest(self) -> Float[Tensor, "a g p"]:
-        """The sparsest adversarial of each example still under attack; its clean input if none."""
+        """The sparsest adversarial of each example under attack; its clean input if there is none."""
         return self._found[self._at]
 
     def distance(self, inputs: Float[Tensor, "a g p"]) -> Tensor:
@@ -88,7 +88,7 @@ class MinimalSearch:
         return (inputs != self.batch.x).any(1).sum(1)
 
     def note(self, reached: Bool[Tensor, "a"], inputs: Float[Tensor, "a g p"]) -> Bool[Tensor, "a"]:
-        """Keep those inputs that reached the goal with fewer changes than before; returns which."""
+        """Keep the inputs that reached the goal with fewer changes than before; returns which they are."""
         count = self.distance(inputs)
         better = self.batch.confirmed(reached & (count < self.fewest), inputs)
         at = self._at[better]
@@ -97,7 +97,7 @@ class MinimalSearch:
         return better
 
     def leave(self, done: Bool[Tensor, "a"]) -> Int[Tensor, "c"] | None:
-        """Drop examples that need no further search; returns the rows of the attack's own state that stay."""
+        """Drop examples that need no further search; returns the rows that stay, or None if all do."""
         self._tell(done)
         keep = self.batch.drop(done)
         if keep is not None:
@@ -105,7 +105,7 @@ class MinimalSearch:
         return keep
 
     def finished(self) -> Tensor:
-        """The result: the sparsest adversarials within the budget, the other inputs clean."""
+        """The result: the sparsest adversarials within the budget, clean inputs where there is none."""
         self._tell(torch.ones_like(self.batch.rows, dtype=torch.bool))
         within = self._fewest <= self._limit
         result, grid = self.batch.result, self.batch.clean
@@ -113,14 +113,14 @@ class MinimalSearch:
         return result
 
     def _tell(self, done: Bool[Tensor, "a"]) -> None:
-        """Tell a model that watches itself being searched who of these is broken, and by what."""
+        """Tell a model that watches the search which of these examples are broken, and by what."""
         found = done & (self.fewest <= self._limit)
         if found.any() and (tell := getattr(self.batch.model, "broken", None)) is not None:
             tell(self.batch.rows[found], self.batch.shaped(self.sparsest[found]))
 
 
 class ShortestSearch(MinimalSearch):
-    """Keeps, for every example, the adversarial of the least Euclidean distance that was noted; `fewest` is that."""
+    """Keeps, for every example, the adversarial found at the least Euclidean distance; `fewest` is that distance."""
 
     def __init__(self, batch: BatchUnderAttack, limit: float | None) -> None:
         super().__init__(batch)

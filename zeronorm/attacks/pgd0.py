@@ -71,7 +71,7 @@ def pgd0(
 
 
 def _ascend(batch: BatchUnderAttack, steps: int, step_size: float, restart: int) -> None:
-    """One run from a random point of the box."""
+    """One run of gradient ascent from a random point of the box."""
     u = batch.streams.uniform(restart, batch.x[0].numel(), batch.x.dtype).view_as(batch.x)
     v = batch.low + (batch.high - batch.low) * u
     η = torch.full_like(batch.x[:, :1, :1], step_size)

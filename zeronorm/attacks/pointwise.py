@@ -91,7 +91,7 @@ def pointwise(
 
 
 class _Walk:
-    """Where each example is: looking for a start, walking back from it, or checking what it came to.
+    """The state of each example: looking for a start, walking back from it, or checking what it came to.
 
     Each goes by its own clock, one query at a time, so that the batch stays full.
 
@@ -115,14 +115,14 @@ class _Walk:
         self.dense = torch.zeros_like(rows, dtype=torch.bool)
 
     def leave(self, done: Bool[Tensor, "a"]) -> None:
-        """Drop examples, with all that is known of them."""
+        """Drop examples, and their rows of the state."""
         if (keep := self.minimal.leave(done)) is not None:
             for name, value in vars(self).items():
                 if isinstance(value, Tensor):
                     setattr(self, name, value[keep])
 
     def candidates(self, step: int) -> tuple[Float[Tensor, "a g p"], Bool[Tensor, "a"]]:
-        """What each example would ask about next, and who does: noise no sparser than the best is not asked about."""
+        """The next input of each example, and whether it is worth a query: noise no sparser than the best is not."""
         x = self.minimal.batch.x
         asked = torch.ones_like(self.phase, dtype=torch.bool)
         at = self._head()[:, None].expand(-1, x.shape[1], -1)
@@ -137,7 +137,7 @@ class _Walk:
         return inputs, asked
 
     def learn(self, inputs: Float[Tensor, "a g p"], reached: Bool[Tensor, "a"], step: int) -> None:
-        """Go on from the answers."""
+        """Update the state by the model's answers."""
         starting, walking, checking = (self.phase == phase for phase in (_START, _WALK, _CHECK))
         if walking.any():
             self._walked(inputs, walking, walking & reached)
@@ -147,7 +147,7 @@ class _Walk:
             self._started(inputs, starting, starting & reached, step)
 
     def check_now(self, last: Bool[Tensor, "a"]) -> None:
-        """The last query of an example is to confirm what it has, if it has something."""
+        """Spend the last query of an example on confirming its adversarial, if it has one."""
         if last.any():
             unwalked = last & (self.phase == _START) & (self.changes > 0)
             self.current[unwalked] = self.start[unwalked]
@@ -155,7 +155,7 @@ class _Walk:
             self.phase[unwalked | (last & (self.phase == _WALK))] = _CHECK
 
     def _noise(self, of: Int[Tensor, "m"], step: int) -> Float[Tensor, "m g p"]:
-        """Each position at an end of the box, with the probability that is tried now."""
+        """Salt-and-pepper noise: each position at an end of the box, with the probability of this try."""
         batch = self.minimal.batch
         channels, pixels = batch.x.shape[1:]
         bits = batch.streams.select(of).bits(2 * step, pixels)
@@ -208,7 +208,7 @@ class _Walk:
         self._arrive(walking & ((self.needed >= self.changes) | (self.changes == 1)))
 
     def _arrive(self, arrived: Bool[Tensor, "a"]) -> None:
-        """Nothing more can be put back: worth a check if it is the sparsest."""
+        """End a walk: nothing more can be put back, and the result is checked if it is the sparsest."""
         worth = self.changes < self.minimal.fewest
         self.phase[arrived & worth] = _CHECK
         self._begin_again(arrived & ~worth)
@@ -225,12 +225,12 @@ class _Walk:
         self._begin_again(checking & ~again)
 
     def _begin_again(self, done: Bool[Tensor, "a"]) -> None:
-        """The next restart."""
+        """Begin the next restart of these examples."""
         self.restart += done
         self.density[done] = 1.0
         for state in (self.phase, self.repetition, self.level, self.changes):
             state[done] = 0  # phase 0 is the start
 
     def _head(self) -> Int[Tensor, "a 1"]:
-        """The position that a walk looks at."""
+        """The position that each walk tries to put back next."""
         return self.ring.gather(1, (self.head % self.ring.shape[1])[:, None])

@@ -116,7 +116,7 @@ def saif(
 def _drawn(
     batch: BatchUnderAttack, of: Int[Tensor, "n"], draw: int
 ) -> tuple[Float[Tensor, "n g p"], Float[Tensor, "n p"]]:
-    """Random values in the box, and the indicator of k random pixels, for these examples."""
+    """Random values in the box, and a 0-1 mask of k random pixels, for these examples."""
     x, streams = batch.x[of], batch.streams.select(of)
     low, high = batch.box_of(of)
     u = streams.uniform(2 * draw, x[0].numel(), x.dtype) if len(of) else x
@@ -130,7 +130,7 @@ def _drawn(
 def _vertices(
     batch: BatchUnderAttack, G: Float[Tensor, "a g p"], v: Float[Tensor, "a g p"]
 ) -> tuple[Float[Tensor, "a g p"], Float[Tensor, "a p"]]:
-    """Where G · s ⊙ (v - x) is largest: over v in the box, and over s in [0, 1] that sum to k at most."""
+    """The v in the box and the s in [0, 1], Σ s <= k, at which G · s ⊙ (v - x) is largest."""
     low, high = batch.box_of(torch.arange(len(v), device=v.device))
     slope = (v - batch.x).mul_(G).sum(1)
     if batch.allowed is not None:

@@ -45,7 +45,7 @@ def shrink(
         places = changed.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
         def without(j: Int[Tensor, "n 1"], of: Int[Tensor, "n"]) -> Float[Tensor, "n g p"]:
-            """The iterates of these examples with their j-th changed pixel restored."""
+            """These iterates with the j-th changed pixel of each restored."""
             at = places[of].gather(1, j)
             clean = batch.at(batch.x[of], at)
             return current[of].scatter_(2, at[:, None].expand_as(clean), clean)

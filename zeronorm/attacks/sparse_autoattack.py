@@ -28,7 +28,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The attack, and the choice that tells it from others of the same attack."""
+        """The attack's name, with the option that tells this stage from others of the same attack."""
         variant = self.options.get("gradient")
         return f"{self.attack} ({variant})" if variant else self.attack
 
@@ -37,7 +37,7 @@ Version = Literal["published", "plus"]
 
 
 def stages(steps: int = 10_000, queries: int = 10_000, version: Version = "published") -> tuple[Stage, ...]:
-    """The cascade: sparse-PGD with either gradient, then Sparse-RS; or "plus", see `sparse_autoattack`."""
+    """The searches of the cascade, "published" or "plus": see `sparse_autoattack`."""
     checks.choice("version", version, ("published", "plus"))
     if version == "published":
         return (
@@ -112,6 +112,6 @@ def sparse_autoattack(
 
 
 def _about(model: Model, rows: Tensor) -> AbstractContextManager[None]:
-    """Tell a model that watches itself being searched which examples the following passes are for."""
+    """Tell a model that watches the search which examples the next passes are for."""
     scope = getattr(model, "about", None)
     return nullcontext() if scope is None else scope(rows)

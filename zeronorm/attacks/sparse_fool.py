@@ -1,4 +1,4 @@
-"""SparseFool (Modas et al. 2019): flatten the boundary nearby, and cross the plane in as few positions as it takes.
+"""SparseFool (Modas et al. 2019): approximate the boundary by a plane, and cross it in few positions.
 
 a, m    examples still under attack, and those of them that a pass is about
 g, p    the grid of an input: channels that change together, positions that are counted
@@ -138,7 +138,7 @@ def cross(
     *,
     by_gain: bool,
 ) -> tuple[Float[Tensor, "m g p"], Int[Tensor, "m p"]]:
-    """Move v across the plane through `boundary`, in few positions; as far as the box allows.
+    """Move v across the plane through `boundary`, changing few positions; as far as the box allows.
 
     One position after the other moves to the end of its box at which normal · v is larger, the last only as far
     as needed to be `beyond` the plane: first those with the largest |normal|, or with `by_gain` those with the
@@ -201,7 +201,7 @@ def _deep_fool(
 
 
 def _lead(z: Float[Tensor, "m j"], y: Int[Tensor, "m"]) -> Float[Tensor, "m j"]:
-    """How far each class leads the label; NaN wherever a logit is none or infinite, -infinity for the label."""
+    """How far each class leads the label; -infinity for the label itself, NaN where a logit is NaN or infinite."""
     lead = (z - z.gather(1, y[:, None])).scatter_(1, y[:, None], -torch.inf)
     return lead.masked_fill_(~z.isfinite().all(1, keepdim=True), torch.nan)
 
@@ -209,7 +209,7 @@ def _lead(z: Float[Tensor, "m j"], y: Int[Tensor, "m"]) -> Float[Tensor, "m j"]:
 def _unit(
     w: Float[Tensor, "m g p"], free: Bool[Tensor, "m p"]
 ) -> tuple[Float[Tensor, "m g p"], Float[Tensor, "m"]]:
-    """Gradients over the positions that may change: their direction, and their Euclidean length."""
+    """Direction and Euclidean length of gradients, over the positions that may change."""
     w = w * free[:, None]
     largest = w.abs().amax((1, 2), keepdim=True)  # taken out first, so that no square overflows
     w = w / largest.clamp_min(1e-30)
@@ -218,14 +218,14 @@ def _unit(
 
 
 def _places(order: Int[Tensor, "m p"]) -> Int[Tensor, "m p"]:
-    """The place of each position in an order."""
+    """The rank of each position in an order: the inverse permutation."""
     return torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
 
 
 class _Runs:
-    """The changes that lead to v, one by one, in the order in which they were made."""
+    """The changes from the clean inputs to v, in the order in which they were made."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class _Runs:
         return torch.where(changed, self.v[rows], self.batch.x[self.of[rows]])
 
     def shortest(self, n: Int[Tensor, "m"], test: Callable[[Tensor, Tensor], Tensor]) -> Int[Tensor, "m"]:
-        """A number of changes up to n that passes the test where one change less does not, by bisection."""
+        """Bisect for a number of changes, at most n, that passes the test where one change less does not."""
         n, fails = n.clone(), torch.zeros_like(n)
         while len(rows := (n - fails > 1).nonzero().flatten()):
             middle = (n + fails) // 2

@@ -99,7 +99,7 @@ def ascend(
     mask_step_size: float | None = None,
     start: Float[Tensor, "b ..."] | None = None,
 ) -> None:
-    """The steps of `sparse_pgd` on whoever is under attack: who is not broken by them stays in the search."""
+    """The steps of `sparse_pgd`: examples that they break leave the batch, the others stay in it."""
     _, channels, pixels = batch.x.shape
     dtype = batch.x.dtype
     α = step_size * batch.width  # a number, or one for every entry
@@ -141,6 +141,6 @@ def ascend(
 def _draw(
     streams: Streams, step: int, allowed: Bool[Tensor, "p"] | None, pixels: int, dtype: torch.dtype
 ) -> Float[Tensor, "a p"]:
-    """A fresh mask: standard normal, and never a pixel the adversary may not touch."""
+    """Draw a fresh mask: standard normal, -infinity where the adversary may not touch a pixel."""
     mask = streams.normal(step, pixels, dtype)
     return mask if allowed is None else mask.masked_fill(~allowed, -math.inf)

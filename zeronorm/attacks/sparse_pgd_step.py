@@ -1,4 +1,4 @@
-"""The step of sparse-PGD between two passes of the model: magnitudes and mask move, the support is chosen anew.
+"""A step of sparse-PGD between two passes of the model: move magnitudes and mask, choose the support anew.
 
 a       examples under attack
 g, p    channels that change together, positions that are counted
@@ -33,8 +33,11 @@ def move(
     β: float,
     projected: bool,
 ) -> None:
-    """Move, in place, the mask m̃ along its normalised gradient (Σ_channels G p) σ'(m̃), taken at the magnitudes
-    just evaluated, and then the values v = x + p along sign(G): everywhere, or inside the support only."""
+    """Move the mask m̃ and the values v = x + p by one step, in place.
+
+    The mask moves along its normalised gradient (Σ_channels G p) σ'(m̃), at the magnitudes p just evaluated; then the
+    values move along sign(G), everywhere or, with `projected`, inside the support only.
+    """
     σ = mask.sigmoid()
     if isinstance(batch.low, float) and serves(v, mask, G):
         _move(v, batch.x, G, mask, σ, support, α, β, _GAMMA, batch.low, batch.high, projected)
@@ -53,7 +56,7 @@ def move(
 def choose(
     mask: Float[Tensor, "a p"], support: Int[Tensor, "a k"], stuck: Int[Tensor, "a"]
 ) -> tuple[Int[Tensor, "a k"], Int[Tensor, "a"]]:
-    """The positions of the k largest of the mask, ascending, and for how many choices in a row they are the same."""
+    """Positions of the k largest entries of the mask, ascending, and how many times in a row they were the same."""
     if serves(mask):
         chosen = torch.empty_like(support)
         stuck = stuck.clone()

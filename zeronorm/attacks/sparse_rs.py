@@ -83,7 +83,7 @@ def sparse_rs(
 
 
 def exchanged(query: int, queries: int, k: int, initial_fraction: float) -> int:
-    """How many of the k pixels the query-th of `queries` exchanges (the schedule of the authors' code)."""
+    """How many of the k pixels this query exchanges, by the schedule of the authors' code."""
     iteration = int(query / queries * 10_000)
     divisor = next((d for last, d in _SCHEDULE if iteration <= last), 20)
     return max(int(initial_fraction / divisor * k), 1)
@@ -92,7 +92,7 @@ def exchanged(query: int, queries: int, k: int, initial_fraction: float) -> int:
 def _search(
     batch: BatchUnderAttack, queries: int, initial_fraction: float, first_step: int, start: Tensor | None
 ) -> None:
-    """One random search.  M (a, k) is the set of pixels that carry `colours` (a, g, k)."""
+    """One random search over the set M (a, k) of pixels and their colours (a, g, k)."""
     k, (_, channels, pixels) = batch.k, batch.x.shape
     table = torch.arange(pixels, device=batch.x.device)
     if batch.allowed is not None:

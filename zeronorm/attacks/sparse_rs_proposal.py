@@ -29,7 +29,7 @@ def propose(
     table: Int[Tensor, "n"],
     moved: int,
 ) -> tuple[Int[Tensor, "a k"], Float[Tensor, "a g k"]]:
-    """M and its colours with `moved` pixels exchanged for others, in random corners of the box.
+    """Propose M and its colours with `moved` pixels exchanged for others, in random corners of the box.
 
     With all n pixels in M, the colours alone are drawn anew.  A single pixel gets a colour unlike its clean one:
     such an exchange must not waste its query.  `table` names the n pixels by their positions.
@@ -53,7 +53,7 @@ def propose(
 
 
 def outside(words: Int[Tensor, "a m"], taken: Int[Tensor, "a t"], n: int) -> Int[Tensor, "a m"]:
-    """As many distinct numbers of 0..n-1 outside `taken` as there are words, uniformly.
+    """Draw distinct numbers of 0..n-1 outside `taken`, uniformly, one for each word.
 
     The j-th word says which of the numbers that are left, after `taken` and the words before it.  Resolved by halves:
     a block of numbers drawn after another is among those the other leaves, whatever came before both.
@@ -70,7 +70,7 @@ def outside(words: Int[Tensor, "a m"], taken: Int[Tensor, "a t"], n: int) -> Int
 
 
 def _left_by(taken: Int[Tensor, "*b t"], r: Int[Tensor, "*b m"]) -> Int[Tensor, "*b m"]:
-    """The r-th numbers, from 0, that are not in a set: r plus how many of the set come before."""
+    """The r-th number (from 0) outside a set: r plus how many members of the set come before it."""
     before = taken.sort(-1).values - torch.arange(taken.shape[-1], device=taken.device)
     return r + torch.searchsorted(before, r.contiguous(), right=True)
 

@@ -1,4 +1,4 @@
-"""Voting folded Gaussian attack (Césaire et al. 2020): one more position a step, by the best of random amounts."""
+"""Voting folded Gaussian attack (Césaire et al. 2020): each step changes one more position, by a random amount."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def vfga(
 def _votes(
     batch: BatchUnderAttack, v: Float[Tensor, "a g p"], G: Float[Tensor, "a g p"], free: Bool[Tensor, "a p"]
 ) -> tuple[Int[Tensor, "a 2"], Float[Tensor, "a g 2"]]:
-    """The most promising free positions, of those that rise and of those that fall, and their ways to go.
+    """The most promising free position to raise and the one to lower, and how far each may move.
 
     Where no position is free, the way is 0.
     """

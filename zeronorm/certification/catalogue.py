@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.certification.certificate import ABSTAIN, Arithmetic, Certificate
+from zeronorm.certification.bound_propagation import certify_bound_propagation, check_bound_propagation
+from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Arithmetic, Certificate
 from zeronorm.certification.confidence import Ints, check_counts, check_probability
 from zeronorm.certification.discrete_smoothing import check_noise, discrete_smoothing_radius
 from zeronorm.certification.feature_partition import certify_feature_partition, check_feature_partition
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz, check_l0_lipschitz
 from zeronorm.certification.nearest_neighbour import certify_neighbours, check_nearest_neighbour
 from zeronorm.certification.randomized_ablation import BOUNDS, certify_votes
+from zeronorm.certification.tree_ensemble import WORK, smallest_change
 from zeronorm.certification.truncation_window import certify_truncated, check_truncated
 from zeronorm.errors import ArgumentError
 from zeronorm.models.classifier import Classifier
 from zeronorm.models.nearest_neighbour import NearestNeighbour
+from zeronorm.models.tree_ensemble import TreeClassifier
+from zeronorm.threat_model import L0
 
 GIVEN = ("y", "threats", "seconds", "seed", "ids", "batch_size")
 """What a proof may ask for by the name of a keyword: labels, threat models with budgets in ascending order, seconds for
@@ -43,6 +48,7 @@ class Certifier:
         source: the paper.
         arithmetic: the program that its proofs are about, as of `Certificate`.
         defaults: options and their defaults, of a probabilistic method.
+        columns: whether it knows what the columns of a table may become (`zn.L0(k, unit="column", schema=...)`).
         check: of a probabilistic method, raises `ArgumentError` for options that cannot be used.
     """
 
@@ -56,6 +62,7 @@ class Certifier:
     arithmetic: Arithmetic = "deployed"
     defaults: Mapping[str, Any] | None = None
     check: Callable[[Mapping[str, Any]], None] | None = None
+    columns: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -172,6 +179,23 @@ def _callable(model: Any, x: Tensor) -> object:
     return checks.model(model)
 
 
+# -- trees -------------------------------------------------------------------------------------------------
+
+
+def _columns(model: Any, x: Tensor, *, threats: Sequence[L0], work: int = WORK) -> Certificate:
+    """The smallest number of changes that moves each answer, up to the largest budget."""
+    found = smallest_change(model, x, threats[-1], work)
+    broken = found.upper.where(found.upper < UNBOUNDED, torch.tensor(ABSTAIN))
+    return replace(found.certificate, broken=broken, counterexamples=found.witness)
+
+
+def _check_trees(model: Any, x: Tensor) -> None:
+    if not _trees(model):
+        raise ArgumentError(
+            f"model: expected trees that zeronorm.models has opened, got {type(model).__name__}; see from_sklearn"
+        )
+
+
 # -- models ------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +207,7 @@ def _is_lipschitz(model: Any) -> bool:
     return bool(_architecture(model) == "l0_lipschitz")
 
 
-def _by_groups(model: Any) -> bool:
+def _votes(model: Any) -> bool:
     return bool(_architecture(model) == "feature_partition")
 
 
@@ -200,7 +224,11 @@ def _ablated(model: Any) -> bool:
     return "ablation" in getattr(model, "facts", {})
 
 
-def _nowhere(model: Any) -> bool:
+def _trees(model: Any) -> bool:
+    return isinstance(model, TreeClassifier)
+
+
+def _no(model: Any) -> bool:
     return False
 
 
@@ -218,10 +246,12 @@ catalogue: dict[str, Certifier] = {
     for row in (
         # name, function, kind and unit, accepts, made for, source
         Certifier("randomized_ablation", _ablation, *_PIXELS, _callable, _ablated, _LEVINE, **_ON_ABLATION),
-        Certifier("discrete_smoothing", _discrete, *_FEATURES, _callable, _nowhere, _LEE, **_ON_NOISE),
+        Certifier("discrete_smoothing", _discrete, *_FEATURES, _callable, _no, _LEE, **_ON_NOISE),
         Certifier("l0_lipschitz", certify_l0_lipschitz, *_PROOF, check_l0_lipschitz, _is_lipschitz, _OURS),
-        Certifier("feature_partition", certify_feature_partition, *_PROOF, check_feature_partition, _by_groups, _GROUPS),  # noqa: E501
+        Certifier("feature_partition", certify_feature_partition, *_PROOF, check_feature_partition, _votes, _GROUPS),
         Certifier("truncation_window", certify_truncated, *_PROOF, check_truncated, _truncates, _OURS),
+        Certifier("tree_ensemble", _columns, "deterministic", "feature", _check_trees, _trees, _OURS, columns=True),
+        Certifier("bound_propagation", certify_bound_propagation, *_PROOF, check_bound_propagation, _no, _OURS, "real"),
         Certifier("nearest_neighbour", certify_neighbours, *_PROOF, check_nearest_neighbour, _compares, _OURS),
     )
 }  # fmt: skip

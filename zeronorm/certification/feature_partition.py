@@ -6,7 +6,6 @@ aggregation.  Deterministic, no confidence level, one small model for each group
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -63,14 +62,14 @@ def certify_feature_partition(model: Any, x: Float[Tensor, "b ..."], batch_size:
     """How many pixels of each image may change, to any values, without changing the answer of a vote by groups.
 
     Hard votes by `partition_radius`, soft ones as `certify_soft_votes` says; of several partitions every group that
-    holds a changed pixel turns, in each of them.  A group's scores are computed in float64 beside a bound of how far a
-    pass in the model's own precision may be from them, in any batch and in any order of its sums (`Rounding`), and
-    taken at their worst: soft votes are rounded after it is taken off, and a hard vote that so little could turn
-    counts as changed.  A group whose scores overflow has no vote, which is not worse than a turned one.
+    holds a changed pixel turns, in each of them.  The network computes in float64; a group's scores are taken at the
+    worst that another batch, or another order of their sums, may make of them (`Rounding`): soft votes are rounded
+    after it is taken off, and a hard vote that so little could turn counts as changed.  A group whose scores overflow
+    has no vote, which is not worse than a turned one.
 
     **Arguments:**
 
-    - `model`: of `models.build("feature_partition")`, or such a network itself, in float32 or float64.
+    - `model`: of `models.build("feature_partition")`, or such a network itself.
     - `x`: images (b, c, h, w).
 
     **Returns:** radii in pixels; `ABSTAIN` where no class is certain to lead; `margin` is the smallest lead, in votes
@@ -118,51 +117,42 @@ def certify_soft_votes(scores: Float[Tensor, "b groups classes"]) -> Certificate
 
 
 class _Scores:
-    """Scores of a network's groups in float64, and how far those of its own pass may be from them."""
+    """Scores of a network's groups, and how far those of another pass in float64 may be from them."""
 
     def __init__(self, network: FeaturePartition) -> None:
-        weight = next(network.parameters())
-        self.network, self.rounding, self.dtype = network, Rounding(weight.dtype), weight.dtype
-        self.exact, self.sizes = copy.deepcopy(network).double(), copy.deepcopy(network).double()
-        for parameter in self.sizes.parameters():
-            parameter.copy_(parameter.abs())
+        self.network, self.rounding = network, Rounding(torch.float64)
 
     def __call__(
         self, x: Float[Tensor, "b c h w"], v: int
-    ) -> tuple[Float[Tensor, "b t j"], Float[Tensor, "b t j"]]:
-        """Scores of partition v, and bounds of their errors; infinite where the pass may overflow."""
-        every = slice(None)
-        h = self.network.seen(x.to(self.dtype), v).double()
-        error = torch.zeros_like(h)
-        exact, sizes = self.exact, self.sizes
-        for n, (layer, size) in enumerate(
-            zip([exact.first[v], *exact.rest], [sizes.first[v], *sizes.rest], strict=True)
-        ):
+    ) -> tuple[Float[Tensor, "b t j"], Float[Tensor, "b t 1"]]:
+        """Scores of partition v, and a bound of the errors of each group's; infinite where the pass may overflow."""
+        network = self.network
+        h = network.seen(x.double(), v)
+        error = h.new_zeros(*h.shape[:2], 1)
+        for n, layer in enumerate([network.first[v], *network.rest]):
             h = h.relu() if n else h
-            z = layer(h, every)
-            magnitude = size(h.abs() + error, every)
-            spread = size(error, every) - size.bias.expand(len(z), *z.shape[1:]) if n else 0.0
+            weight, added = layer.weight.double().abs(), layer.bias.double().abs().amax()
+            # of a sum of absolute values, and of the errors that come in
+            most = weight.sum(1).amax() * (h.abs().amax(2, keepdim=True) + error)
+            h = layer(h, slice(None))
             if not n:
-                z, magnitude = z + exact.place[v], magnitude + sizes.place[v]
-            error = spread + self.rounding.error(h.shape[2] + 2, magnitude)
-            h = z
+                place = network.place[v].double()
+                h, added = h + place, added + place.abs().amax()
+            error = weight.sum(1).amax() * error + self.rounding.error(weight.shape[1] + 2, most + added)
         return h, error
 
     def least_preferences(self, x: Float[Tensor, "b c h w"], v: int) -> Float[Tensor, "b t i j"]:
         """What no pass prefers i to j by less than, in every group."""
-        network, (u, error) = self.network, self(x, v)
-        least = self._least(u, error)
+        network = self.network
+        least = self._least(x, v)
         if network.mirrored:
-            u, error = self(x.flip(3), v)
-            least = (least + self._least(u, error)[:, network.reflected[v]]) / 2 - 4 * self.rounding.unit
+            least = (least + self._least(x.flip(3), v)[:, network.reflected[v]]) / 2 - 4 * self.rounding.unit
         return least
 
-    def _least(self, u: Tensor, error: Tensor) -> Tensor:
-        d = u[..., None] - u[..., None, :]
-        size = u.abs() + error
-        both = error[..., None] + error[..., None, :]
-        both = both + self.rounding.error(2, size[..., None] + size[..., None, :])
-        return (d - both).nan_to_num(nan=-1.0).clamp(-1, 1)
+    def _least(self, x: Tensor, v: int) -> Float[Tensor, "b t i j"]:
+        u, error = self(x, v)
+        both = 2 * error + self.rounding.error(2, 2 * (u.abs().amax(2, keepdim=True) + error))
+        return (u[..., None] - u[..., None, :] - both[..., None]).nan_to_num(nan=-1.0).clamp(-1, 1)
 
 
 def _certify_soft(scores: _Scores, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

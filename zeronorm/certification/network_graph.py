@@ -42,9 +42,10 @@ _ROWS = 5  # of the batch that is run, so that a reshape that mixes examples sho
 class Operation:
     """One operation.  Shapes and tensors are of one example, in float64; `inputs` are numbers of operations.
 
-    Affine operations have, beside `apply` (all of them): `linear` (without the constant), `transpose`
-    (coefficients of the result to coefficients of each input) and `magnitude`, which bounds the sum of the absolute
-    values of everything that is added up, given bounds of the inputs' absolute values.
+    Affine operations have, beside `apply` (all of them): `linear` (without the constant), `absolute` (with the
+    absolute values of the weights), `transpose` (coefficients of the result to coefficients of each input) and
+    `magnitude`, which bounds the sum of the absolute values of everything that is added up, given bounds of the
+    inputs' absolute values.
     `terms` bounds the number of roundings on the way to one entry of the result.
     """
 
@@ -62,13 +63,17 @@ class Operation:
         """As `apply`, without what is added: the constant of an affine operation is 0."""
         return self.apply(*values)
 
+    def absolute(self, *values: Tensor) -> Tensor:
+        """As `linear`, with the absolute values of the weights."""
+        return self.linear(*values)
+
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
         """`(b, *shape)` to `(b, *shape of input)`, one for each input."""
         raise NotImplementedError
 
     def magnitude(self, *values: Tensor) -> Tensor:
         """Bound of the absolute values that are added up, `(b, *shape)`."""
-        return self.apply(*values)
+        return self.absolute(*values)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,8 +97,11 @@ class Linear(Operation):
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
         return (coefficients @ self.weight,)
 
+    def absolute(self, *values: Tensor) -> Tensor:
+        return F.linear(values[0], self.weight.abs())
+
     def magnitude(self, *values: Tensor) -> Tensor:
-        return F.linear(values[0], self.weight.abs(), self.bias.abs())
+        return self.absolute(*values) + self.bias.abs()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,8 +140,11 @@ class Conv2d(Operation):
             ),
         )
 
+    def absolute(self, *values: Tensor) -> Tensor:
+        return F.conv2d(values[0], self.weight.abs(), None, *self._geometry)
+
     def magnitude(self, *values: Tensor) -> Tensor:
-        return F.conv2d(values[0], self.weight.abs(), self.bias.abs(), *self._geometry)
+        return self.absolute(*values) + self.bias.abs()[:, None, None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -156,8 +167,11 @@ class Scale(Operation):
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
         return (coefficients * self.factor,)
 
+    def absolute(self, *values: Tensor) -> Tensor:
+        return values[0] * self.factor.abs()
+
     def magnitude(self, *values: Tensor) -> Tensor:
-        return values[0] * self.factor.abs() + self.parts
+        return self.absolute(*values) + self.parts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

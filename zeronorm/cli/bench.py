@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    model: options.Model = "digits",
+    model: options.ModelName = "digits",
     data: options.Data = "digits",
     split: options.Split = "test",
     limit: Annotated[int, typer.Option(help="Use only so many examples, in one batch.")] = 64,

@@ -99,7 +99,7 @@ def certify(
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    workers: options.Workers = None,
+    workers: options.WorkerCount = None,
     ray: options.Ray = None,
     out: Annotated[
         Path | None,
@@ -150,7 +150,7 @@ def certify(
             box: dict[str, Any] = {
                 name: value for name, value in (("low", low), ("high", high)) if value is not None
             }
-            threats = None if budgets is None else [zn.L0(one, row.unit, **box) for one in budgets]  # type: ignore[arg-type]
+            threats = None if budgets is None else [zn.L0(one, row.unit, **box) for one in budgets]
             if threats is None:
                 of_method |= box  # an option, of a method that takes no budgets
             with options.at_work(workers, ray) as pool, Display() as display:

@@ -17,22 +17,15 @@ _SPARSE = "sparse_pgd,sparse_pgd:gradient=projected,sparse_rs"
 _LINF = "pgd,locally_linear,sparse_rs"
 
 
+@options.bundled
 def compare(
+    *,
     model: Annotated[
         list[str] | None,
         typer.Option(help="As of evaluate (default: digits); give it again for each further model."),
     ] = None,
-    data: options.Data = "digits",
-    split: options.Split = "test",
-    limit: options.Limit = None,
-    k: options.Budgets = None,
-    curve: options.Curve = None,
-    unit: options.Unit = "pixel",
-    channels: options.Channels = None,
-    low: options.Low = 0.0,
-    high: options.High = 1.0,
-    linf: options.Linf = None,
-    epsilon: options.Epsilon = None,
+    search: options.SearchOptions,
+    adversary: options.AdversaryOptions,
     attack: Annotated[
         str | None,
         typer.Option(
@@ -40,14 +33,6 @@ def compare(
             f"sparse_pgd:gradient=projected. See zeronorm list. (default: {_SPARSE}; with --epsilon: {_LINF})"
         ),
     ] = None,
-    steps: options.Steps = None,
-    queries: options.Queries = None,
-    batch_size: options.BatchSize = None,
-    seed: options.Seed = 0,
-    precision: options.Precision = "float32",
-    device: options.Device = "auto",
-    workers: options.Workers = None,
-    ray: options.Ray = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the comparison (default: under runs/). The same command resumes it."),
@@ -66,9 +51,9 @@ def compare(
     Each pair of model and attack is a run in a folder of its own, as evaluate makes it.
     """
     if attack is None:
-        attack = _SPARSE if epsilon is None else _LINF
+        attack = _SPARSE if adversary.epsilon is None else _LINF
     said = options.attacks(attack)
-    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf, channels)
+    adversaries = adversary.threats()
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):
         raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
@@ -78,28 +63,24 @@ def compare(
     from zeronorm.cli.progress import Display
 
     searches = options.searches(said)
-    where = resolve_device(device)
+    where = resolve_device(search.device)
     networks = {name: resolve_model(name, where) for name in models}
-    dataset = options.dataset(data, split, limit)
+    dataset = search.dataset()
     if out is None:
-        search = [list(searches), steps, queries, seed, precision]
-        budgets = options.asked_for(adversaries)
-        asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
-        asked += [] if channels is None else [channels]
-        out = options.default_out(["compare", *models, data], asked)
-    with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
+        names = ["compare", *models, search.data]
+        out = options.default_out(names, options.question(models, list(searches), search, adversary))
+    with options.resumable(out), search.at_work() as pool, Display(adversary.epsilon) as display:
         comparison = zn.compare(
             networks,
             dataset,
             adversaries,
             searches,
             out,
-            steps=steps,
-            queries=queries,
-            curve=curve is not None,
-            batch_size=batch_size,
-            seed=seed,
-            precision=precision,
+            **search.lengths(),
+            curve=adversary.curve is not None,
+            batch_size=search.batch_size,
+            seed=search.seed,
+            precision=adversary.precision,
             command=shlex.join(["zeronorm", *sys.argv[1:]]),
             workers=pool,
             on_progress=display.show_titled,

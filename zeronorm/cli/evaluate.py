@@ -13,19 +13,12 @@ import typer
 from zeronorm.cli import options
 
 
+@options.bundled
 def evaluate(
-    model: options.Model = "digits",
-    data: options.Data = "digits",
-    split: options.Split = "test",
-    limit: options.Limit = None,
-    k: options.Budgets = None,
-    curve: options.Curve = None,
-    unit: options.Unit = "pixel",
-    channels: options.Channels = None,
-    low: options.Low = 0.0,
-    high: options.High = 1.0,
-    linf: options.Linf = None,
-    epsilon: options.Epsilon = None,
+    *,
+    model: options.ModelName = "digits",
+    search: options.SearchOptions,
+    adversary: options.AdversaryOptions,
     attack: Annotated[
         str | None,
         typer.Option(
@@ -34,14 +27,16 @@ def evaluate(
             "(default: sparse_autoattack; with --epsilon: pgd)"
         ),
     ] = None,
-    steps: options.Steps = None,
-    queries: options.Queries = None,
-    batch_size: options.BatchSize = None,
-    seed: options.Seed = 0,
-    precision: options.Precision = "float32",
-    device: options.Device = "auto",
-    workers: options.Workers = None,
-    ray: options.Ray = None,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Prove whom the attacks left, or break them, by every certificate that accepts the model.",
+        ),
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="That a proof may take for each example and budget (default: 30).")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
@@ -53,6 +48,8 @@ def evaluate(
 
     Example: zeronorm evaluate --model digits --data digits --k 1,2,4,8 --steps 200 --queries 1000
 
+    Exactly, where proof and attack meet: zeronorm evaluate --model digits --k 1 --steps 200 --queries 1000 --prove
+
     All pixels, each a little: zeronorm evaluate --model digits --data digits --epsilon 0.1
 
     The run is a folder of records, with the report as a page in it.
@@ -60,9 +57,9 @@ def evaluate(
     A run that was stopped goes on when the same command is given again.
     """
     if attack is None:
-        attack = "sparse_autoattack" if epsilon is None else "pgd"
+        attack = "sparse_autoattack" if adversary.epsilon is None else "pgd"
     said = options.attacks(attack)
-    adversaries = options.threats(epsilon, k, curve, unit, low, high, linf, channels)
+    adversaries = adversary.threats()
 
     import zeronorm as zn
     from zeronorm.cli.model import resolve_device, resolve_model
@@ -75,27 +72,25 @@ def evaluate(
         choice("track", track, ("mlflow",))
         check_tracking()
     searches = list(options.searches(said).values())
-    network = resolve_model(model, resolve_device(device))
-    dataset = options.dataset(data, split, limit)
+    network = resolve_model(model, resolve_device(search.device))
+    dataset = search.dataset()
     if out is None:
-        search = [attack, steps, queries, seed, precision]
-        budgets = options.asked_for(adversaries)
-        asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
-        asked += [] if channels is None else [channels]
-        out = options.default_out([model, data], asked)
-    with options.resumable(out), options.at_work(workers, ray) as pool, Display(epsilon) as display:
+        asked = options.question(model, attack, search, adversary) + ([seconds, "prove"] if prove else [])
+        out = options.default_out([model, search.data], asked)
+    with options.resumable(out), search.at_work() as pool, Display(adversary.epsilon) as display:
         evaluation = zn.evaluate(
             network,
             dataset,
             adversaries,
             searches if len(searches) > 1 else searches[0],
             out,
-            steps=steps,
-            queries=queries,
-            curve=curve is not None,
-            batch_size=batch_size,
-            seed=seed,
-            precision=precision,
+            **search.lengths(),
+            prove=prove,
+            seconds=seconds,
+            curve=adversary.curve is not None,
+            batch_size=search.batch_size,
+            seed=search.seed,
+            precision=adversary.precision,
             name=model,
             command=shlex.join(["zeronorm", *sys.argv[1:]]),
             workers=pool,

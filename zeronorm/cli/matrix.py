@@ -23,7 +23,9 @@ _MODELS = "models"
 _ATTACKS = "sparse_pgd,sparse_pgd:gradient=projected,sigma_zero,guided_exchange,sparse_rs,sparse_autoattack"
 
 
+@options.bundled
 def matrix(
+    *,
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the matrix. The same command resumes it.")],
     model: Annotated[
@@ -39,16 +41,12 @@ def matrix(
             help="Defences to train, with commas, before those of --model (default: all, where there is none)."
         ),
     ] = None,
-    data: options.Data = "digits",
-    split: options.Split = "test",
-    limit: options.Limit = None,
+    search: options.SearchOptions,
     k: Annotated[str, typer.Option(help="Budgets: how many pixels may change.")] = "1,2,4",
-    channels: options.Channels = None,
+    channels: options.ChannelAxis = None,
     attack: Annotated[
         str, typer.Option(help="Attacks as of compare, or all: every sparse attack of the catalogue.")
     ] = _ATTACKS,
-    steps: options.Steps = None,
-    queries: options.Queries = None,
     votes: Annotated[
         int, typer.Option(help="Of randomized ablation: votes for an answer under attack.")
     ] = 100,
@@ -62,11 +60,6 @@ def matrix(
         int, typer.Option(help="Length of the plain training; the others' are in proportion.")
     ] = 20,
     train_limit: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
-    batch_size: options.BatchSize = None,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    workers: options.Workers = None,
-    ray: options.Ray = None,
     json_: options.Json = False,
 ) -> None:
     """Every defence against every attack and certificate: which ones hold, and which fall to what?
@@ -89,7 +82,7 @@ def matrix(
     if attack == "all":
         attack = ",".join(name for name, entry in catalogue.items() if "L0" in entry.norms)
     said = options.attacks(attack)
-    threats = options.threats(None, k, None, "pixel", 0.0, 1.0, None, channels)
+    threats = options.AdversaryOptions(k=k, channels=channels).threats()
     checks.integer("epochs", epochs, 1)
     if train_limit is not None:
         checks.integer("train_limit", train_limit, 1)
@@ -106,33 +99,33 @@ def matrix(
     assert isinstance(threats, list)
     searches = options.searches(said)
     sources = _named(model or [])
-    where = resolve_device(device)
+    where = resolve_device(search.device)
     networks = {name: resolve_model(source, where) for name, source in sources.items()}
-    dataset = options.dataset(data, split, limit)
+    dataset = search.dataset()
     middle = sorted(threat.k or 0 for threat in threats)[len(threats) // 2]
     trainings = {
-        "data": data, "train_k": max(1, middle) if train_k is None else train_k, "epochs": epochs,
-        "train_limit": train_limit, "seed": seed,
+        "data": search.data, "train_k": max(1, middle) if train_k is None else train_k, "epochs": epochs,
+        "train_limit": train_limit, "seed": search.seed,
     }  # fmt: skip
     known = {} if defense is None and sources else _recipes(dataset, defense, trainings)
     if twice := sorted(set(known) & set(sources)):
         raise ArgumentError(f"model: expected names other than those of the defences, got {twice[0]!r}")
     check_matrix(
         [*known, *sources], dataset, threats,
-        steps=steps, queries=queries, votes=votes, n=n, alpha=alpha, batch_size=batch_size, seed=seed,
+        **search.lengths(), votes=votes, n=n, alpha=alpha, batch_size=search.batch_size, seed=search.seed,
     )  # fmt: skip
-    at_work = options.at_work(workers, ray)
+    at_work = search.at_work()
     if known:
         _, colours, *sides = dataset.x.shape
         some = zn.models.build(
             "linear", in_channels=colours, image_size=sides, classes=len(dataset.class_names)
         )
-        given = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
+        given = {name: value for name, value in search.lengths().items() if value is not None}
         # what no model could be asked
         check_comparison({"any model": some.eval()}, dataset, threats, searches, given)
         with options.resumable(out):
             verbs = partial(context.find_root().command.main, standalone_mode=False)
-            _train(verbs, out / _MODELS, known, trainings, device)
+            _train(verbs, out / _MODELS, known, trainings, search.device)
         networks = {name: resolve_model(str(out / _MODELS / name), where) for name in known} | networks
         sources |= {name: f"{_MODELS}/{name}" for name in known}  # in the folder, wherever that goes
     with options.resumable(out), at_work as pool, Display() as display:
@@ -142,13 +135,12 @@ def matrix(
             threats,
             searches,
             out,
-            steps=steps,
-            queries=queries,
+            **search.lengths(),
             votes=votes,
             n=n,
             alpha=alpha,
-            batch_size=batch_size,
-            seed=seed,
+            batch_size=search.batch_size,
+            seed=search.seed,
             sources=sources,
             command=shlex.join(["zeronorm", *sys.argv[1:]]),
             workers=pool,

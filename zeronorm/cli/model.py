@@ -19,7 +19,7 @@ from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.errors import ArgumentError
 
 _NEIGHBOUR = "nearest_neighbour"
-_LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "from_onnx"}
+_LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "load_onnx"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -42,9 +42,10 @@ def resolve_device(name: str) -> torch.device:
 def resolve_model(name: str, device: torch.device) -> Model:
     """A built-in name, a checkpoint folder, a Hub id, another library's model, or `package.module:callable`.
 
-    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`; `nearest_neighbour:DATA` is the nearest of the
-    training images, of the first N of them with `:limit=N` behind it.  The callable is a model, a class of models,
-    or a function: without arguments it returns the model, with one it is the model.
+    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`, or `onnx:FILE:mean=M,...:std=S,...`;
+    `nearest_neighbour:DATA` is the nearest of the training images, of the first N of them with `:limit=N` behind it.
+    The callable is a model, a class of models, or a function: without arguments it returns the model, with one it is
+    the model.
     """
     library, colon, called = name.partition(":")
     if colon and library == _NEIGHBOUR and not Path(name).exists():

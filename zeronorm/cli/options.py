@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 _BUDGETS = "1,2,4,8"
 _IN_MEMORY = 1 << 30  # bytes of decoded images
 
-Model = Annotated[
+ModelName = Annotated[
     str,
     typer.Option(
         help="A built-in model, a checkpoint folder, a Hugging Face Hub id, timm:NAME, hf:OWNER/NAME, onnx:FILE, "
@@ -42,31 +45,16 @@ Data = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
-Budgets = Annotated[
-    str | None, typer.Option(help=f"Budgets: how many pixels may change (default: {_BUDGETS}).")
-]
-Curve = Annotated[
-    int | None,
-    typer.Option(
-        metavar="K", help="Instead of budgets: the smallest number of changes up to K, for each example."
-    ),
-]
-Unit = Annotated[str, typer.Option(help="What a change is: a pixel (all its channels) or a feature.")]
-Channels = Annotated[
+ChannelAxis = Annotated[
     str | None,
     typer.Option(
         help="The axis of an input that holds its channels: first or last (default: the model's, or first)."
     ),
 ]
-Low = Annotated[float, typer.Option(help="Smallest value an input may take.")]
-High = Annotated[float, typer.Option(help="Largest value an input may take.")]
-Linf = Annotated[float | None, typer.Option(help="Cap on the change of each value.")]
 Epsilon = Annotated[
     float | None,
     typer.Option(metavar="E", help="Instead of budgets: every value may change, each by at most E (ℓ∞)."),
 ]
-Steps = Annotated[int | None, typer.Option(help="Updates of each white-box stage (default: 10000).")]
-Queries = Annotated[int | None, typer.Option(help="Queries of each black-box stage (default: 10000).")]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -74,11 +62,8 @@ BatchSize = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Names everything random.")]
-Precision = Annotated[
-    str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")
-]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Workers = Annotated[
+WorkerCount = Annotated[
     int | None, typer.Option(help="Share the work among so many processes (needs the extra ray).")
 ]
 Ray = Annotated[
@@ -96,29 +81,116 @@ def dataset(name: str, split: str, limit: int | None) -> Dataset | Stream:
     return data.load() if isinstance(data, zn.data.Stream) and data.x.nbytes <= _IN_MEMORY else data
 
 
-def threats(
-    epsilon: float | None,
-    k: str | None,
-    curve: int | None,
-    unit: str,
-    low: float,
-    high: float,
-    linf: float | None,
-    channels: str | None = None,
-) -> list[L0] | LinfBall:
-    """The threat models asked for: an ℓ∞ ball, or budgets; of a curve the largest."""
-    if epsilon is not None:
-        return ball(epsilon, low, high, k=k, curve=curve, linf=linf)
-    if curve is not None and k is not None:
-        raise ArgumentError(f"k: expected budgets or a curve, got --k {k} with --curve {curve}")
-    most = [curve] if curve is not None else budgets(_BUDGETS if k is None else k)
+@dataclass(frozen=True)
+class SearchOptions:
+    """Which examples are searched, for how long, by whom."""
 
-    import zeronorm as zn
-    from zeronorm import checks
+    data: Data = "digits"
+    split: Split = "test"
+    limit: Limit = None
+    steps: Annotated[int | None, typer.Option(help="Updates of each white-box stage (default: 10000).")] = (
+        None
+    )
+    queries: Annotated[int | None, typer.Option(help="Queries of each black-box stage (default: 10000).")] = (
+        None
+    )
+    batch_size: BatchSize = None
+    seed: Seed = 0
+    device: Device = "auto"
+    workers: WorkerCount = None
+    ray: Ray = None
 
-    if curve is not None:
-        checks.integer("curve", curve, 1)
-    return [zn.L0(budget, unit, low, high, linf, channels=channels) for budget in most]  # type: ignore[arg-type]
+    def dataset(self) -> Dataset | Stream:
+        """The data set asked for."""
+        return dataset(self.data, self.split, self.limit)
+
+    def lengths(self) -> dict[str, int | None]:
+        """How long, as `zeronorm.evaluate` and its like take it."""
+        return {"steps": self.steps, "queries": self.queries}
+
+    def at_work(self) -> AbstractContextManager[Any]:
+        """The processes asked for; None: this one."""
+        return at_work(self.workers, self.ray)
+
+
+@dataclass(frozen=True)
+class AdversaryOptions:
+    """What the adversary may change, and in which precision it searches."""
+
+    k: Annotated[
+        str | None, typer.Option(help=f"Budgets: how many pixels may change (default: {_BUDGETS}).")
+    ] = None
+    curve: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="Instead of budgets: the smallest number of changes up to K, for each example."
+        ),
+    ] = None
+    unit: Annotated[str, typer.Option(help="What a change is: a pixel (all its channels) or a feature.")] = (
+        "pixel"
+    )
+    channels: ChannelAxis = None
+    low: Annotated[float, typer.Option(help="Smallest value an input may take.")] = 0.0
+    high: Annotated[float, typer.Option(help="Largest value an input may take.")] = 1.0
+    linf: Annotated[float | None, typer.Option(help="Cap on the change of each value.")] = None
+    epsilon: Epsilon = None
+    precision: Annotated[
+        str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")
+    ] = "float32"
+
+    def threats(self) -> list[L0] | LinfBall:
+        """The threat models asked for: an ℓ∞ ball, or budgets; of a curve the largest."""
+        k, curve = self.k, self.curve
+        if self.epsilon is not None:
+            return ball(self.epsilon, self.low, self.high, k=k, curve=curve, linf=self.linf)
+        if curve is not None and k is not None:
+            raise ArgumentError(f"k: expected budgets or a curve, got --k {k} with --curve {curve}")
+        most = self.budgets
+        assert isinstance(most, list)
+
+        import zeronorm as zn
+        from zeronorm import checks
+
+        if curve is not None:
+            checks.integer("curve", curve, 1)
+        shared: dict[str, Any] = {
+            "unit": self.unit, "low": self.low, "high": self.high, "linf": self.linf, "channels": self.channels
+        }  # fmt: skip
+        return [zn.L0(budget, **shared) for budget in most]
+
+    @property
+    def budgets(self) -> float | list[int]:
+        """Largest change of each value, or numbers of changes."""
+        if self.epsilon is not None:
+            return self.epsilon
+        return [self.curve] if self.curve is not None else budgets(_BUDGETS if self.k is None else self.k)
+
+
+def bundled(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb each of whose parameters that is a dataclass is one option per field on the command line."""
+    hints = get_type_hints(verb, include_extras=True)
+    bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+
+    @functools.wraps(verb)
+    def called(**given: Any) -> None:
+        made = {
+            name: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            for name, kind in bundles.items()
+        }
+        verb(**given, **made)
+
+    options = []
+    for parameter in inspect.signature(verb).parameters.values():
+        kind = hints[parameter.name]
+        parts = fields(kind) if is_dataclass(kind) else ()
+        for field in parts:
+            typed = get_type_hints(kind, include_extras=True)[field.name]
+            options.append(parameter.replace(name=field.name, annotation=typed, default=field.default))
+        if not parts:
+            options.append(parameter.replace(annotation=kind))
+    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # which typer reads
+    called.__annotations__ = {}
+    return called
 
 
 def ball(epsilon: float, low: float, high: float, **foreign: object) -> LinfBall:
@@ -130,11 +202,6 @@ def ball(epsilon: float, low: float, high: float, **foreign: object) -> LinfBall
     import zeronorm as zn
 
     return zn.Linf(epsilon, low, high)
-
-
-def asked_for(adversaries: list[L0] | LinfBall) -> float | list[int | None]:
-    """What tells the budgets of one question from those of another."""
-    return [threat.k for threat in adversaries] if isinstance(adversaries, list) else adversaries.epsilon
 
 
 @contextmanager
@@ -173,6 +240,17 @@ def default_out(names: Sequence[str], asked: Sequence[Any]) -> Path:
     """A folder under runs/ for each question: called after some of it, told apart by all of it."""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(Path(name).name for name in names)).strip("-").lower()
     return Path("runs") / f"{slug}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
+
+
+def question(
+    model: str | list[str], attack: str | list[str], search: SearchOptions, adversary: AdversaryOptions
+) -> list[Any]:
+    """What tells a search from another."""
+    return [
+        model, search.data, search.split, search.limit, adversary.budgets, adversary.curve, adversary.unit,
+        adversary.low, adversary.high, adversary.linf, attack, search.steps, search.queries, search.seed,
+        adversary.precision, *([] if adversary.channels is None else [adversary.channels]),
+    ]  # fmt: skip
 
 
 def budgets(text: str) -> list[int]:

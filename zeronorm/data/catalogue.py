@@ -10,9 +10,10 @@ from typing import Literal, overload
 import torch
 
 from zeronorm.checks import choice, integer
-from zeronorm.data import folder, hub, images, parquet
+from zeronorm.data import folder, hub, images, parquet, table
 from zeronorm.data.dataset import Dataset, Stream
 from zeronorm.data.preparation import Preparation, split_off
+from zeronorm.data.schema import Schema
 from zeronorm.errors import ArgumentError
 
 _SPLITS = ("train", "test")
@@ -42,18 +43,39 @@ def available() -> dict[str, str]:
         "imagenet100": "100 classes of imagenet",
         "folder:PATH": "images in PATH/CLASS/ or PATH/SPLIT/CLASS/",
         "parquet:PATH": "a Parquet file, or a folder of SPLIT.parquet or SPLIT-*.parquet, with image and label columns",
+        "table:PATH": "a CSV or Parquet file of numbers and categories in named columns, one of them the target",
         "hub:OWNER/NAME": "the Parquet files of a data set on the Hugging Face Hub",
     }
 
 
 @overload
 def load(
-    name: str, split: str = ..., limit: int | None = ..., *, stream: Literal[False] = ...
+    name: str,
+    split: str = ...,
+    limit: int | None = ...,
+    *,
+    stream: Literal[False] = ...,
+    target: str | None = ...,
+    schema: Schema | None = ...,
 ) -> Dataset: ...
 @overload
-def load(name: str, split: str = ..., limit: int | None = ..., *, stream: bool) -> Dataset | Stream: ...
 def load(
-    name: str, split: str = "test", limit: int | None = None, *, stream: bool = False
+    name: str,
+    split: str = ...,
+    limit: int | None = ...,
+    *,
+    stream: bool,
+    target: str | None = ...,
+    schema: Schema | None = ...,
+) -> Dataset | Stream: ...
+def load(
+    name: str,
+    split: str = "test",
+    limit: int | None = None,
+    *,
+    stream: bool = False,
+    target: str | None = None,
+    schema: Schema | None = None,
 ) -> Dataset | Stream:
     """The examples of a data set, in a fixed order.
 
@@ -67,13 +89,24 @@ def load(
             folder of images without split folders, is what it is under any split's name.
         limit: at most so many examples, the first ones; the others are not decoded.
         stream: leave images in their files until they are asked for (`Stream`).  Examples and ids are the same;
-            digits are in memory always.
+            digits and tables are in memory always.
+        target: of "table:PATH", the column that holds the labels.
+        schema: of "table:PATH", what the other columns may become; by default what `Schema.infer` guesses.
     """
     if not isinstance(name, str):
         raise ArgumentError(f"data: expected the name of a data set, got {name!r}")
     limit = None if limit is None else integer("limit", limit, 1)
     if not isinstance(split, str) or not split:
         raise ArgumentError(f"split: expected the name of a split, got {split!r}")
+    kind, _, place = name.partition(":")
+    if kind == "table" and place:
+        return table.from_frame(
+            table.read(_path(place), split), target, schema, limit=limit, name=name, split=split
+        )
+    if target is not None or schema is not None:
+        raise ArgumentError(
+            f"target, schema: expected None for other data than table:PATH, got some for {name!r}"
+        )
     source, preparation = split_off(name)
     if source == "digits":
         if preparation != images.AS_IT_IS:

@@ -11,12 +11,14 @@ from torch import Tensor
 from zeronorm import distances
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.shrink import shrink
+from zeronorm.certification.certificate import ABSTAIN
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.examples import first_columns
 from zeronorm.evaluation.fresh_pass import predict, verdict
 from zeronorm.evaluation.in_process import Events, Spent
 from zeronorm.evaluation.plan import PlannedStage, takes
+from zeronorm.evaluation.proofs import certificate_of
 from zeronorm.evaluation.query_counter import QueryCounter
 from zeronorm.records.folders import Row, finite
 from zeronorm.threat_model import L0
@@ -85,6 +87,7 @@ class _Attempt:
         self.threat, self.stage, self.seed, self.sparser = work.threat, work.stage, work.seed, work.sparser
         self.unconfirmed = self.outside = 0
         self._written = {j for j, written in enumerate(shard.written) if written}
+        self._proved: list[bool] = []  # by a stage that proves
         self._claimed: set[int] = set()  # rows that the attack called broken
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._started = self._flushed = time.perf_counter()
@@ -103,6 +106,9 @@ class _Attempt:
     def run(self) -> None:
         """Attack, check, write."""
         x, y, attack = self.examples.x, self.examples.y, self.stage.function
+        if self.stage.proof:
+            self._settle(torch.arange(len(x), device=x.device), self._prove(), finished=True)
+            return
         options = dict(self.stage.options)
         for name, value in (("seed", self.seed), ("ids", self.examples.ids)):
             if takes(attack, name):
@@ -127,6 +133,28 @@ class _Attempt:
         backwards = int(self.counter.backwards.sum())
         before, self._spent = self._spent, Spent(time.perf_counter() - self._started, forwards, backwards)
         self.events.finished(self.shard, rows, self._spent - before)
+
+    def _prove(self) -> Tensor:
+        """Note what is proved; counterexamples where there are some, the inputs elsewhere."""
+        x, y = self.examples.x, self.examples.y
+        certificate = certificate_of(self.stage, self.model, self.examples, self.threat, self.seed)
+        self._proved = certificate.holds(y, self.threat.k or 0).tolist()
+        passes = torch.ones_like(y) if certificate.passes is None else certificate.passes.to(y)
+        self.counter.forwards += passes
+        if certificate.broken is None or certificate.counterexamples is None:
+            return x
+        found = (certificate.broken != ABSTAIN).to(x.device).view(-1, *[1] * (x.dim() - 1))
+        return torch.where(found, certificate.counterexamples.to(x), x)
+
+    def _outcome(self, local: int, broken: bool) -> str:
+        if not self.stage.proof:
+            return "broken" if broken else "robust"
+        if broken and self._proved[local]:
+            raise RuntimeError(
+                f"{self.stage.name} proved example {int(self.examples.ids[local])} within {self.threat.k} changes and "
+                "broke it: an error of zeronorm, please report it"
+            )
+        return "broken" if broken else "proved" if self._proved[local] else "unknown"
 
     def _passed(self, passes: int) -> None:
         self.events.passed(passes, self._underway)
@@ -177,7 +205,7 @@ class _Attempt:
             self.unconfirmed += not broken and local in self._claimed
             self.outside += not inside[j]
             row = first_columns(self.examples, local, threat.k, self.stage.index, self.stage.name) | {
-                "outcome": "broken" if broken else "robust",
+                "outcome": self._outcome(local, broken),
                 "prediction": found.prediction[j] if broken else int(y[j]),
                 "margin": finite(found.margin[j]) if inside[j] else None,
                 "forwards": int(self.counter.forwards[local]),

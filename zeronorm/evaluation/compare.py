@@ -140,7 +140,7 @@ def compare(
                     threats,
                     asked[run["attack"]],
                     folder.path / run["path"],
-                    **lengths[run["attack"]],
+                    **lengths[run["attack"]],  # type: ignore[arg-type]
                     curve=curve,
                     batch_size=batch_size,
                     seed=seed,

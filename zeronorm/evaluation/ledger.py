@@ -29,6 +29,8 @@ class Ledger:
         self._largest: dict[tuple[int, int], int] = {}  # (example, stage): its largest budget so far
         self._correct = torch.zeros(len(examples), dtype=torch.bool)
         self._smallest = [float("inf")] * len(examples)  # the fewest changes found; 0 for a clean error
+        self._proved = [-1] * len(examples)  # the most changes that are proved to be withstood
+        self._unknown: set[tuple[int, int]] = set()  # (example, stage) that a proof gave up on
         self._sparser: dict[int, list[Row]] = {}  # each example's adversarials, ever sparser
         for row in rows:
             self._note(row)
@@ -51,10 +53,19 @@ class Ledger:
                 self._smallest[i] = 0
             return
         searched = i, row["stage"]
+        if row["outcome"] == "proved":
+            self._proved[i] = max(self._proved[i], row["k"])
+        elif row["outcome"] == "unknown":
+            self._unknown.add(searched)
         self._largest[searched] = max(row["k"], self._largest.get(searched, 0))
         if row["outcome"] == "broken" and row["distance"] < self._smallest[i]:
             self._smallest[i] = row["distance"]
             self._sparser.setdefault(i, []).append(row)
+        if self._smallest[i] <= self._proved[i]:
+            raise RuntimeError(
+                f"example {row['example']} is proved to withstand {self._proved[i]} changes and broken by "
+                f"{self._smallest[i]:g} (see {self._folder.path}): an error of zeronorm, please report it"
+            )
 
     def has(self, i: int, k: int | None, stage: int) -> bool:
         """Whether this search of this example has a row."""
@@ -77,6 +88,17 @@ class Ledger:
             i
             for i, smallest in enumerate(self._smallest)
             if self._correct[i] and (bar < smallest <= broken_with or self.has(i, k, stage))
+        ]
+
+    def unproved(self, k: int, stage: int, *, broken_with: float = float("inf")) -> list[int]:
+        """The examples that a proof within k is to be sought for, or was before an interruption.
+
+        They are those that `left` gives, without those that are proved and those that this stage gave up on.
+        """
+        return [
+            i
+            for i in self.left(k, stage, broken_with=broken_with)
+            if self.has(i, k, stage) or (self._proved[i] < k and (i, stage) not in self._unknown)
         ]
 
     def robust(self, k: int | None) -> int:

@@ -31,6 +31,7 @@ class PlannedStage:
         index: its place in the cascade.
         name: the attack, and the choice that tells it from others of the same attack.
         minimal: whether it looks for the smallest change, and so answers for every budget at once.
+        proof: whether it is a certificate, handed whom the attacks left; then `function` is not called.
     """
 
     index: int
@@ -39,10 +40,11 @@ class PlannedStage:
     options: dict[str, Any]
     function: AttackFunction
     minimal: bool
+    proof: bool = False
 
     def describe(self) -> dict[str, Any]:
         """As the plan in run.json holds it."""
-        kind = "minimal" if self.minimal else "budget"
+        kind = "proof" if self.proof else "minimal" if self.minimal else "budget"
         told: dict[str, Any] = {
             "name": self.name,
             "attack": self.attack,

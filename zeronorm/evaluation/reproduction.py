@@ -38,7 +38,7 @@ ROOT = Path(zeronorm.__file__).parents[1] / "reproductions"
 Row = dict[str, Any]  # table, where, figures, seconds
 
 
-class Work:
+class TableWork:
     """What a table's function is given.
 
     Attributes:
@@ -130,7 +130,7 @@ class Reproduction:
             asked = {"reproduction": self.name, "scale": scale, "settings": dict(settings)}
             remember(out / "run.json", asked, f"a run of {self.name} at these settings")
             rows = read_rows(out / "rows.jsonl") if (out / "rows.jsonl").exists() else []
-            work = Work(settings, device, out)
+            work = TableWork(settings, device, out)
             for table in tables:
                 work._done = [row["where"] for row in rows if row["table"] == table]
                 began = time.perf_counter()

@@ -62,7 +62,11 @@ def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         "n": figures.n,
         "clean_accuracy": figures.clean_accuracy.value,
         "robust_accuracy": {str(k): share.value for k, share in figures.robust_accuracy.items()},
-    }
+    } | (
+        {}
+        if figures.certified is None
+        else {"certified_accuracy": {str(k): share.value for k, share in figures.certified.items()}}
+    )
 
 
 class RunResult:
@@ -107,6 +111,11 @@ class Evaluation(RunResult):
         return RobustAccuracy.over(self.summary.robust_accuracy)
 
     @property
+    def certified_accuracy(self) -> RobustAccuracy | None:
+        """Share of inputs proved to be classified correctly whatever changes are made; None without proofs."""
+        return None if self.summary.certified is None else RobustAccuracy.over(self.summary.certified)
+
+    @property
     def diagnosis(self) -> list[dict[str, str]]:
         """What the run noticed about its own figure."""
         return list(self._folder.read()["diagnosis"])
@@ -124,12 +133,18 @@ class Evaluation(RunResult):
             "clean_accuracy_interval": list(self.clean_accuracy.interval),
             "robust_accuracy": {str(k): float(v) for k, v in self.robust_accuracy.items()},
             "robust_accuracy_interval": {str(k): list(v.interval) for k, v in self.robust_accuracy.items()},
+            **self._certified_json(),
             "median_distance": median if median < math.inf else None,
             "n": self.summary.n,
             "complete": self.summary.complete,
             "warnings": [f["code"] for f in self.diagnosis if f["level"] == "warning"],
             "run": str(self.run),
         }
+
+    def _certified_json(self) -> dict[str, Any]:
+        if (certified := self.certified_accuracy) is None:
+            return {}
+        return {"certified_accuracy": {str(k): float(v) for k, v in certified.items()}}
 
     def __repr__(self) -> str:
         findings = (

@@ -45,6 +45,7 @@ from zeronorm.evaluation.plan import (
     resolve_stages,
     resolve_threats,
 )
+from zeronorm.evaluation.proofs import proof_stages
 from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Evaluation, summary_of
 from zeronorm.evaluation.session import Progress, Session, noted
@@ -52,6 +53,7 @@ from zeronorm.records.folders import Row, RunFolder, finite
 from zeronorm.threat_model import L0, Linf
 
 _BATCH = 256  # examples, unless said
+_PROOFS = 4  # examples that are proved together, each for seconds
 _LEAST = 16  # in a shard, unless there are too few for that: a pass costs something however small it is
 _PICTURES = 48  # examples whose clean input is kept for the report
 
@@ -67,6 +69,8 @@ def evaluate(
     steps: int | None = None,
     queries: int | None = None,
     curve: bool = False,
+    prove: bool = False,
+    seconds: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     precision: str = "float32",
@@ -91,6 +95,9 @@ def evaluate(
         steps, queries: length of each white-box and black-box stage; the attacks' own by default.
         curve: search, for each example, the smallest number of changes up to `threat.k`: robust accuracy at
             every budget from one run.
+        prove: hand whom the attacks left to every certificate that accepts the model, from the easiest: each is
+            proved, broken by a counterexample, or unknown.  `certified_accuracy[k]` is the share proved.
+        seconds: that a proof may take for each example and budget, before it is unknown; by default the method's.
         batch_size: examples per batch; the result does not depend on it.  By default 256, or fewer where some of
             the workers would have none otherwise.
         seed: of every random number, together with the example's id.
@@ -120,6 +127,9 @@ def evaluate(
     look = diagnosis.look_at(model, examples)
     stages = resolve_stages(attack, differentiable=look.differentiable, steps=steps, queries=queries)
     some = examples.first(1)
+    if seconds is not None and not prove:
+        raise ArgumentError(f"seconds: expected none without prove, got {seconds!r}")
+    proofs = proof_stages(model, some.x, threats, seconds, len(stages)) if prove else []
     for stage, one in product(stages, threats):
         stage.check(model, some.x, some.y, one)
     findings = list(look.findings)
@@ -134,7 +144,7 @@ def evaluate(
             "name": attack
             if isinstance(attack, str) and (look.differentiable or len(stages) > 1)
             else " + ".join(stage.name for stage in stages),
-            "stages": [stage.describe() for stage in stages],
+            "stages": [stage.describe() for stage in (*stages, *proofs)],
         },
         "seed": seed,
         "precision": precision,
@@ -157,8 +167,8 @@ def evaluate(
                     session = Session(len(examples), on_progress, engine.count)
                     with noted(session, folder, run) as note:
                         _Runner(
-                            model, examples, threats, stages, ledger, session, note, batch_size, seed, precision,
-                            engine,
+                            model, examples, threats, [*stages, *proofs], ledger, session, note, batch_size, seed,
+                            precision, engine,
                         ).run(curve)  # fmt: skip
                 findings += diagnosis.inspect_answers(look, examples, ledger.rows)
                 findings += diagnosis.inspect_rows(run, ledger.rows)
@@ -200,7 +210,9 @@ class _Runner:
         """
         for threat in self.threats:
             for stage in self.stages:
-                if not stage.minimal:
+                if stage.proof:
+                    self._search(threat, stage, self.ledger.unproved(_k(threat), stage.index))
+                elif not stage.minimal:
                     self._search(threat, stage, self.ledger.left(_k(threat), stage.index))
                 elif threat is self.threats[0]:
                     largest = self.threats[-1]
@@ -217,7 +229,8 @@ class _Runner:
             for stage in self.stages:
                 # an earlier stage may have broken it at this very budget; then it is a smaller budget's business
                 broken_with = float("inf") if k == most else float(k + 1)
-                left = self.ledger.left(k, stage.index, broken_with=broken_with)
+                who = self.ledger.unproved if stage.proof else self.ledger.left
+                left = who(k, stage.index, broken_with=broken_with)
                 if stage.minimal:
                     left = [i for i in left if self.ledger.budget_of(i, stage.index) in (None, k)]
                 self._search(self.threats[0].with_k(k), stage, left, sparser=True)
@@ -258,9 +271,11 @@ class _Runner:
         """
         # batches that were asked for are those of one process, to the last bit
         workers = self.engine.count if self.batch_size is None else 1
+        # a proof may take long: little of it is lost when it is stopped
+        size = _PROOFS if "seconds" in stage.options else self.batch_size or _BATCH
         todo = [
             batch
-            for batch in cut(left, self.batch_size or _BATCH, workers)
+            for batch in cut(left, size, workers)
             if not all(self.ledger.has(i, threat.k, stage.index) for i in batch)
         ]
         events = _StageEvents(self, stage.name, threat.k, len(left), len(left) - sum(map(len, todo)))

@@ -28,11 +28,10 @@ from zeronorm.evaluation.result import summary_of
 from zeronorm.evaluation.runner import describe_data, pictured
 from zeronorm.files import read_file
 from zeronorm.records.figures import summarise
-from zeronorm.records.folders import Folder, RunFolder, digest_rows
+from zeronorm.records.folders import Folder, Row, RunFolder, digest_rows
 from zeronorm.report.html import page
 from zeronorm.threat_model import L0
 
-Row = Mapping[str, Any]
 Key = tuple[int | None, int | None, int | None]  # example, budget, stage; a damaged row may lack any
 
 _BATCH = 256

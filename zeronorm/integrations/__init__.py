@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zeronorm.integrations.hub import HubClassifier as HubClassifier
     from zeronorm.integrations.mlflow import log_to_mlflow as log_to_mlflow
     from zeronorm.integrations.onnx import from_onnx as from_onnx
+    from zeronorm.integrations.onnx import load_onnx as load_onnx
+    from zeronorm.integrations.onnx_to_torch import to_torch as to_torch
     from zeronorm.integrations.robustbench import benchmark as benchmark
     from zeronorm.integrations.robustbench import load_model as load_model
     from zeronorm.integrations.timm import from_timm as from_timm
@@ -38,8 +40,10 @@ _HOMES = {
     "from_torch_class": "torch_classes",
     "from_transformers": "transformers",
     "load_model": "robustbench",
+    "load_onnx": "onnx",
     "log_to_mlflow": "mlflow",
     "to_foolbox": "foolbox",
+    "to_torch": "onnx_to_torch",
 }
 
 __all__ = sorted(_HOMES)

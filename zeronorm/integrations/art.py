@@ -127,10 +127,10 @@ def from_art(attack: type, *, labels: bool = True, **options: Any) -> ForeignAtt
     as `SaliencyMapMethod`, that take any for classes to reach and choose these themselves without.
     """
 
-    return _Theirs(attack, labels, options)
+    return _ArtSearch(attack, labels, options)
 
 
-class _Theirs(ForeignAttack):
+class _ArtSearch(ForeignAttack):
     library, before = "art", 1
 
     def __init__(self, attack: type, labels: bool, options: dict[str, Any]) -> None:

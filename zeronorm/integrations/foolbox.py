@@ -51,10 +51,10 @@ def from_foolbox(attack: type, *, epsilon: float | None = None, **options: Any) 
     the ε of an ℓ∞ run or the k of a sparse one; `epsilon` says another.
     """
 
-    return _Theirs(attack, epsilon, options)
+    return _FoolboxSearch(attack, epsilon, options)
 
 
-class _Theirs(ForeignAttack):
+class _FoolboxSearch(ForeignAttack):
     library = "foolbox"
 
     def __init__(self, attack: type, epsilon: float | None, options: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
-"""ONNX models through onnxruntime: black boxes, whatever they were exported from.
+"""ONNX models: torch modules where every operator is known, else black boxes through onnxruntime.
 
-box = from_onnx("classifier.onnx")        # zeronorm evaluate --model onnx:classifier.onnx --attack sparse_rs
+model = load_onnx("classifier.onnx:mean=0.1307:std=0.3081")   # as on the command line: --model onnx:classifier.onnx
+box = from_onnx("classifier.onnx")                            # always a black box
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,41 @@ import torch
 from zeronorm.errors import ArgumentError
 from zeronorm.files import local_path
 from zeronorm.integrations.extras import require
+from zeronorm.integrations.onnx_to_torch import normalisation, to_torch
 from zeronorm.models import BlackBox
+
+_LOG = logging.getLogger(__name__)
+
+
+def load_onnx(called: str) -> Any:
+    """`FILE`, or `FILE:mean=M,...:std=S,...`, as a torch module with gradients, or else as a black box.
+
+    `mean` and `std`, one number for each channel, normalise inputs in [0, 1] before the network.  Where an operator is
+    not known as a layer of torch, the log says which, and the model can only be called.
+
+    **Raises:** `ArgumentError` for a file that is none, and for other keys.
+    """
+    path, *keys = called.split(":") if not os.path.exists(called) else [called]
+    given: dict[str, list[float]] = {}
+    for key in keys:
+        name, _, numbers = key.partition("=")
+        try:
+            values = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            values = []
+        if name not in ("mean", "std") or not values:
+            raise ArgumentError(f"model: expected onnx:FILE:mean=NUMBERS:std=NUMBERS, got {key!r}")
+        given[name] = values
+    mean, std = given.get("mean"), given.get("std")
+    if given:
+        normalisation(mean, std)
+    if not Path(path).is_file():
+        raise ArgumentError(f"model: expected an ONNX file, found no {path}")
+    try:
+        return to_torch(path, mean=mean, std=std)
+    except ArgumentError as error:
+        _LOG.warning("onnx:%s can only be called, without gradients or proofs: %s", path, error)
+    return from_onnx(path, mean=mean, std=std)
 
 
 def from_onnx(
@@ -27,6 +63,8 @@ def from_onnx(
     output: str | None = None,
     batch_size: int | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> BlackBox:
     """An ONNX classifier as a model that can only be called.
 
@@ -39,8 +77,14 @@ def from_onnx(
     - `output`: the name of the scores among several outputs; None: the only one of shape (batch, classes).
     - `batch_size`: as of `BlackBox`; a model of a fixed batch size is given so many at a time anyhow.
     - `providers`: where onnxruntime computes.
+    - `mean`, `std`: of every channel, taken off and divided by before the model.
     """
     run = _Session(local_path(path, "model"), output, tuple(providers))
+    if mean is not None or std is not None:
+        before = normalisation(mean, std)
+        run.before = before.mean.numpy(), before.std.numpy()
+        text = f"{run.digest} {before.mean.flatten().tolist()} {before.std.flatten().tolist()}"
+        run.digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
     name = f"onnx:{run.path.name}"
     box = BlackBox(run, scores or run.kind_of_scores(), batch_size, name, run.channels())
     box.digest = run.digest
@@ -56,6 +100,7 @@ class _Session:
 
     def __init__(self, path: Path, output: str | None, providers: tuple[str, ...]) -> None:
         self.path, self.asked, self.providers = path, output, providers
+        self.before: tuple[Any, Any] | None = None  # mean and standard deviation
         if not path.is_file():
             raise ArgumentError(f"model: expected an ONNX file, found no {path}")
         sha = hashlib.sha256(path.read_bytes())
@@ -73,6 +118,8 @@ class _Session:
             raise ArgumentError(
                 f"x: expected inputs of shape (batch, {expected}) for {self.path.name}, got {x.shape}"
             )
+        if self.before is not None:
+            x = (x - self.before[0]) / self.before[1]
         x = np.ascontiguousarray(x, dtype=self.dtype)
         at_once = self.shape[0]
         if not isinstance(at_once, int):

@@ -1,1 +1,1 @@
-"""Compiled kernels (numba, Triton): how numbers are moved fast, and nothing of attacks."""
+"""Kernels: how numbers are moved fast, compiled by numba or Triton; they know nothing of attacks."""

@@ -51,13 +51,13 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a small function callable within kernels."""
+    """Make a small function callable within kernels, where it is inlined."""
     compiled_helper: Callable[..., Any] = numba.njit(inspect.unwrap(function), inline="always")
     return compiled_helper
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a longer function callable within kernels: it is compiled by itself, once.
+    """Make a longer function callable within kernels: it is compiled once, apart from them.
 
     Unlike in kernels, sums are not reassociated.
     """
@@ -67,7 +67,7 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether kernels can work on these: on the CPU, in one piece, of a type numpy knows, and nothing recorded."""
+    """Whether kernels can work on these tensors: contiguous, on the CPU, of a known type, without gradients."""
     for t in tensors:
         if (
             not (t.is_cpu and t.is_contiguous() and t.dtype in _TYPES)
@@ -79,7 +79,7 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Hold Ctrl-C until the function is done: raised where LLVM calls back into Python, it would be lost."""
+    """Delay Ctrl-C until the function is done: LLVM's calls back into Python would lose the exception."""
 
     def held(*arguments: Any, **options: Any) -> Any:
         handler = signal.getsignal(signal.SIGINT)

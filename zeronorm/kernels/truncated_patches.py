@@ -82,7 +82,7 @@ def truncated_patches(
 
 
 class _TruncatedPatches(torch.autograd.Function):
-    """The work of the kernels: patches padded to whole blocks of 64, blocks numbered through the images."""
+    """The kernels' forward and backward: patches padded to blocks of 64, the blocks numbered across images."""
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor, weight: Tensor, bottom: int, top: int) -> Tensor:
@@ -175,7 +175,7 @@ def _among_equals(
     dropped: Any, block: int, x: Any, row: int, column: int, weight: Any, o: int,
     border_above: Any, border_below: Any, bottom: int, top: int,
 ) -> None:  # fmt: skip
-    """Say again what is dropped, where more reach a border than are to go: of equal ones the outermost."""
+    """Decide anew what is dropped where several products equal the border: the outermost of them."""
     d = weight.shape[1]
     above_here, below_here = load(border_above, 0, 0), load(border_below, 0, 0)
     left_above, left_below = np.zeros(_DIGITS, np.uint64), np.zeros(_DIGITS, np.uint64)
@@ -203,7 +203,7 @@ def _among_equals(
 
 @part
 def _count_down(digits: Any, word: Any) -> None:
-    """One less in each lane of the word; a number's binary digits are bits of different words."""
+    """Subtract 1 in each lane of the mask; the binary digits of a lane's number are bits of different words."""
     for digit in range(_DIGITS):
         before = digits[digit]
         digits[digit] = before ^ word
@@ -212,7 +212,7 @@ def _count_down(digits: Any, word: Any) -> None:
 
 @part
 def _any(digits: Any) -> Any:
-    """The lanes whose number is not 0."""
+    """A mask of the lanes whose number is not 0."""
     word = digits[0]
     for digit in range(1, _DIGITS):
         word |= digits[digit]

@@ -95,7 +95,7 @@ class _TruncatedProducts(torch.autograd.Function):
 
 
 def _backend(x: Tensor, weight: Tensor) -> Any:
-    """Who does the work: two functions.
+    """The two functions that serve these tensors: the CPU's kernels, the GPU's, or their twins in torch.
 
     `sums(x, weight, bottom, top)` gives the truncated products (r, o) and tensors that begin (r, o) and say what was
     dropped; `rows(G, M, N, *dropped)` gives Σ_s G[r, s] M[s] without the coordinates dropped between N[r] and
@@ -147,7 +147,7 @@ class _Sorted:
 
 
 class _Compiled:
-    """On the CPU."""
+    """Forward and backward by the CPU's kernels."""
 
     @staticmethod
     def sums(
@@ -180,7 +180,7 @@ class _Compiled:
 
 
 def _padded(rows: Float[Tensor, "r d"]) -> Float[Tensor, "r padded"]:
-    """With zeros up to a whole number of lanes."""
+    """The matrix, its rows padded with zeros to a whole number of vectors."""
     return F.pad(rows, (0, -rows.shape[1] % LANES))
 
 
@@ -242,7 +242,7 @@ def _sums(
 
 @part
 def _threshold(values: Any, groups: int, k: int, slack: int) -> Any:
-    """A number that k of the values reach, and at most k + slack of them unless the next smaller are equal."""
+    """A threshold that at least k of the values reach, and at most k + slack unless many are equal."""
     number = values.dtype.type
     infinity, half, finite = number(np.inf), number(0.5), np.finfo(values.dtype).max
     most = broadcast(-infinity)
@@ -376,7 +376,7 @@ def _choose_among_equals(
 
 @part
 def _unpack(marked: Any, places: Any) -> None:
-    """The places of all bits.  Most words have two at most, which are written whether they are there or not."""
+    """Write the places of all set bits.  Most words have two at most, so two are written without asking."""
     n = 0
     for c in range(len(marked)):
         word, count = marked[c], popcount(marked[c])

@@ -43,7 +43,7 @@ RGB = YCBCR.inverse()
 
 
 class SparsifyingFrontEnd(nn.Module):
-    """Images `(b, 1 or 3, h, w)` in [0, 1] to images that keep K = ⌊keep_fraction · h w⌋ coefficients a plane.
+    """Keeps the ⌊keep_fraction · h w⌋ largest wavelet coefficients per plane of images `(b, 1 or 3, h, w)` in [0, 1].
 
         front_end = SparsifyingFrontEnd("coif1", 0.035)
         model = front_end.wrap(model)               # logits of sparsified images
@@ -106,7 +106,7 @@ class SparsifyingFrontEnd(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What makes this front end again, ready for JSON."""
+        """The arguments that make an equal front end, ready for JSON."""
         names = ("wavelet", "keep_fraction", "gradient", "level", "clip", "step_size", "refinements")
         return {name: getattr(self, name) for name in names}
 
@@ -160,7 +160,7 @@ class SparsifyingFrontEnd(nn.Module):
         return kept
 
     def coefficients(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Ψᵀ of each plane."""
+        """Wavelet coefficients of each plane: Ψᵀ x."""
         return _analysed(x, self.basis(x), YCBCR)
 
     def support(self, x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "b c h w"]:
@@ -170,7 +170,7 @@ class SparsifyingFrontEnd(nn.Module):
     def project(
         self, e: Float[Tensor, "b c h w"], support: Bool[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """P_K(e, x), for the support of x."""
+        """P_K(e, x): e projected onto the basis functions that x keeps."""
         return _synthesised(self.coefficients(e) * support, self.basis(e), RGB)
 
     def _sparsified(self, x: Tensor, basis: WaveletBasis) -> Tensor:
@@ -207,7 +207,7 @@ class SparsifyingFrontEnd(nn.Module):
         return mask.view_as(c)
 
     def _pulled_back(self, upstream: Tensor, support: Tensor, basis: WaveletBasis) -> Tensor:
-        """The transpose of `project`: grey, P_K itself."""
+        """The transpose of `project`; for grey images that is P_K itself."""
         return _synthesised(_analysed(upstream, basis, RGB.T) * support, basis, YCBCR.T)
 
     def extra_repr(self) -> str:
@@ -215,7 +215,7 @@ class SparsifyingFrontEnd(nn.Module):
 
 
 class _Through(torch.autograd.Function):
-    """The value of the second, the gradient of the first."""
+    """Returns the second argument; its gradient goes to the first, unchanged."""
 
     @staticmethod
     def forward(ctx: Any, through: Tensor, value: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class _Through(torch.autograd.Function):
 
 
 class _Iterated(torch.autograd.Function):
-    """The front end, with the gradient projected onto what is kept at the place it leads to."""
+    """The front end, with the gradient projected onto the coefficients kept where the gradient leads."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, front_end: SparsifyingFrontEnd) -> Tensor:
@@ -246,19 +246,19 @@ class _Iterated(torch.autograd.Function):
 
 
 def _analysed(x: Tensor, basis: WaveletBasis, matrix: Tensor) -> Tensor:
-    """Coefficients of the planes that the matrix makes of the colours."""
+    """Wavelet coefficients of the planes, into which the matrix mixes the colours."""
     with torch.autocast(x.device.type, enabled=False):
         return basis.analyse(_mixed(matrix, x))
 
 
 def _synthesised(c: Tensor, basis: WaveletBasis, matrix: Tensor) -> Tensor:
-    """The images of coefficients, the planes mixed by the matrix."""
+    """Images from wavelet coefficients; the matrix mixes the planes back into colours."""
     with torch.autocast(c.device.type, enabled=False):
         return _mixed(matrix, basis.synthesise(c))
 
 
 def _mixed(matrix: Float[Tensor, "3 3"], x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Each pixel of a colour image times the matrix; grey as it is."""
+    """The matrix times each pixel's colour; grey images stay as they are."""
     if x.shape[1] == 1:
         return x
     return (matrix.to(x) @ x.flatten(2)).view_as(x)

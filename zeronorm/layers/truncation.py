@@ -196,7 +196,7 @@ def truncate_first_layer(network: nn.Module, k: int) -> nn.Module:
 
 
 def _tell(layer: TruncatedLinear | TruncatedConv2d | TruncatedInput) -> None:
-    """Let the digest of a model know k, without which its weights are those of another; not its state_dict."""
+    """Include k in the digest of a model, but not in its state_dict."""
     if layer.k:
         layer.register_buffer("truncation", torch.tensor(layer.k), persistent=False)
 
@@ -220,7 +220,7 @@ def _truncated(layer: nn.Linear | nn.Conv2d, k: int) -> nn.Module:
 def _products(
     of: Callable[[Tensor, Tensor, int, int], Tensor], x: Tensor, weight: Float[Tensor, "o d"], k: int
 ) -> Tensor:
-    """Truncated products of layers: in float32 at least, where autocast or a half-precision model has less."""
+    """Truncated products in float32 or better, whatever precision autocast or the model has."""
     _check_finite("x", x)
     _check_finite("weight", weight)
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)

@@ -125,14 +125,14 @@ def check_wavelet(wavelet: str) -> str:
 
 @lru_cache(maxsize=64)
 def _step(wavelet: str, n: int) -> Floats:
-    """One level of a signal of length n: n/2 averages, then n/2 details, one in each row."""
+    """The matrix of one level of the transform: n/2 rows of averages, then n/2 rows of details."""
     matrix = np.concatenate(pywt.dwt(np.eye(n), wavelet, "periodization", axis=0))
     matrix.flags.writeable = False
     return matrix
 
 
 def _with_corner(c: Float[Tensor, "*b h w"], corner: Float[Tensor, "*b i j"]) -> Float[Tensor, "*b h w"]:
-    """c with another upper left corner, in a copy."""
+    """A copy of c with its upper left corner replaced."""
     if corner.shape == c.shape:
         return corner
     c = c.clone()

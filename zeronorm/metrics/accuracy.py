@@ -1,4 +1,4 @@
-"""Shares of examples, with what sampling them at random leaves open.
+"""Accuracy as a share of the examples, with its confidence interval.
 
 `smallest` stands for one number per example: the fewest changed positions found to break it, 0 where the
 clean prediction is already wrong, infinity where no search broke it.
@@ -21,7 +21,7 @@ Distances = Sequence[float | int] | npt.NDArray[Any]
 
 
 def interval(successes: SupportsIndex, n: SupportsIndex, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a share: it misses the true one at most 1 - `confidence` of the time.
+    """The exact confidence interval of a share: it misses the truth in at most 1 - `confidence` of all samples.
 
     Clopper & Pearson, "The use of confidence or fiducial limits", Biometrika 26 (1934), in its beta form
     (Brown, Cai & DasGupta, Statistical Science 16 (2001)).  Each side errs at most half of the time

@@ -19,7 +19,7 @@ class Magnitude(NamedTuple):
 
 
 def median_magnitude(smallest: Distances, confidence: float = 0.95) -> Magnitude:
-    """The median adversarial magnitude: the fewest changes within which half of the examples fall.
+    """The median adversarial magnitude: the fewest changes that break half of the examples.
 
     Schott et al., "Towards the first adversarially robust neural network model on MNIST" (2019), and Levine &
     Feizi, "Robustness certificates for sparse adversarial attacks by randomized ablation" (2020): clean errors

@@ -30,7 +30,7 @@ class Difference(NamedTuple):
 
 
 def worst_case(smallest: Sequence[Distances]) -> npt.NDArray[np.float64]:
-    """The fewest changes that any attack found for each example: an adversary who runs them all.
+    """The fewest changes that any of the attacks needs for each example.
 
     Zhong, Huang & Liu (2024), Table 1: an example is robust only if it withstands every attack.
     """
@@ -38,7 +38,7 @@ def worst_case(smallest: Sequence[Distances]) -> npt.NDArray[np.float64]:
 
 
 def broken_within(smallest: Sequence[Distances], k: int) -> Bools:
-    """Which attack broke which example with at most k changes; clean errors are nobody's success."""
+    """Which attack broke which example with at most k changes; a clean error counts for no attack."""
     table = _table(smallest)
     return (table > 0) & (table <= k)
 
@@ -58,7 +58,7 @@ def broken_by_first_only(broken: npt.NDArray[Any]) -> Ints:
 def paired_difference(
     only_first: SupportsIndex, only_second: SupportsIndex, n: SupportsIndex, confidence: float = 0.95
 ) -> Difference:
-    """The difference of two shares of the same n examples, by those that count for one share alone.
+    """The difference of two shares of the same n examples, from the examples that count for one share only.
 
     Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design", Statistics in Medicine 17 (1998), equations 12 and 13: every difference that the score test does
@@ -75,7 +75,7 @@ def paired_difference(
     z = float(-ndtri(tail))
 
     def score(difference: float) -> float:
-        """How many standard errors the found difference lies above this one."""
+        """How many standard errors the measured difference lies above this one."""
         # the likeliest share of only_second under this difference: root of 2n q² + linear q + constant
         linear = (2 * n - b + c) * difference - b - c
         constant = -c * difference * (1 - difference)
@@ -117,7 +117,7 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses 0, by halving."""
+    """Bisect for the point at which a falling function crosses 0."""
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if falling(middle) > 0 else (low, middle)

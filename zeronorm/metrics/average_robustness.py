@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def r_inf(right_under_attack: Bools) -> float:
-    """Share of all examples that are answered right after one ℓ∞ attack of a given ε, FGS in the paper.
+    """Share of all examples still answered right after an ℓ∞ attack of a given ε; FGS in the paper.
 
     The paper counts whoever is right then, also if the clean prediction was wrong and the attack put it right.  The
     attacks of this library leave such examples as they are, so that they count as wrong.
@@ -30,7 +30,7 @@ def r_inf(right_under_attack: Bools) -> float:
 
 
 def r_2(right: Bools, distances: Floats, *, unfooled: float | None = None) -> float:
-    """Mean over *all* examples of the distance to the adversarial found, where the wrong ones count 0.
+    """Mean distance to the adversarial found, over *all* examples; those misclassified from the start count 0.
 
     **Arguments:**
 
@@ -52,14 +52,14 @@ def r_2(right: Bools, distances: Floats, *, unfooled: float | None = None) -> fl
 
 
 def mean_distance_of_right(right: Bools, distances: Floats, *, unfooled: float | None = None) -> float:
-    """As `r_2`, but a mean over the examples answered right only: larger by the inverse of the accuracy."""
+    """`r_2` over the examples answered right only, and so larger: `r_2` divided by the accuracy."""
     if not right.any():
         raise ArgumentError("right: expected an example that is answered right, got none")
     return r_2(right, distances, unfooled=unfooled) * len(right) / float(right.sum())
 
 
 def median_distance(right: Bools, distances: Floats) -> float:
-    """The median over all examples, wrong ones 0 and unfooled ones infinity: it needs no rule for these."""
+    """Median distance over all examples: 0 where the model errs already, infinity where no adversarial was found."""
     right, moved = _checked(right, distances)
     return float(np.median(np.where(right, moved, 0.0)))
 

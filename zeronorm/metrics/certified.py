@@ -16,7 +16,7 @@ from zeronorm.metrics.accuracy import Distances
 
 
 def certified_accuracy(radii: Distances, budgets: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Share of examples proved right whatever k changes are made, for each budget k: a lower bound of the truth.
+    """Share of examples proved right under any k changes, for each budget k: a lower bound of the true share.
 
     Levine & Feizi, "Robustness certificates for sparse adversarial attacks by randomized ablation" (2020).
     """

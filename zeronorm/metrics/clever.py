@@ -34,7 +34,7 @@ _PENALTY = 0.01  # on the shape, without which the likelihood may have no maximu
 
 
 class End(NamedTuple):
-    """The end of a law of maxima, and whether it is a fit's (not the largest of the samples)."""
+    """The right end of the distribution of maxima, and whether it was fitted or is the largest sample."""
 
     value: float
     fitted: bool
@@ -42,7 +42,7 @@ class End(NamedTuple):
 
 
 def clever_score(gaps: Floats, maxima: Floats, radius: float) -> tuple[float, list[End]]:
-    """How far an untargeted adversary must go, by estimate: min over classes of gap / end, at most `radius`.
+    """Estimated distance to the nearest error: the least gap / end over the classes, at most `radius`.
 
     **Arguments:**
 
@@ -74,7 +74,7 @@ def clever_score(gaps: Floats, maxima: Floats, radius: float) -> tuple[float, li
 
 
 def weibull_end(maxima: Floats) -> End:
-    """The right end of the reverse Weibull law that the maxima follow, by maximum likelihood.
+    """The right end of a reverse Weibull distribution, fitted to maxima by maximum likelihood.
 
     The best of several starts, by the p-value of a Kolmogorov-Smirnov test, as in the authors' code; the largest
     maximum where no fit is believed, and where one's end lies below it (outside the law's support).
@@ -100,7 +100,7 @@ def weibull_end(maxima: Floats) -> End:
 
 
 def _fit(standard: Floats, start: float) -> tuple[float, float, float]:
-    """Shape, location and scale that maximise the likelihood, less a penalty on the shape."""
+    """Shape, location and scale that maximise the likelihood minus a penalty on the shape."""
     from scipy.optimize import minimize
     from scipy.stats import weibull_max
 

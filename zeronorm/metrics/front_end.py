@@ -1,4 +1,4 @@
-"""What an attack does inside a network behind a front end: which coefficients and which ReLUs it moves."""
+"""How an attack acts through a front end: which coefficients and which ReLUs it changes."""
 
 from __future__ import annotations
 

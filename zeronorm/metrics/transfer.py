@@ -11,7 +11,7 @@ from zeronorm.metrics.accuracy import Distances, check_smallest
 
 
 class Transferred(NamedTuple):
-    """Counts of examples: `fooled` of `tried` carried over; `right` of `n` the other model still gets right."""
+    """`fooled` of the `tried` adversarials fool the other model, which still gets `right` of `n` examples right."""
 
     fooled: int
     tried: int
@@ -20,7 +20,7 @@ class Transferred(NamedTuple):
 
 
 def transferred(made: Distances, fooled: Distances, k: int) -> Transferred:
-    """How adversarials of at most k changes, found on a source, fare on a target that they were not made for.
+    """Count which adversarials of at most k changes, found on a source model, fool a target model too.
 
     As Table 4 of Zhong, Huang & Liu (2024), with the share of success beside the share of right answers.
 

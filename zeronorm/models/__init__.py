@@ -18,17 +18,27 @@ from zeronorm.models.classifier import Classifier as Classifier
 from zeronorm.models.classifier import build as build
 from zeronorm.models.nearest_neighbour import NearestNeighbour as NearestNeighbour
 from zeronorm.models.normalize import Normalize as Normalize
+from zeronorm.models.tree_ensemble import TreeClassifier as TreeClassifier
+from zeronorm.models.tree_ensemble import TreeEnsemble as TreeEnsemble
+from zeronorm.models.tree_ensemble import from_catboost as from_catboost
+from zeronorm.models.tree_ensemble import from_lightgbm as from_lightgbm
+from zeronorm.models.tree_ensemble import from_xgboost as from_xgboost
 
 __all__ = [
     "BlackBox",
     "Classifier",
     "NearestNeighbour",
     "Normalize",
+    "TreeClassifier",
+    "TreeEnsemble",
     "available",
     "build",
     "describe",
     "digest",
+    "from_catboost",
+    "from_lightgbm",
     "from_sklearn",
+    "from_xgboost",
     "load",
     "save",
 ]

@@ -87,7 +87,7 @@ class BlackBox:
                 f"function: expected finite scores, got NaN or infinity for {bad} of {len(x)} examples"
             )
         if self.scores == "probabilities":
-            scores = _log_probabilities(scores)
+            scores = log_probabilities(scores)
         elif self.scores != "logits":
             scores = _undone(scores, self.scores)
         self.classes = scores.shape[1]
@@ -99,7 +99,8 @@ def from_sklearn(classifier: Any, batch_size: int | None = None) -> BlackBox:
     """A fitted scikit-learn classifier as a model; inputs of any shape are flattened for it.
 
     Calls `predict_proba`, or `decision_function` where there is none (of two classes: the one score, halved,
-    for class 1 and its negative for class 0).  The classes must be 0 to C - 1, as labels are here.
+    for class 1 and its negative for class 0).  The classes must be 0 to C - 1, as labels are here, or names, which
+    are numbered in their order.  Trees, forests and boosted trees become a `TreeClassifier`, which can be opened.
     """
     name = type(classifier).__name__
     classes = getattr(classifier, "classes_", None)
@@ -107,10 +108,19 @@ def from_sklearn(classifier: Any, batch_size: int | None = None) -> BlackBox:
         raise ArgumentError(
             f"classifier: expected a fitted scikit-learn classifier with classes_, got {name}"
         )
-    if not isinstance(classes, np.ndarray) or not np.array_equal(classes, np.arange(len(classes))):
+    names = (
+        isinstance(classes, np.ndarray)
+        and classes.dtype.kind in "UO"
+        and all(isinstance(c, str) for c in classes)
+    )
+    if not isinstance(classes, np.ndarray) or not (names or np.array_equal(classes, np.arange(len(classes)))):
         raise ArgumentError(
             f"classifier: expected the classes 0 to C - 1, got {classes!r:.60}; encode the labels before fitting"
         )
+    from zeronorm.models import tree_ensemble
+
+    if tree_ensemble.is_sklearn_trees(classifier):
+        return tree_ensemble.sklearn_trees(classifier, batch_size, tuple(classes) if names else None)
     scores = "probabilities" if hasattr(classifier, "predict_proba") else "logits"
     method = getattr(classifier, "predict_proba" if scores == "probabilities" else "decision_function", None)
     if method is None:
@@ -140,7 +150,8 @@ def from_sklearn(classifier: Any, batch_size: int | None = None) -> BlackBox:
     return box
 
 
-def _log_probabilities(p: Any) -> Any:
+def log_probabilities(p: Any) -> Any:
+    """Their logarithms, clipped below; `ArgumentError` unless they are probabilities."""
     # a sum off by more than rounding means that these are some other scores
     if (p < 0).any() or (np.abs(p.sum(1) - 1) > 1e-3).any():
         row = int(np.argmax((p < 0).any(1) | (np.abs(p.sum(1) - 1) > 1e-3)))

@@ -131,24 +131,26 @@ class FeaturePartition(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b j"]:
         """Soft votes: each class's smallest lead, in changed pixels; above r, and r changes may not undo it.
 
-        A group has no vote where one of its scores overflows or is none.
+        Computed in float64, whatever the weights are stored in: a score is then hardly ever so near to the next vote
+        that the order of a sum decides, and nearly nothing is lost to a proof that allows for it.  A group has no vote
+        where one of its scores overflows or is none.
 
         **Raises:** `ArgumentError` for inputs that are not finite.
         """
-        checks.examples(x)
+        dtype, x = x.dtype, checks.examples(x).double()
         with torch.autocast(x.device.type, enabled=False):
             if self.hard:
                 u, counts = _with_votes(self.scores(x, 0))
                 shares = u.softmax(2).sum(1)
                 votes = F.one_hot(u.argmax(2), self.classes).to(u) * counts
-                return votes.sum(1) + (shares - shares.detach())
+                return (votes.sum(1) + (shares - shares.detach())).to(dtype)
             lead = x.new_zeros(len(x), self.classes, self.classes)
             for v in range(self.partitions):
                 s = self.preferences(x, v) * UNIT
                 lead = lead + (s.detach().round() + (s - s.detach())).sum(1)
             itself = torch.eye(self.classes, dtype=torch.bool, device=x.device)
             smallest = lead.masked_fill(itself, float("inf")).amin(2)
-            return smallest / (2 * UNIT * self.partitions)
+            return (smallest / (2 * UNIT * self.partitions)).to(dtype)
 
     def preferences(self, x: Float[Tensor, "b c h w"], partition: int) -> Float[Tensor, "b t i j"]:
         """How much each group prefers i to j, in [-1, 1], before rounding; gradients pass the clip."""
@@ -162,7 +164,8 @@ class FeaturePartition(nn.Module):
         self, x: Float[Tensor, "b c h w"], partition: int, groups: Int[Tensor, "t"] | slice = slice(None)
     ) -> Float[Tensor, "b t j"]:
         """u, what (some of) the groups' networks say of every class."""
-        z = self.first[partition](self.seen(x, partition, groups), groups) + self.place[partition, groups]
+        z = self.first[partition](self.seen(x, partition, groups), groups)
+        z = z + self.place[partition, groups].to(z.dtype)
         for layer in self.rest:
             z = layer(F.relu(z), groups)
         return z
@@ -176,7 +179,7 @@ class FeaturePartition(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A linear layer for all groups, or one for each."""
+    """A linear layer for all groups, or one for each, in the type of its inputs."""
 
     def __init__(self, kinds: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -185,9 +188,10 @@ class Grouped(nn.Module):
         self.bias = nn.Parameter(torch.zeros(kinds, outputs))
 
     def forward(self, z: Float[Tensor, "b t d"], groups: Int[Tensor, "t"] | slice) -> Float[Tensor, "b t o"]:
-        if len(self.weight) == 1:
-            return F.linear(z, self.weight[0].T, self.bias[0])
-        weight, bias = self.weight[groups], self.bias[groups]
+        weight, bias = self.weight.to(z.dtype), self.bias.to(z.dtype)
+        if len(weight) == 1:
+            return F.linear(z, weight[0].T, bias[0])
+        weight, bias = weight[groups], bias[groups]
         return torch.baddbmm(bias[:, None], z.transpose(0, 1), weight).transpose(0, 1)
 
 

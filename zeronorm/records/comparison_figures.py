@@ -67,7 +67,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelFigures:
     """All attacks on one model, and their worst case; `curve` and `robust_accuracy` as in a `Summary`."""
 
     name: str
@@ -106,11 +106,11 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonFigures:
     """All figures of a comparison."""
 
     record: Mapping[str, Any]
-    models: list[Model]
+    models: list[ModelFigures]
     transfers: list[Transfer]
     complete: bool
 
@@ -125,7 +125,7 @@ class Comparison:
         return self.models[0].entries[0].summary
 
 
-def read_comparison(folder: ComparisonFolder) -> Comparison:
+def read_comparison(folder: ComparisonFolder) -> ComparisonFigures:
     """The figures of a comparison, finished or not; a run that has not begun yet is left out."""
     record = folder.read()
     entries: list[Entry] = []
@@ -150,7 +150,7 @@ def read_comparison(folder: ComparisonFolder) -> Comparison:
         _model(name, list(mine), names)
         for name, mine in groupby(entries, key=lambda entry: entry.model)
     ]  # fmt: skip
-    return Comparison(
+    return ComparisonFigures(
         record=record,
         models=models,
         transfers=_transfers(models, folder.read_transfers()) if record.get("transfer") else [],
@@ -171,14 +171,14 @@ def _check_alike(entries: Sequence[Entry]) -> None:
             )
 
 
-def _model(name: str, entries: list[Entry], names: Mapping[int, str]) -> Model:
+def _model(name: str, entries: list[Entry], names: Mapping[int, str]) -> ModelFigures:
     first = entries[0].summary
     table = [entry.summary.smallest for entry in entries]
     smallest = worst_case(table)
     last = len(first.curve) - 1
     left = first.n - np.searchsorted(np.sort(smallest), np.arange(last + 1), side="right")
     agreement = {k: _agreement(k, entries, table, names) for k in first.budgets}
-    return Model(
+    return ModelFigures(
         name=name,
         n=first.n,
         entries=entries,
@@ -216,7 +216,7 @@ def _agreement(
     )
 
 
-def _transfers(models: Sequence[Model], rows: pa.Table) -> list[Transfer]:
+def _transfers(models: Sequence[ModelFigures], rows: pa.Table) -> list[Transfer]:
     """Every source on every other model; from the stored adversarials of its runs, tried on that model."""
     found: list[Transfer] = []
     for source in models:
@@ -236,7 +236,7 @@ def _transfers(models: Sequence[Model], rows: pa.Table) -> list[Transfer]:
     return found
 
 
-def _tried(summary: Summary, target: Model, rows: pa.Table) -> tuple[Floats, Floats]:
+def _tried(summary: Summary, target: ModelFigures, rows: pa.Table) -> tuple[Floats, Floats]:
     """Per example, the fewest changes of an adversarial that was made, and of one that fools the target."""
     made = np.where(summary.smallest > 0, summary.smallest, np.inf)
     # of a clean error of the target there is nothing to fool
@@ -251,7 +251,9 @@ def _tried(summary: Summary, target: Model, rows: pa.Table) -> tuple[Floats, Flo
     return made, fooled
 
 
-def _transfer(source: Model, attack: str | None, target: Model, made: Floats, fooled: Floats) -> Transfer:
+def _transfer(
+    source: ModelFigures, attack: str | None, target: ModelFigures, made: Floats, fooled: Floats
+) -> Transfer:
     by_k = {}
     for k in source.agreement:
         count = transferred(made, fooled, k)
@@ -262,7 +264,7 @@ def _transfer(source: Model, attack: str | None, target: Model, made: Floats, fo
 # -- saying it --------------------------------------------------------------------------------------------
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: ComparisonFigures) -> dict[str, Any]:
     """The figures for a machine, and for `verify` to compute again."""
     return {
         "n": comparison.first.n,
@@ -280,7 +282,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _model_json(model: Model) -> dict[str, Any]:
+def _model_json(model: ModelFigures) -> dict[str, Any]:
     attacks = {}
     for i, entry in enumerate(model.entries):
         summary = entry.summary
@@ -331,7 +333,7 @@ def short_median(magnitude: Magnitude, summary: Summary) -> str:
     return f"{median} ({magnitude.low:g}–{high})"
 
 
-def comparison_table(comparison: Comparison) -> str:
+def comparison_table(comparison: ComparisonFigures) -> str:
     """The comparison for a terminal: a block for each model, then the transfer."""
     first = comparison.first
     lines = [
@@ -405,7 +407,7 @@ def warning_lines(entries: Sequence[Entry]) -> list[str]:
     return ["", *textwrap.wrap(f"warnings, see the report: {told}", 118, subsequent_indent="   ")]
 
 
-def _transfer_lines(comparison: Comparison) -> list[str]:
+def _transfer_lines(comparison: ComparisonFigures) -> list[str]:
     k = max(comparison.first.budgets)
     between = [f"{t.source}, {t.attack or 'all attacks'}, on {t.target}" for t in comparison.transfers]
     width = max(len(words) for words in between)

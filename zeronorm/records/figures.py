@@ -89,7 +89,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageFigures:
     """One stage of the cascade over the whole run."""
 
     name: str
@@ -130,13 +130,14 @@ class Summary:
     budgets: list[int]
     clean_accuracy: Share
     robust_accuracy: dict[int, Share]  # by k: every k of a list, every k from 0 of a curve
+    certified: dict[int, Share] | None  # those of which are proved; None of a run without proofs
     after_stage: dict[int, list[Share]]
     curve: Ints
     effort: dict[int, Effort]
     reach: dict[int, Effort]  # with the searches of the smaller budgets counted in, on all that were right
     median: Magnitude | None  # None before the first example, and within an ℓ∞ ball
     classes: list[Class]
-    stages: list[Stage]
+    stages: list[StageFigures]
     passes: int  # of all searches together
     seconds: float
     examples: Ints
@@ -156,6 +157,13 @@ class Summary:
         """A budget as a table's heading: "k = 4", "ε = 0.1"."""
         return f"k = {k}" if self.epsilon is None else f"ε = {self.epsilon:g}"
 
+    def proved_words(self, k: int | str) -> str:
+        """What is proved at a budget: "exactly" where that is all that is left, else a lower bound."""
+        if self.certified is None or not str(k).isdigit() or int(k) not in self.certified:
+            return ""
+        proved = self.certified[int(k)]
+        return "exactly" if proved == self.robust_accuracy[int(k)] else f"at least {percent(proved.value)} %"
+
     def within(self, k: int) -> str:
         """A budget in words: "4 pixels", "ε = 0.1"."""
         return count(k, self.unit) if self.epsilon is None else self.label(k)
@@ -171,6 +179,7 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
     every = list(range(asked[-1] + 1)) if curve else asked
     shown = _powers_of_two(asked[-1]) if curve else asked
     names = [stage["name"] for stage in plan["attack"]["stages"]]
+    proof = np.array([stage.get("kind") == "proof" for stage in plan["attack"]["stages"]], dtype=bool)
     minimal = np.array([stage.get("kind") == "minimal" for stage in plan["attack"]["stages"]], dtype=bool)
 
     clean, searches = _split(rows, minimal)
@@ -193,6 +202,7 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
         budgets=shown,
         clean_accuracy=Share(int(clean.correct.sum()), n),
         robust_accuracy={k: Share(int(left[k]), n) for k in every},
+        certified=_certified(clean, searches, every) if proof.any() else None,
         after_stage={k: _after_stage(clean, searches, k, len(names), curve) for k in shown},
         curve=left,
         effort={k: _effort(clean, searches, k, curve) for k in shown},
@@ -218,13 +228,17 @@ def text_table(summary: Summary) -> str:
         lines.append(
             f"unfinished: {summary.settled} of {summary.asked} examples settled; the figures can only fall"
         )
-    lines += ["", f"{'changed':>9}   {'right':>7}   95 % interval"]
+    proved = "" if summary.certified is None else "         proved"
+    lines += ["", f"{'changed':>9}   {'right':>7}   95 % interval{proved}"]
     for k, share in [("none", summary.clean_accuracy)] + [
         (str(k) if summary.epsilon is None else f"by {summary.epsilon:g}", summary.robust_accuracy[k])
         for k in summary.budgets
     ]:
         low, high = share.interval
-        lines.append(f"{k:>9}   {percent(share.value):>5} %   {percent(low)} to {percent(high)} %")
+        between = f"{percent(low)} to {percent(high)} %"
+        lines.append(
+            f"{k:>9}   {percent(share.value):>5} %   {between:<19}{summary.proved_words(k)}".rstrip()
+        )
     if summary.median is not None:
         lines += ["", f"   median   {describe_median(summary)}"]
     width = max([len(stage.name) for stage in summary.stages] + [5])
@@ -376,6 +390,7 @@ class _Searches:
 
     at: Ints
     minimal: Bools
+    proved: Bools
     k: Ints
     stage: Ints
     distance: Ints
@@ -411,11 +426,19 @@ def _split(rows: pa.Table, minimal: Bools) -> tuple[_Clean, _Searches]:
         _ints(searches, name) for name in ("k", "stage", "distance", "prediction", "forwards", "backwards")
     )
     of_minimal = minimal[_ints(searches, "stage")]
-    return _Clean(example, _ints(clean, "label"), correct), _Searches(at, of_minimal, *columns)
+    proved = pc.equal(searches["outcome"], "proved").to_numpy()
+    return _Clean(example, _ints(clean, "label"), correct), _Searches(at, of_minimal, proved, *columns)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:
     return pc.fill_null(table[name], 0).to_numpy().astype(np.int64)
+
+
+def _certified(clean: _Clean, searches: _Searches, budgets: Sequence[int]) -> dict[int, Share]:
+    """By k, the examples predicted correctly and proved within k changes or more."""
+    withstands = np.where(clean.correct, 0, -1)
+    np.maximum.at(withstands, searches.at[searches.proved], searches.k[searches.proved])
+    return {k: Share(int((withstands >= k).sum()), len(clean.example)) for k in budgets}
 
 
 def _powers_of_two(last: int) -> list[int]:
@@ -527,13 +550,13 @@ def _classes(
 
 def _stages(
     searches: _Searches, own: Ints, names: Sequence[str], sessions: Sequence[Mapping[str, Any]]
-) -> list[Stage]:
+) -> list[StageFigures]:
     stages = []
     for i, name in enumerate(names):
         mine = searches.stage == i
         clocks = [session["stages"][name] for session in sessions if name in (session.get("stages") or {})]
         stages.append(
-            Stage(
+            StageFigures(
                 name,
                 searches=int(mine.sum()),
                 broke=int((searches.distance[mine] > 0).sum()),

@@ -13,7 +13,7 @@ from typing import Any
 from zeronorm.errors import ArgumentError, printable
 from zeronorm.metrics import Difference, holm, paired_difference, paired_p_value
 from zeronorm.records.certificate_figures import CertificateSummary, contradictions, summarise_certificates
-from zeronorm.records.comparison_figures import Model, read_comparison, warning_lines
+from zeronorm.records.comparison_figures import ModelFigures, read_comparison, warning_lines
 from zeronorm.records.figures import Share, Summary, check_again, count, data_title, facts, percent
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder
 
@@ -25,7 +25,7 @@ class Defence:
     """One model: what attacks left of it, what is proved, and what it costs."""
 
     name: str
-    attacked: Model
+    attacked: ModelFigures
     proved: CertificateSummary | None
     entry: Mapping[str, Any]  # of matrix.json
 
@@ -63,7 +63,7 @@ class Defence:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DefenceVerdict:
     """How a model fares beside the first one: in few words over all budgets, and in figures at one of them."""
 
     name: str
@@ -73,7 +73,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class MatrixFigures:
     """All figures of a matrix."""
 
     record: Mapping[str, Any]
@@ -92,7 +92,7 @@ class Matrix:
         return self.defences[0].attacked.half_k
 
 
-def read_matrix(folder: MatrixFolder) -> Matrix:
+def read_matrix(folder: MatrixFolder) -> MatrixFigures:
     """The figures of a matrix, finished or not; models that have not been attacked yet are left out."""
     record = folder.read()
     defences = []
@@ -115,7 +115,7 @@ def read_matrix(folder: MatrixFolder) -> Matrix:
         )
     if not defences:
         raise ArgumentError(f"runs: expected a model at least that was attacked in {folder.path}, found none")
-    return Matrix(
+    return MatrixFigures(
         record,
         defences,
         list(dict.fromkeys(entry.attack for one in defences for entry in one.attacked.entries)),
@@ -123,7 +123,7 @@ def read_matrix(folder: MatrixFolder) -> Matrix:
     )
 
 
-def verdicts(matrix: Matrix) -> list[Verdict]:
+def verdicts(matrix: MatrixFigures) -> list[DefenceVerdict]:
     """Of every model but the first: does it withstand more, at which price, and what breaks it?
 
     All of these questions are one family, of every model at every budget: the chance that any model is called better
@@ -164,8 +164,8 @@ class _Gain:
 
 
 def _verdict(
-    one: Defence, matrix: Matrix, both: Sequence[str], gains: Mapping[int, tuple[_Gain, bool]]
-) -> Verdict:
+    one: Defence, matrix: MatrixFigures, both: Sequence[str], gains: Mapping[int, tuple[_Gain, bool]]
+) -> DefenceVerdict:
     k, baseline, knowledge = matrix.judged_k, matrix.defences[0], matrix.record.get("knowledge", {})
     budgets = matrix.first.budgets
     more, fewer = (
@@ -206,7 +206,7 @@ def _verdict(
             if by_proof
             else f"proved for {percent(proved.value)} %"
         )
-    return Verdict(one.name, word, "; ".join(said), bool(more) and not fewer)
+    return DefenceVerdict(one.name, word, "; ".join(said), bool(more) and not fewer)
 
 
 def _at(word: str, some: Sequence[int], all_: Sequence[int]) -> str:
@@ -271,7 +271,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 118, subsequent_indent="   ", break_long_words=False)
 
 
-def votes_note(matrix: Matrix) -> str | None:
+def votes_note(matrix: MatrixFigures) -> str | None:
     """Why more of a smoothed classifier can be proved than is left of it; None without one."""
     voting = [
         one.name for one in matrix.defences if one.proved is not None and one.proved.failure_probability
@@ -286,7 +286,7 @@ def votes_note(matrix: Matrix) -> str | None:
     )
 
 
-def contradicted(matrix: Matrix) -> list[str]:
+def contradicted(matrix: MatrixFigures) -> list[str]:
     """Examples that are proved and broken: an error of ours."""
     return [
         f"{one.name}: {entry.attack} broke example {example} within its proved radius"
@@ -297,7 +297,7 @@ def contradicted(matrix: Matrix) -> list[str]:
     ]
 
 
-def matrix_json(matrix: Matrix) -> dict[str, Any]:
+def matrix_json(matrix: MatrixFigures) -> dict[str, Any]:
     """The figures for a machine."""
     budgets = matrix.first.budgets
     return {
@@ -329,7 +329,7 @@ def matrix_json(matrix: Matrix) -> dict[str, Any]:
     }
 
 
-def matrix_table(matrix: Matrix) -> str:
+def matrix_table(matrix: MatrixFigures) -> str:
     """The matrix for a terminal: what is left and proved at each budget, each attack at one, and the verdicts."""
     first, k = matrix.first, matrix.judged_k
     budgets = first.budgets
@@ -372,7 +372,7 @@ def matrix_table(matrix: Matrix) -> str:
     return printable(lines)
 
 
-def matrix_provenance(matrix: Matrix, path: Path) -> list[tuple[str, list[str]]]:
+def matrix_provenance(matrix: MatrixFigures, path: Path) -> list[tuple[str, list[str]]]:
     """What was asked, of what, and how to check it."""
     record = matrix.record
     plan = matrix.first.run["plan"]

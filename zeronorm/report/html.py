@@ -26,8 +26,13 @@ from zeronorm.records.certificate_figures import (
     short_radius,
     summarise_certificates,
 )
-from zeronorm.records.comparison_figures import Comparison as Compared
-from zeronorm.records.comparison_figures import Entry, Model, read_comparison, short_median
+from zeronorm.records.comparison_figures import (
+    ComparisonFigures,
+    Entry,
+    ModelFigures,
+    read_comparison,
+    short_median,
+)
 from zeronorm.records.figures import (
     Share,
     Summary,
@@ -45,7 +50,7 @@ from zeronorm.records.folders import CertificateFolder, ComparisonFolder, Matrix
 from zeronorm.records.results import Board, Result
 from zeronorm.report import gallery, plots, sparsity, training
 
-Folder = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 _NAMES = 12  # examples named that one attack alone broke
 _CARRIED = 4  # budgets in the table of transfer: as many as fit on paper
@@ -71,7 +76,7 @@ class Section:
 
 
 @reads_records
-def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
+def render(runs: PathLike | Sequence[PathLike], out: PathLike) -> Path:
     """Write the report of one or several run folders to the file `out`; returns its path.
 
     Several runs are compared in a table first.  The folder of a comparison gives the page of the comparison;
@@ -83,7 +88,7 @@ def render(runs: Folder | Sequence[Folder], out: Folder) -> Path:
     return _write(page(runs, out.parent), out)
 
 
-def page(runs: Folder | Sequence[Folder], beside: Path | None = None) -> str:
+def page(runs: PathLike | Sequence[PathLike], beside: Path | None = None) -> str:
     """The report of one or several run folders, as `render` writes it; that of a matrix links to those of its runs
     from the folder `beside`, if there is one."""
     given = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
@@ -127,7 +132,7 @@ def training_page(folder: Path) -> str:
     return environment().get_template("training.html").render(**training.page_of(folder))
 
 
-def render_leaderboard(boards: Sequence[Board], problems: Sequence[str], out: Folder) -> Path:
+def render_leaderboard(boards: Sequence[Board], problems: Sequence[str], out: PathLike) -> Path:
     """Write the page of leaderboards, and of what contradicts its run, to the file `out`; returns its path."""
     with reading("the results"):
         about = {entry.record["plan_digest"]: _about(entry) for board in boards for entry in board.entries}
@@ -425,7 +430,7 @@ def breakable(name: str) -> Markup:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """The table over several runs, and what keeps their figures from being like for like.
 
     `columns` are headings, each with every run's share, None where a run did not ask.
@@ -437,7 +442,7 @@ class Comparison:
     chart: plots.Chart | None
 
 
-def _comparison(sections: list[Section]) -> Comparison:
+def _comparison(sections: list[Section]) -> SideBySide:
     def differs(what: Any) -> bool:
         return len({repr(what(s.summary.run["plan"], s.summary)) for s in sections}) > 1
 
@@ -461,7 +466,7 @@ def _comparison(sections: list[Section]) -> Comparison:
         (f"ε = {e:g}", [s.robust_accuracy[s.budgets[-1]] if s.epsilon == e else None for s in summaries])
         for e in balls
     ]
-    return Comparison(
+    return SideBySide(
         columns=columns,
         balls=bool(balls),
         differences=[name for name, what in questions.items() if differs(what)],
@@ -476,7 +481,7 @@ def _comparison(sections: list[Section]) -> Comparison:
 class _OfModel:
     """One model of a comparison, with its charts."""
 
-    model: Model
+    model: ModelFigures
     against_k: plots.Chart | None
     against_passes: plots.Chart | None
     iterations: list[plots.Chart]
@@ -540,7 +545,7 @@ def _shared_findings(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def _shared_provenance(comparison: Compared, path: Path) -> list[tuple[str, list[str]]]:
+def _shared_provenance(comparison: ComparisonFigures, path: Path) -> list[tuple[str, list[str]]]:
     """What the runs share, and what tells them apart."""
     of_run = dict(_provenance(comparison.first.run, path))
     attacks = {

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from zeronorm.records.certificate_figures import CertificateSummary
-from zeronorm.records.comparison_figures import Entry, Model
+from zeronorm.records.comparison_figures import Entry, ModelFigures
 from zeronorm.records.figures import Effort, Ints, Share, Summary, percent
 
-Scale = Callable[[float], float]  # from a value to 0..1 along the axis
+AxisScale = Callable[[float], float]  # from a value to 0..1 along the axis
 Points = Sequence[tuple[float, float]]
 Floats = npt.NDArray[np.float64]
 
@@ -156,7 +156,7 @@ def certified_against_k(
     return replace(chart, title="Proved right against changed pixels", note=note)
 
 
-def attacks_against_k(model: Model) -> Chart | None:
+def attacks_against_k(model: ModelFigures) -> Chart | None:
     """Robust accuracy against k of every attack on a model, and of all together; None within an ℓ∞ ball."""
     first = model.entries[0].summary
     if first.epsilon is not None:
@@ -178,7 +178,7 @@ def attacks_against_k(model: Model) -> Chart | None:
     )
 
 
-def attacks_against_passes(model: Model) -> Chart | None:
+def attacks_against_passes(model: ModelFigures) -> Chart | None:
     """Robust accuracy at one budget against the passes spent on an example; None if nothing was searched."""
     k = model.half_k
     drawn = [(colour, entry, entry.summary.reach[k]) for colour, entry in _drawn(model)]
@@ -207,7 +207,7 @@ def attacks_against_passes(model: Model) -> Chart | None:
     )
 
 
-def iterations_needed(model: Model) -> list[Chart]:
+def iterations_needed(model: ModelFigures) -> list[Chart]:
     """For every attack a histogram: forward passes until an example broke, on the same axes."""
     efforts = [entry.summary.reach[model.half_k] for entry in model.entries]
     axis = _log_axis([effort.iterations for effort in efforts], [])
@@ -249,7 +249,7 @@ def iterations_needed(model: Model) -> list[Chart]:
     return charts
 
 
-def _drawn(model: Model) -> list[tuple[str, Entry]]:
+def _drawn(model: ModelFigures) -> list[tuple[str, Entry]]:
     """The attacks that get a line, with its colour: the strongest, in the order of the table."""
     down = sorted(model.agreement, reverse=True)  # the largest budget counts first
     by_strength = sorted(model.entries, key=lambda e: [e.summary.robust_accuracy[k].count for k in down])
@@ -258,7 +258,7 @@ def _drawn(model: Model) -> list[tuple[str, Entry]]:
     return [(f"run{i}", entry) for i, entry in enumerate(shown)]
 
 
-def half_note(model: Model) -> str:
+def half_note(model: ModelFigures) -> str:
     """Why this budget, and what its passes are."""
     first = model.entries[0].summary
     if len(model.agreement) == 1:
@@ -268,7 +268,7 @@ def half_note(model: Model) -> str:
     return why + (" What the smaller budgets took counts too." if smaller else "")
 
 
-def _minimal_note(model: Model) -> str:
+def _minimal_note(model: ModelFigures) -> str:
     """What to know of attacks that do not stop when an example breaks."""
     stages = [stage for entry in model.entries for stage in entry.summary.run["plan"]["attack"]["stages"]]
     if all(stage.get("kind") != "minimal" for stage in stages):
@@ -276,12 +276,12 @@ def _minimal_note(model: Model) -> str:
     return "A search for the smallest change goes on once an example broke, and counts in full."
 
 
-def _undrawn(model: Model) -> str:
+def _undrawn(model: ModelFigures) -> str:
     return f"The {_LINES} strongest of {len(model.entries)} attacks." if len(model.entries) > _LINES else ""
 
 
 def _several_against_k(
-    units: str, curves: Sequence[tuple[str, str, Ints, int]], scale: Scale, ticks: Sequence[int]
+    units: str, curves: Sequence[tuple[str, str, Ints, int]], scale: AxisScale, ticks: Sequence[int]
 ) -> Chart:
     """Lines of (colour, label, right answers at every k, of n)."""
     return Chart(
@@ -302,7 +302,7 @@ def _several_against_k(
 
 def _log_axis(
     values: Sequence[Ints], efforts: Iterable[Effort]
-) -> tuple[Scale, list[tuple[float, str]], Floats] | None:
+) -> tuple[AxisScale, list[tuple[float, str]], Floats] | None:
     """Whole decades around all values (ascending) and costs: scale, ticks and a fine grid; None without any."""
     most = max(
         [effort.most for effort in efforts] + [int(some[-1]) for some in values if len(some)], default=0
@@ -336,7 +336,7 @@ def _steps(curve: Ints, n: int) -> list[tuple[float, float]]:
     return [(float(k), float(curve[k] / n)) for k in np.flatnonzero(np.diff(curve, prepend=-1))]
 
 
-def _budget_axis(last: int, budgets: Sequence[int]) -> tuple[Scale, list[int]]:
+def _budget_axis(last: int, budgets: Sequence[int]) -> tuple[AxisScale, list[int]]:
     """Even steps up to 40 positions; beyond, each doubling takes the same room."""
     if last <= 40:
         step = next(s for s in (1, 2, 4, 5, 10) if last / s <= 8)
@@ -357,11 +357,11 @@ def _stairs(points: Points, end: float) -> list[tuple[float, float]]:
     return [*corners, (max(end, corners[-1][0]), corners[-1][1])]
 
 
-def path(corners: Points, scale: Scale) -> str:
+def path(corners: Points, scale: AxisScale) -> str:
     return "M" + "L".join(f"{1000 * scale(x):.1f} {1000 - 1000 * y:.1f}" for x, y in corners)
 
 
-def _labelled(curves: Sequence[tuple[str, Points]], scale: Scale) -> list[Line]:
+def _labelled(curves: Sequence[tuple[str, Points]], scale: AxisScale) -> list[Line]:
     """Lines from light to dark, with labels beside their ends, moved apart where they would overlap."""
     ends = [100 - 100 * corners[-1][1] for _, corners in curves]
     tops = list(ends)

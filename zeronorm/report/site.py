@@ -19,14 +19,14 @@ from zeronorm.records.figures import Share, count, data_title, model_title, perc
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder, RunFolder
 from zeronorm.records.matrix_figures import read_matrix
 from zeronorm.report import plots, sparsity, training
-from zeronorm.report.html import Folder, environment, page
+from zeronorm.report.html import PathLike, environment, page
 
 _SHOWN = 3  # budgets in a row of the index
 _BACK = '<main>\n<p class="kicker"><a href="index.html">All runs</a></p>'
 
 
 @dataclass(frozen=True)
-class Row:
+class SiteRow:
     """A run as the index has it, in words; `robust` gives a few budgets with the share still right."""
 
     kind: str
@@ -39,7 +39,7 @@ class Row:
     complete: bool = True
 
 
-def write_site(runs: Sequence[Folder], out: Folder) -> Path:
+def write_site(runs: Sequence[PathLike], out: PathLike) -> Path:
     """Write a page for each run to the folder `out`, and an index of them; returns the path of the index.
 
     A run is the folder of an evaluation, of a comparison, of a matrix, of certificates, of a training or of a
@@ -82,8 +82,8 @@ def _free_name(name: str, taken: Mapping[str, str]) -> str:
     return next(name for name in names if name not in taken and name.lower() != "index.html")
 
 
-def _row(folder: Path) -> Row:
-    kinds: list[tuple[bool, Callable[[Path], Row]]] = [
+def _row(folder: Path) -> SiteRow:
+    kinds: list[tuple[bool, Callable[[Path], SiteRow]]] = [
         (training.is_training(folder), _trained),
         (sparsity.is_sweep(folder), _pruned),
         (MatrixFolder(folder).exists(), _set_beside),
@@ -94,10 +94,10 @@ def _row(folder: Path) -> Row:
     return next(row for fits, row in kinds if fits)(folder)
 
 
-def _attacked(folder: Path) -> Row:
+def _attacked(folder: Path) -> SiteRow:
     run = RunFolder(folder).read()
     summary = summarise(run, RunFolder(folder).read_rows())
-    return Row(
+    return SiteRow(
         kind=f"attacked by {run['plan']['attack']['name']}",
         model=model_title(run["plan"]["model"]),
         data=_data(run["plan"], summary.n),
@@ -109,13 +109,13 @@ def _attacked(folder: Path) -> Row:
     )
 
 
-def _compared(folder: Path) -> Row:
+def _compared(folder: Path) -> SiteRow:
     comparison = read_comparison(ComparisonFolder(folder))
     first = comparison.first
     attacks = len({entry.attack for entry in comparison.entries})
     weakest = min(comparison.models, key=lambda m: m.robust_accuracy[first.budgets[-1]].count)
     several = len(comparison.models) > 1
-    return Row(
+    return SiteRow(
         kind=f"attacked by {attacks}, worst case" + (f" ({weakest.name})" if several else ""),
         model=", ".join(model.name for model in comparison.models),
         data=_data(first.run["plan"], first.n),
@@ -127,12 +127,12 @@ def _compared(folder: Path) -> Row:
     )
 
 
-def _set_beside(folder: Path) -> Row:
+def _set_beside(folder: Path) -> SiteRow:
     """Of a matrix the model that most is left of, at the largest budget."""
     found = read_matrix(MatrixFolder(folder))
     first = found.first
     best = max(found.defences, key=lambda one: one.attacked.robust_accuracy[first.budgets[-1]].count)
-    return Row(
+    return SiteRow(
         kind=f"{count(len(found.defences), 'model')} against {count(len(found.attacks), 'attack')}, the best "
         f"({best.name})",
         model=", ".join(one.name for one in found.defences),
@@ -145,10 +145,10 @@ def _set_beside(folder: Path) -> Row:
     )
 
 
-def _certified(folder: Path) -> Row:
+def _certified(folder: Path) -> SiteRow:
     run = CertificateFolder(folder).read()
     summary = summarise_certificates(run, CertificateFolder(folder).read_rows())
-    return Row(
+    return SiteRow(
         kind=f"proved by {summary.method.replace('_', ' ')}",
         model=model_title(run["plan"]["model"]),
         data=_data(run["plan"], summary.n),
@@ -160,10 +160,10 @@ def _certified(folder: Path) -> Row:
     )
 
 
-def _trained(folder: Path) -> Row:
+def _trained(folder: Path) -> SiteRow:
     told = training.page_of(folder)
     accuracy, k, robust = told["accuracy"], told["plan"].get("k"), told["robust"]
-    return Row(
+    return SiteRow(
         kind=f"trained by {told['plan'].get('method', 'an unfinished plan')}",
         model=told["title"],
         data=str(told["data"] or ""),
@@ -174,12 +174,12 @@ def _trained(folder: Path) -> Row:
     )
 
 
-def _pruned(folder: Path) -> Row:
+def _pruned(folder: Path) -> SiteRow:
     told = sparsity.page_of(folder)
     sparsities, found = sparsity.measures(sparsity.read_rows(folder))
     means = {m.name: f"{percent(m.means[0])} → {percent(m.means[-1])} %" for m in found if m.share}
     robust = [(name.partition(", ")[2], value) for name, value in means.items() if name.startswith("robust")]
-    return Row(
+    return SiteRow(
         kind=f"pruned, up to {percent(sparsities[-1])} % zero",
         model=told["title"],
         data=str(told["data"] or ""),

@@ -21,7 +21,7 @@ ROWS, ASKED = "sweep.jsonl", "sweep.json"  # the models measured, and what was a
 DEAD = "the network itself"  # what falls where a network is dead
 TOLERANCE = 0.05  # a measure that falls by this share of its dense value has fallen
 
-Row = dict[str, Any]
+SweepRow = dict[str, Any]
 
 
 class Measure(NamedTuple):
@@ -53,7 +53,7 @@ class Measure(NamedTuple):
         return falls.index(True) - 1 if True in falls else len(falls) - 1
 
 
-class Verdict(NamedTuple):
+class PruningVerdict(NamedTuple):
     """How far to prune: the last round at which nothing has fallen."""
 
     until: int
@@ -68,7 +68,7 @@ def is_sweep(folder: Path) -> bool:
     return (folder / ROWS).exists()
 
 
-def read_rows(folder: Path) -> list[Row]:
+def read_rows(folder: Path) -> list[SweepRow]:
     """The rows of a sweep; a line that was cut off by a crash is left out."""
     try:
         text = read_file(folder / ROWS).decode()
@@ -80,16 +80,16 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def measures(rows: Sequence[Row]) -> tuple[list[float], list[Measure]]:
+def measures(rows: Sequence[SweepRow]) -> tuple[list[float], list[Measure]]:
     """Sparsities by round, and what was measured in all rounds of all references, dead models apart.
 
     Only rounds that every reference has count, up to the first with a dead model.
     """
-    by_round: dict[int, list[Row]] = {}
+    by_round: dict[int, list[SweepRow]] = {}
     for row in rows:
         by_round.setdefault(row["round"], []).append(row)
     references = len(by_round[min(by_round)])
-    rounds: list[list[Row]] = []
+    rounds: list[list[SweepRow]] = []
     for number in sorted(by_round):
         if number != len(rounds) or len(by_round[number]) < references:
             break
@@ -112,14 +112,14 @@ def measures(rows: Sequence[Row]) -> tuple[list[float], list[Measure]]:
     return sparsities, found
 
 
-def _at(row: Row, place: Sequence[str]) -> float:
+def _at(row: SweepRow, place: Sequence[str]) -> float:
     value: Any = row
     for name in place:
         value = value[name]
     return float(value)
 
 
-def verdict(rows: Sequence[Row], found: Sequence[Measure]) -> Verdict:
+def verdict(rows: Sequence[SweepRow], found: Sequence[Measure]) -> PruningVerdict:
     """How far to prune, judged by the bands over the references.
 
     Proved radii do not count: they say as much about the proof as about the network.  A network that is dead at the
@@ -131,7 +131,7 @@ def verdict(rows: Sequence[Row], found: Sequence[Measure]) -> Verdict:
     if until == last and any(row["dead"] and row["round"] == last + 1 for row in rows):
         falls = [DEAD]
     seen = {m.name: m.falls()[: until + 2] for m in judged}
-    return Verdict(until, falls, {name: of.index(None) for name, of in seen.items() if None in of})
+    return PruningVerdict(until, falls, {name: of.index(None) for name, of in seen.items() if None in of})
 
 
 def page_of(folder: Path) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _said(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def _activations(rows: Sequence[Row], number: int) -> str:
+def _activations(rows: Sequence[SweepRow], number: int) -> str:
     return f"{percent(float(np.mean([r['activation_sparsity'] for r in rows if r['round'] == number])))} %"
 
 
@@ -192,7 +192,7 @@ def _chart(
     Each tenfold of the weights left takes the same room.
     """
     end = -math.log10(max(1 - sparsities[-1], 1e-6)) or 1.0
-    scale: plots.Scale = lambda s: -math.log10(max(1 - s, 1e-6)) / end  # noqa: E731
+    scale: plots.AxisScale = lambda s: -math.log10(max(1 - s, 1e-6)) / end  # noqa: E731
     ticks = [
         s for s in (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999) if s <= sparsities[-1] + 1e-9
     ]

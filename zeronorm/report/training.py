@@ -113,10 +113,10 @@ def _losses(rows: Sequence[dict[str, float | None]]) -> plots.Chart:
     )
 
 
-def _epochs(rows: Sequence[dict[str, float | None]]) -> tuple[plots.Scale, list[tuple[float, str]]]:
+def _epochs(rows: Sequence[dict[str, float | None]]) -> tuple[plots.AxisScale, list[tuple[float, str]]]:
     last = len(rows)
     every = next(s for m in (1, 10, 100, 1000, 10**4) for s in (m, 2 * m, 5 * m) if last / s <= 8)
-    scale: plots.Scale = lambda epoch: (epoch - 1) / max(last - 1, 1)  # noqa: E731
+    scale: plots.AxisScale = lambda epoch: (epoch - 1) / max(last - 1, 1)  # noqa: E731
     return scale, [
         (100 * scale(e), f"{e:,}") for e in (1, *range(every, last + 1, every)) if e == 1 or e > every / 2
     ]

@@ -26,7 +26,7 @@ from zeronorm.seeding import Streams
 
 
 class Certainty(NamedTuple):
-    """For each example, whether a condition on its coefficients holds.
+    """Whether each of three sufficient conditions holds, for every example.
 
     `published` is the paper's (Propositions 1 and 3: λ > ε γ, λ the least kept magnitude, γ = 2 max ‖ψ_k‖₁).  It
     is sufficient for inputs that are exactly K-sparse only: its proof leaves out what is dropped.  `gap` is what
@@ -42,7 +42,7 @@ class Certainty(NamedTuple):
 def support_is_certain(
     c: Float[Tensor, "b n"], lengths: Float[Tensor, "n"], k: int, epsilon: float
 ) -> Certainty:
-    """Whether no change of size ε changes which k coefficients of c are the largest, by three conditions.
+    """Whether the k largest coefficients of c stay the largest under every change of size ε: three sufficient tests.
 
     `lengths` are the ‖ψ_k‖₁ in the order of the coefficients.
     """
@@ -104,7 +104,7 @@ class Moments(NamedTuple):
 
 
 def semi_white_moments(kept: Float[Tensor, "k n"], mu: float, sigma: float) -> Moments:
-    """Of Z = sgn(w)ᵀ P_K(w, x), whose size times ε is Δ_SW (Lemma 4), for the scores that the paper draws.
+    """Mean and variance of Z = sgn(w)ᵀ P_K(w, x) for the paper's random scores; ε |Z| is Δ_SW (Lemma 4).
 
     The entries of w are independent with mean and median 0, E|w| = μ and E w² = σ².  E Z = K μ, and with the
     terms that the paper's bound K (σ² + μ²) leaves out, var Z = K (σ² + μ²) - 2 μ² Σ_m (Σ_k ψ_k[m]²)².
@@ -115,14 +115,14 @@ def semi_white_moments(kept: Float[Tensor, "k n"], mu: float, sigma: float) -> M
 
 
 def semi_white_chance(k: int, delta: float, mu: float, sigma: float) -> float:
-    """Theorem 1: a bound from below on the chance that |Z / K - μ| <= δ (Chebyshev; equation 6)."""
+    """Theorem 1: a lower bound on the probability that |Z / K - μ| <= δ (Chebyshev; equation 6)."""
     checks.integer("k", k, 1)
     checks.real("delta", delta, 0.0, open_low=True)
     return max(0.0, 1 - (sigma**2 + mu**2) / (k * delta**2))
 
 
 def white_tail(kept: Float[Tensor, "k n"], delta: float, epsilon: float, sigma: float) -> float:
-    """Theorem 2: a bound on the chance that Δ_W > δ, for normal scores of deviation σ.
+    """Theorem 2: an upper bound on the probability that Δ_W > δ, for normal scores of deviation σ.
 
     The union over k of |ψ_kᵀ w| > δ / (ε K ‖ψ_k‖₁); for other scores it holds in the limit of large n.
     """
@@ -133,7 +133,7 @@ def white_tail(kept: Float[Tensor, "k n"], delta: float, epsilon: float, sigma: 
 
 
 def neuron_keeps(bias: float, length: float, delta: float, sigma: float) -> float:
-    """Theorem 3: the chance that a ReLU with ‖w‖₁ = `length` keeps its side under any change of size δ.
+    """Theorem 3: the probability that no change of size δ turns a ReLU with ‖w‖₁ = `length` on or off.
 
     For an input of Euclidean length 1 and normal weights of deviation σ its sum is normal about -b; it keeps its
     side where |wᵀx - b| > δ ‖w‖₁.  The theorem's assumption is δ < |b| / ‖w‖₁.

@@ -1,4 +1,4 @@
-"""Two Gaussian classes under an ℓ0 adversary: what is known of the optimal error, and what truncation attains.
+"""Two Gaussian classes under an ℓ0 adversary: bounds on the optimal error, and the error of truncation.
 
 The setting of Delgosha, Hassani & Pedarsani ("Robust classification under ℓ0 attack for the Gaussian mixture
 model", 2022) and Beliaev et al. 2022, section IV: y = ±1 with equal chance, x = y μ + z, z ~ N(0, Σ), Σ
@@ -66,7 +66,7 @@ def truncated_error(
     samples: int = 100_000,
     seed: int = 0,
 ) -> Estimate:
-    """The error of sign ⟨w, x⟩_k under the worst change of `budget` coordinates, exactly but for sampling.
+    """The error of sign ⟨w, x⟩_k under the worst change of `budget` coordinates, estimated from samples.
 
     The worst case is known for every sample (`zeronorm.certification.truncation_window`): the sum of the
     products in places k + budget + 1 ... d - k + budget of their descending order; at most 0 is an error.
@@ -98,7 +98,7 @@ def truncated_error(
 
 
 def lower_bound(nu: Float[Tensor, "d"], chosen: Bool[Tensor, "d"]) -> tuple[float, float]:
-    """Theorem 1 of Beliaev et al. for a set A of coordinates: a budget, and the error no classifier gets below.
+    """Theorem 1 of Beliaev et al. for a set A of coordinates: a budget, and a lower bound on every classifier's error.
 
     With ‖ν_A‖₁ log d changes the adversary brings every classifier to an error of Φ̄(‖ν_{A^c}‖₂) - 1 / log d at
     least; the budget is a real number, which whole changes must reach.  The bound is returned as it stands: it
@@ -126,7 +126,7 @@ def best_lower_bound(nu: Float[Tensor, "d"], budget: float | int) -> float:
 
 
 def theorem2_range(d: float | int) -> tuple[float, float] | None:
-    """The errors ε for which Theorem 2 (truncation is optimal in the limit) says anything at dimension d.
+    """The range of errors ε that Theorem 2 (truncation is optimal in the limit) covers at dimension d.
 
     Φ̄(1) + 1 / log d + √(2 / log d) < ε < 1/2, for ‖ν‖₂ = 1; None where that is empty: for every d below
     6.8 billion, so that it cannot be seen in an experiment.

@@ -1,4 +1,4 @@
-"""How little must change to flip a linear classifier: known exactly, hence the exam of every attack.
+"""The smallest change that flips a linear classifier, exactly: every attack is examined by it.
 
 b       examples
 j, t    classes, the target class
@@ -133,7 +133,7 @@ def minimal_length(
     low: float = 0.0,
     high: float = 1.0,
 ) -> Float[Tensor, "b"]:
-    """The shortest change in ℓ2 within the box after which some rival's logit reaches that of y.
+    """The ℓ2 length of the shortest change within the box that makes another logit reach that of y.
 
     For each rival the set where it does is a half-space, whose closest point in the box is clip(x + λ d) with the
     difference d of the weights (`projections.onto_half_space_in_box`).  Without a box it is |dᵀx + e| / ‖d‖₂.
@@ -156,7 +156,7 @@ def minimal_length(
 def _leaving(
     y: Tensor, W: Tensor, c: Tensor, clean: Tensor, low: Tensor, high: Tensor, limit: int
 ) -> tuple[Int[Tensor, "b"], Float[Tensor, "b g p"]]:
-    """The closed form: the least number of positions to change so that argmax_j is not y, and the values."""
+    """Closed form: the least number of positions to change so that argmax_j leaves y, and their new values."""
     z = torch.einsum("bgp,jgp->bj", clean, W) + c
     direction = W - W[y][:, None]  # (b, j, g, p): where each lead z_j - z_y grows
     corner = torch.where(direction > 0, high[:, None], low[:, None])
@@ -179,7 +179,7 @@ def _leaving(
 def _towards(
     t: int, W: Tensor, c: Tensor, clean: Tensor, low: Tensor, high: Tensor, limit: int, dtype: torch.dtype
 ) -> tuple[int, Float[Tensor, "g p"]]:
-    """The least number of positions to change so that argmax_j W_j · v + c_j is t, and v; one example (g, p)."""
+    """For one example (g, p), the fewest positions to change so that argmax_j W_j · v + c_j is t, and v."""
     channels, positions = clean.shape
     entries = channels * positions
     others = [j for j in range(len(W)) if j != t]

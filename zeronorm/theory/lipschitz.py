@@ -26,7 +26,7 @@ NORMS = (1, 2)  # of the gradients
 
 
 class Robustness(NamedTuple):
-    """r_2, or its upper bound, and an upper bound of r_∞; above 1 it says nothing."""
+    """r_2 or an upper bound of it, and an upper bound of r_∞, which says nothing above 1."""
 
     r_2: float
     r_inf: float
@@ -76,7 +76,7 @@ def lipschitz_bound(
     q: int,
     dead: Sequence[Bool[Tensor, "n units"]] | None = None,
 ) -> Float[Tensor, "n j"]:
-    """Lemma 3.1: Lipschitz constants of g_y - g_k for a ReLU network, against a change measured in ℓp.
+    """Lemma 3.1: Lipschitz constants in ℓp of g_y - g_k for a ReLU network.
 
     ‖w_y - w_k‖_q times the product of the layers' induced norms ‖D_l‖_p ‖W_lᵀ‖_p.  The gradient is W_1ᵀ D_1 ...
     W_{d-1}ᵀ D_{d-1} (w_y - w_k), so what counts is the norm that it is mapped with: for q = 2 the largest
@@ -132,7 +132,7 @@ def certified_radius(
 
 
 def _induced(w: Tensor, on: Tensor, before: Tensor | None, q: int, own: bool) -> Float[Tensor, "n"]:
-    """The norm of W_lᵀ from the units that are on to those on before, for each example."""
+    """The operator norm of W_lᵀ restricted to the active units of both layers, for each example."""
     if not own:
         norm = w.abs().sum(1).max() if q == 1 else torch.linalg.matrix_norm(w, 2)
         return norm.expand(len(on))

@@ -54,7 +54,8 @@ class TrainingResult:
             held_out += "" if self.robust_accuracy is None else f", robust {self.robust_accuracy:.1%}"
             said += f" (epoch {self.best_epoch} of {len(self.history)}{held_out})"
         if self.certified is not None:
-            said += f", half proved at {self.certified['median_radius']} pixels"
+            radius = self.certified["median_radius"]
+            said += f", half proved at {radius} pixels" if radius >= 0 else ", less than half proved"
         return f"{said}, {self.seconds:.0f} s, in {self.out}"
 
 
