@@ -73,7 +73,7 @@ def layers_in_training(model: Any) -> list[tuple[str, nn.Module]]:
     return [
         (name, layer)
         for network in networks(model)
-        if has_modes(network)
+        if has_modes(network) and not is_training(network)
         for name, layer in network.named_modules()
         if name and is_training(layer) and not any(layer.children())
     ]
