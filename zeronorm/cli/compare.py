@@ -41,6 +41,7 @@ def compare(
     ] = None,
     steps: options.Steps = None,
     queries: options.Queries = None,
+    votes: options.Votes = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
@@ -73,15 +74,15 @@ def compare(
         raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.model import attacked, resolve_device
     from zeronorm.cli.progress import Display
 
     searches = options.searches(said)
     where = resolve_device(device)
-    networks = {name: resolve_model(name, where) for name in models}
+    networks = {name: attacked(name, where, votes) for name in models}
     dataset = options.dataset(data, split, limit)
     if out is None:
-        search = [list(searches), steps, queries, seed, precision]
+        search = [list(searches), steps, queries, seed, precision] + ([] if votes is None else [votes])
         budgets = options.asked_for(adversaries)
         asked = [models, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out(["compare", *models, data], asked)

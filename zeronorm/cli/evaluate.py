@@ -34,6 +34,7 @@ def evaluate(
     ] = None,
     steps: options.Steps = None,
     queries: options.Queries = None,
+    votes: options.Votes = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
@@ -63,7 +64,7 @@ def evaluate(
     adversaries = options.threats(epsilon, k, curve, unit, low, high, linf)
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.model import attacked, resolve_device
     from zeronorm.cli.progress import Display
 
     if track is not None:
@@ -73,10 +74,10 @@ def evaluate(
         choice("track", track, ("mlflow",))
         check_tracking()
     searches = list(options.searches(said).values())
-    network = resolve_model(model, resolve_device(device))
+    network = attacked(model, resolve_device(device), votes)
     dataset = options.dataset(data, split, limit)
     if out is None:
-        search = [attack, steps, queries, seed, precision]
+        search = [attack, steps, queries, seed, precision] + ([] if votes is None else [votes])
         budgets = options.asked_for(adversaries)
         asked = [model, data, split, limit, budgets, curve, unit, low, high, linf, *search]
         out = options.default_out([model, data], asked)

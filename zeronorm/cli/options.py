@@ -71,6 +71,13 @@ Precision = Annotated[
     str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Votes = Annotated[
+    int | None,
+    typer.Option(
+        help="Of a base classifier of randomized ablation, which is attacked as the smoothed one: votes for an answer (default: "
+        "100)."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Share the work among so many processes (needs the extra ray).")
 ]

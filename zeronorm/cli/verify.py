@@ -58,7 +58,7 @@ def verify(
         raise ArgumentError("model: a comparison names its models; verify one of its runs with another name")
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.model import as_measured, resolve_device, resolve_model
 
     where = resolve_device(device)
     with reading(run):
@@ -69,6 +69,10 @@ def verify(
     given = records[0].get("command") is None  # to a function, as objects: their names may name nothing
     with _named("model", next(iter(names)), given and model is None):
         networks = {name: resolve_model(name, where) for name in names}
+        if not certificates:
+            for record in records:
+                name = model or str(record["plan"]["model"]["name"])
+                networks[name] = as_measured(networks[name], record["plan"]["model"])
     with _named("data", asked[0], given and data is None):
         dataset = options.dataset(*asked)
     first = next(iter(networks.values()))
