@@ -130,7 +130,7 @@ def check_truncated(model: Any, x: Tensor) -> Network:
 
 @torch.inference_mode()
 def certify_truncated(
-    model: nn.Module,
+    model: Any,
     x: Float[Tensor, "b ..."],
     *,
     low: float | None = None,
