@@ -38,6 +38,10 @@ def answers(model: nn.Module, x: Tensor) -> Tensor:
         return model(x).argmax(1)
 
 
+def claims_any_value(small: Small) -> bool:
+    return max(small.values) > 1e38
+
+
 def changes(image: Tensor, k: int, values: tuple[float, ...]) -> Iterator[Tensor]:
     """All images with k pixels changed to any of the values, support by support."""
     new = torch.tensor(list(itertools.product(values, repeat=k)))
@@ -104,8 +108,9 @@ def boundary(model: nn.Module, one: Tensor, other: Tensor) -> Tensor | None:
 def test_at_the_boundary_what_is_certified_is_what_the_model_answers(row, seed):
     """Alone, and in batches of odd sizes: whatever rounding makes of inputs that lie next to the boundary."""
     small = SMALL[row.name](seed)
-    # beyond the box too, so that classes differ
-    some = 6 * torch.rand(600, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) - 2
+    some = torch.rand(600, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    if claims_any_value(small):  # beyond the box too, so that classes differ
+        some = 6 * some - 2
     by_class = [some[answers(small.model, some) == j][:3] for j in range(3)]
     pairs = [
         pair for one, other in itertools.combinations(by_class, 2) for pair in itertools.product(one, other)
@@ -233,6 +238,8 @@ def test_other_models_are_refused(row):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_the_model_itself_refuses_inputs_that_are_no_numbers(row, value):
     small = SMALL[row.name](0)
+    if not claims_any_value(small):
+        pytest.skip("it claims nothing beyond a box")
     x = small.x[:2].clone()
     x[1, 0, 0, 0] = value
     with pytest.raises(ArgumentError, match="x: expected finite values"):

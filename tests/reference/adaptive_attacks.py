@@ -11,9 +11,16 @@ from feature_partition_attack import by_groups as by_groups
 from l0_lipschitz_attack import greedy_image
 from torch import Tensor
 
+import zeronorm as zn
 from zeronorm.models import Classifier, NearestNeighbour
 
 FAR = 1e6
+
+
+def by_gradients(model: torch.nn.Module, image: Tensor, answer: int, k: int) -> Tensor:
+    """Of any network, in its box: the pixels that gradients name, exchanged as they do."""
+    y = torch.tensor([answer])
+    return zn.attacks.guided_exchange(model, image[None], y, zn.L0(k), steps=5)[0]
 
 
 def by_tables(model: Classifier, image: Tensor, answer: int, k: int) -> Tensor:
@@ -43,9 +50,10 @@ def away_from_the_nearest(model: NearestNeighbour, image: Tensor, answer: int, k
 
 @torch.no_grad()
 def by_windows(model: torch.nn.Module, image: Tensor, answer: int, k: int) -> Tensor:
-    """Of a truncated network: one pixel after the other is sent so far, up or down, that its products leave every window.
+    """Of a truncated network: pixels are sent so far, up or down, that their products leave every window.
 
-    For each rival the pixel and sign that help it most, then each choice again with the others as they are.
+    For the two nearest rivals the pixel and sign that help most, one after the other; then some choices again, with the
+    others as they are.
     """
     pixels = image[0].numel()
     ends = torch.eye(pixels).view(pixels, *image.shape[1:])
@@ -55,11 +63,11 @@ def by_windows(model: torch.nn.Module, image: Tensor, answer: int, k: int) -> Te
         moved = torch.where((candidates != 0)[:, None].expand(-1, *image.shape), candidates[:, None], now)
         return model(moved)
 
-    classes = model(image[None]).shape[1]
-    for rival in set(range(classes)) - {answer}:
+    nearest = model(image[None])[0].argsort(descending=True).tolist()
+    for rival in [j for j in nearest if j != answer][:2]:
         chosen: list[int] = []
         now = image.clone()
-        for step in range(2 * k):
+        for step in range(k + 2):
             if step >= k:  # exchange the oldest
                 chosen.pop(0)
                 now = image.clone()
