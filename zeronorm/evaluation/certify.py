@@ -125,6 +125,8 @@ def certify(
     examples = on_device(dataset, device_of(model))
     for threat in given.get("threats", ()):
         check_box(examples, threat)
+    if "threats" in given and (why := row.misfit(examples.first(1).x, given["threats"])) is not None:
+        raise ArgumentError(f"threats: {row.name} proves nothing of these: {why}")
     facts = models.describe(model)
     # before anything is written: an unfit model leaves no folder
     proving = _Proving(options, given, seed, batch_size)
