@@ -64,7 +64,8 @@ def neighbours() -> nn.Module:
 
 ATTACKED = {
     "l0_lipschitz": Attacked(
-        trained("l0_lipschitz", budget=4, temperature=2.0, epochs=6, model_arguments={"templates": 4}), by_tables, 2, 0.95
+        trained("l0_lipschitz", budget=4, temperature=2.0, epochs=6, model_arguments={"templates": 4}),
+        by_tables, 2, 0.95
     ),
     "feature_partition": Attacked(
         trained(

@@ -49,8 +49,8 @@ class Certifier:
         source: the paper.
         arithmetic: the program that its proofs are about, as of `Certificate`.
         defaults: options and their defaults, of a probabilistic method.
-        fits: of a method that asks for threats, `(x, threats)`, raises `ArgumentError` for threat models that it does not
-            know; None of one that knows no columns of tables.
+        fits: of a method that asks for threats, `(x, threats)`, raises `ArgumentError` for those it does not know; None
+            of one that knows no columns of tables.
         check: of a probabilistic method, raises `ArgumentError` for options that cannot be used.
     """
 

@@ -161,9 +161,7 @@ def certify(
                         f"{next(iter(box))}: expected none of a table, whose schema has the bounds of each column"
                     )
                 box = {"unit": "column", "schema": of_columns}
-            threats = (
-                None if budgets is None else [zn.L0(one, **{"unit": row.unit} | box) for one in budgets]
-            )
+            threats = None if budgets is None else [zn.L0(one, **{"unit": row.unit} | box) for one in budgets]
             if threats is None and of_columns is None:
                 of_method |= box  # an option, of a method that takes no budgets
             with options.at_work(workers, ray) as pool, Display() as display:

@@ -44,13 +44,13 @@ Data = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
-Target = Annotated[
-    str | None, typer.Option(help="Of a table: the column that holds the labels.")
-]
+Target = Annotated[str | None, typer.Option(help="Of a table: the column that holds the labels.")]
 SchemaFile = Annotated[
     str | None,
     typer.Option(
-        "--schema", metavar="FILE", help="Of a table: what its columns may become, as TOML (default: guessed, and said)."
+        "--schema",
+        metavar="FILE",
+        help="Of a table: what its columns may become, as TOML (default: guessed, and said).",
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]

@@ -146,7 +146,7 @@ def certify(
         "method": {
             "name": row.name,
             "kind": row.kind,
-            "unit": row.unit,
+            "unit": given["threats"][0].unit if "threats" in given else row.unit,
             "arithmetic": options.get("arithmetic", arithmetic),
             "options": options,
         }

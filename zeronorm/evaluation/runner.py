@@ -429,9 +429,7 @@ def describe_data(dataset: Dataset | Stream) -> dict[str, Any]:
         "dtype": str(dataset.x.dtype).removeprefix("torch."),
         "class_names": list(dataset.class_names),
     } | (
-        {"target": dataset.target, "schema": dataset.schema.text}
-        if isinstance(dataset, TableDataset)
-        else {}
+        {"target": dataset.target, "schema": dataset.schema.text} if isinstance(dataset, TableDataset) else {}
     )
 
 
