@@ -422,6 +422,10 @@ def _compare(network: Network, model: nn.Module, sample: Tensor, generator: torc
         with torch.no_grad(), torch.autocast(sample.device.type, enabled=False):
             own, exact = model(inputs), in_float64(inputs.double())
         ours = network(inputs.cpu())
+        if not bool(ours.isfinite().all()):
+            raise ArgumentError(
+                "model: expected finite logits of inputs around the unit box, got NaN or infinity"
+            )
         scale = 1 + float(ours.abs().max())
         for theirs in (own, exact):
             tolerance = scale * (1e-3 if theirs.dtype == torch.float32 else 1e-9)
