@@ -18,7 +18,6 @@ b  examples       o, i  features out and in       c, h, w  channels, height, wid
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -1009,13 +1008,3 @@ def _layers_whole(recorder: _Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def parameters_of(network: Network) -> int:
-    """Numbers that the operations hold."""
-    return sum(
-        value.numel()
-        for operation in network.operations
-        for name in inspect.signature(type(operation)).parameters
-        if isinstance(value := getattr(operation, name), Tensor)
-    )
