@@ -75,8 +75,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Votes = Annotated[
     int | None,
     typer.Option(
-        help="Of a base classifier of randomized ablation, which is attacked as the smoothed one: votes for an answer "
-        "(default: 100)."
+        help="Of a base classifier of randomized ablation, which is attacked as the smoothed one: votes for an "
+        "answer (default: 100)."
     ),
 ]
 WorkerCount = Annotated[
