@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -195,7 +196,7 @@ def check_facts(
     plan: Mapping[str, Any], model: Model, dataset: Dataset | Stream, result: Verification
 ) -> None:
     """What a plan says of the model and the data, against what they tell of themselves."""
-    told, facts = plan["model"], models.describe(model)
+    told, facts = plan["model"], as_json(models.describe(model))
     result.compare("model: digest", told.get("digest"), facts.get("digest"))
     ours = isinstance(model, models.Classifier)
     for what in sorted((told.keys() | facts.keys()) - {"name", "digest", "differentiable"}):
@@ -212,6 +213,11 @@ def check_facts(
             result.notes.append(
                 f"the run's {what} of the data is {plan['data'].get(what)}, here {of_data[what]}"
             )
+
+
+def as_json(value: Any) -> Any:
+    """A value as a record gives it back."""
+    return json.loads(json.dumps(value))
 
 
 def catalogue_word(called: Any) -> str | None:
