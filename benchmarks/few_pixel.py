@@ -3,9 +3,9 @@
     python -m benchmarks.few_pixel --networks ConvSmallPGD --k 1,2,3 --images 15 --seconds 30
     python -m benchmarks.few_pixel --networks models/mnist-standard,digits --k 1,2 --beside
 
-One line for each network and budget, over the first images that it answers rightly: proved (of these at the root, in one
-bound without a search), broken, unknown; processor seconds of an image, median and 90th percentile; regions bounded.
-With --beside, in the same run, the share that intervals alone and the convex hull of the ℓ0 ball prove in one bound.
+One line for each network and budget, over the first images that it answers rightly: proved (of these at the root, in
+one bound without a search), broken, unknown; processor seconds of an image, median and 90th percentile; regions
+bounded.  With --beside, in the same run, what intervals alone and the convex hull of the ℓ0 ball prove in one bound.
 
 The public networks are CoVerD's (Shapira, Wiesel, Shabelman & Drachsler-Cohen, CAV 2024), read from the folder
 `fewpixel` of ZERONORM_DATA; others are whatever `zeronorm.models.load` takes, on the data they were trained on.

@@ -25,6 +25,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PROVED = ROOT / "docs/what-is-proved.md"
 PICTURES = {
     "report.png": (None, "The search"),
     "report-examples.png": ("Examples", "Provenance"),
@@ -70,6 +71,29 @@ def attack_table() -> str:
             "yes" if attack.targeted else "no",
             ", ".join(f"`{cost}`" for cost in attack.cost),
             attack.source,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def certificate_table() -> str:
+    """The catalogue of certificates as a Markdown table."""
+    from zeronorm.certification import catalogue
+
+    lines = [
+        "| Method | Kind | Counts | Arithmetic | Asks for | Source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in catalogue.values():
+        asked = [name for name, value in row.options.items() if value is None and name not in ("mean", "std")]
+        asked += [need for need in ("threats", "seconds") if need in row.needs]
+        cells = (
+            f"`{row.name}`",
+            row.kind,
+            f"{row.unit}s",
+            row.arithmetic,
+            ", ".join(f"`{name}`" for name in asked) or "nothing",
+            row.source,
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -219,7 +243,7 @@ def main() -> None:
     options.add_argument(
         "--tables",
         action="store_true",
-        help="only the tables of attacks and of reproductions, and the drawings",
+        help="only the tables of attacks, certificates and reproductions, and the drawings",
     )
     options.add_argument(
         "--matrix", type=Path, help="only docs/matrix.md, from the folder of a complete matrix"
@@ -237,6 +261,7 @@ def main() -> None:
         return
     for page, made in (reproduced() | explained()).items():
         page.write_text(made)
+    PROVED.write_text(put(PROVED.read_text(), "certificates", certificate_table()))
     text = put(README.read_text(), "attacks", attack_table())
     if not asked.tables:
         with tempfile.TemporaryDirectory() as folder:

@@ -309,6 +309,9 @@ def test_bad_input(cancer):
             model, x, zn.L0(1, unit="column", schema=maybe)
         ),
         "k: expected between 0 and 30": lambda: smallest_change(model, x, threat.with_k(31)),
+        "low, high: expected numbers that float32 holds": lambda: smallest_change(
+            model, x, zn.L0(1, unit="feature", low=0.0, high=1e300)
+        ),
         "x: expected finite values": lambda: smallest_change(model, x * math.nan, threat),
     }.items():
         with pytest.raises(ArgumentError, match=re.escape(expected)) as error:

@@ -82,6 +82,87 @@ def test_truncation_window(zeronorm, tmp_path):
     assert said.status == 2 and "got truncation_window, which is a proof" in said.err
 
 
+def test_a_base_classifier_is_attacked_as_the_smoothed_one(zeronorm, ablation, tmp_path):
+    """Found by hand before: the base was given plain images, and refused them."""
+    short = ["--data", "digits", "--limit", 3, "--queries", 5, "--device", "cpu"]
+    run = tmp_path / "attacked"
+    said = zeronorm(
+        "evaluate",
+        "--model",
+        ablation,
+        *short,
+        "--attack",
+        "pointwise",
+        "--curve",
+        3,
+        "--votes",
+        64,
+        "--out",
+        run,
+    )
+    assert said.status == 0, said.err
+    model = json.loads((run / "run.json").read_text())["plan"]["model"]
+    assert model["arguments"] == {
+        "retained": 24, "null": "multichannel", "mean": None, "std": None, "precision": "float32", "votes": 64,
+        "alpha": 0.05,
+    }  # fmt: skip
+    said = zeronorm("verify", run)
+    assert said.status == 0, said.err + said.out
+    both = tmp_path / "both"
+    said = zeronorm(
+        "compare",
+        "--model",
+        ablation,
+        "--model",
+        "digits",
+        *short,
+        "--k",
+        1,
+        "--attack",
+        "sparse_rs",
+        "--out",
+        both,
+    )
+    assert said.status == 0, said.err
+    said = zeronorm("verify", both)
+    assert said.status == 0, said.err + said.out
+    said = zeronorm("evaluate", "--model", "digits", *short, "--votes", 64)
+    assert said.status == 2 and "votes: expected none for digits, which casts none, got 64" in said.err
+
+
+def test_the_nearest_neighbour_and_discrete_smoothing(zeronorm, tmp_path):
+    run = tmp_path / "run"
+    neighbour = "nearest_neighbour:digits:limit=200"
+    said = zeronorm(
+        "certify", "--model", neighbour, "--data", "digits", "--limit", 20, "--out", run, "--json"
+    )
+    assert said.status == 0, said.err
+    figures = json.loads(said.out.splitlines()[-1])
+    assert figures["certified_accuracy"]["1"] > 0.3 and figures["arithmetic"] == "deployed"
+    assert "nearest neighbour, deterministic, arithmetic: deployed" in said.out
+    assert zeronorm("verify", run).status == 0
+    noised = [
+        "--model",
+        "digits",
+        "--data",
+        "digits",
+        "--limit",
+        3,
+        "--method",
+        "discrete-smoothing",
+        "--n",
+        50,
+    ]
+    said = zeronorm("certify", *noised, "--keep", 0.9, "--levels", 17, "--out", tmp_path / "noise")
+    assert said.status == 0, said.err
+    assert "values kept with probability 0.9 among 17" in said.out and "PREDICT" in said.out
+    assert zeronorm("verify", tmp_path / "noise").status == 0
+    said = zeronorm("certify", *noised)
+    assert said.status == 2 and "keep: expected the chance that a value stays" in said.err
+    said = zeronorm("certify", "--model", neighbour, "--data", "digits", "--k", "1,2")
+    assert said.status == 2 and "threats: expected none for the method nearest_neighbour" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -107,6 +107,8 @@ def _as_installed(monkeypatch):
 def test_the_whole_catalogue_sits_here():
     elsewhere = {name for name, attack in catalogue.items() if attack.norms == ("L2",)}
     assert {p.values[0].attack.name for p in SPARSE + LINF} | elsewhere == set(catalogue) >= set(VARIANTS)
+    assert THIN | set(ROUNDS) <= {p.id for p in ATTACKS}
+    assert {kind for kind, *_ in DIAGONAL} == set(KINDS) and {box for _, box, _ in DIAGONAL} == set(BOXES)
     for one, other in ((SPARSE, LINF), (WHITE, BLACK), (BUDGET, MINIMAL)):
         assert len(one) + len(other) == len(ATTACKS) and one and other
     assert TARGETED

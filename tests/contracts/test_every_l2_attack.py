@@ -30,7 +30,7 @@ def test_both_of_them_sit_here():
 
 
 def run(attack, model, x, y, threat, effort=None, **arguments):
-    steps = (30 if attack.name == "deepfool" else 300) if effort is None else effort
+    steps = (30 if attack.name == "deepfool" else 120) if effort is None else effort
     return attack.function(model, x, y, threat, steps=steps, **arguments)
 
 

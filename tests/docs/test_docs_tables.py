@@ -53,6 +53,14 @@ def test_attacks():
     )
 
 
+def test_certificates():
+    assert make.block(make.PROVED.read_text(), "certificates") == make.certificate_table(), (
+        "run python docs/make.py --tables"
+    )
+    page = make.PROVED.read_text()
+    assert all(f"**`{name}`** ({row.arithmetic}" in page for name, row in zn.certification.catalogue.items())
+
+
 def test_reproductions():
     pages = make.reproduced()
     assert pages

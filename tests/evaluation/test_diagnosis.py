@@ -12,6 +12,8 @@ from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.evaluation import diagnosis
 from zeronorm.models import BlackBox
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 # long enough to have found what there is to find well before the end
 LONG = {"steps": 80, "queries": 200}
 

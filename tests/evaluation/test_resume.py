@@ -76,17 +76,22 @@ def assert_same_figures(evaluation, expected, keys=("status", "plan", "rows_dige
     assert files == {".lock", "run.json", "rows.parquet", "images.parquet", "report.html"}
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "error, flush",
-    [(KeyboardInterrupt(), 0.0), (RuntimeError("out of memory"), 0.0), (KeyboardInterrupt(), 2.0)],
-    ids=["stopped-early-rows", "failed-early-rows", "stopped"],
-)
-@pytest.mark.parametrize("sizes", [(8,), (3, 5, 20)], ids=["one-batch-size", "several"])
-def test_raised_inside_the_model(
-    model, data, uninterrupted, tmp_path, monkeypatch, mode, error, flush, sizes
-):
+ERRORS = {
+    "stopped-early-rows": (KeyboardInterrupt(), 0.0),
+    "failed-early-rows": (RuntimeError("out of memory"), 0.0),
+    "stopped": (KeyboardInterrupt(), 2.0),
+}
+SIZES = {"one-batch-size": (8,), "several": (3, 5, 20)}
+# every pair of a mode, a way to stop and batch sizes
+STOPPED = [
+    (mode, error, list(SIZES)[(i + j) % 2]) for i, mode in enumerate(MODES) for j, error in enumerate(ERRORS)
+]
+
+
+@pytest.mark.parametrize(("mode", "error", "sizes"), STOPPED)
+def test_raised_inside_the_model(model, data, uninterrupted, tmp_path, monkeypatch, mode, error, sizes):
     """At random passes, many times, with successes written as they come or batch by batch."""
+    (error, flush), sizes = ERRORS[error], SIZES[sizes]
     monkeypatch.setattr(attack_batch, "_FLUSH_SECONDS", flush)
     draw = random.Random(f"{mode} {error!r} {flush}")
     stopped = 0

@@ -21,7 +21,7 @@ from zeronorm.data import Dataset
 from zeronorm.evaluation.result import summary_of
 from zeronorm.records.folders import ROWS, RunFolder, digest_rows
 
-pytestmark = pytest.mark.usefixtures("minimal_attack")
+pytestmark = pytest.mark.usefixtures("unchecked", "minimal_attack")
 
 CENTRE = torch.zeros(5, 5, dtype=torch.bool)
 CENTRE[1:4, 1:4] = True
@@ -127,7 +127,7 @@ def test_any_lie_in_any_row(kind, forged, runs, model, data, tmp_path):
     told, honest = folder.read(), rows(folder.path)
 
     @given(st.data())
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60 if forged else 15, deadline=None)  # the digest betrays any change
     def check(draw):
         index = draw.draw(st.integers(0, len(honest) - 1))
         field, value = draw.draw(st.sampled_from(lies(honest[index])))

@@ -17,6 +17,10 @@ from zeronorm.certification.bound_propagation.region import FREE, Regions, split
 from zeronorm.certification.network_graph import MaxPool2d, Network, Relu
 
 
+class Undecided(Exception):
+    """The solver's time was up."""
+
+
 class Residual(nn.Module):
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -244,9 +248,10 @@ def least(
         integrality=np.array(integer),
         bounds=(bounds[:, 0], bounds[:, 1]),
         constraints=LinearConstraint(matrix, *np.array(sides).T),
-        options={"mip_rel_gap": 0.0, "time_limit": 60},
+        options={"mip_rel_gap": 0.0, "time_limit": 20},
     )
-    assert solved.x is not None, solved.message
+    if solved.x is None or solved.status != 0:
+        raise Undecided(solved.message)
     point = _into(region, torch.tensor(solved.x[inputs]).view(centre.shape), solved.x, changed)
     value = network.values(point.reshape(1, *region.shape))[last]
     return float((value.flatten() * row.flatten()).sum()), point.reshape(region.shape)

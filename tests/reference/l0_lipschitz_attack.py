@@ -9,7 +9,12 @@ from zeronorm.models.l0_lipschitz import L0Lipschitz
 
 
 def greedy(network: L0Lipschitz, image: Tensor, answer: int, k: int) -> bool:
-    """Whether k changed pixels of (c, height, width) can be found that move the answer.
+    """Whether k changed pixels of (c, height, width) can be found that move the answer."""
+    return greedy_image(network, image, answer, k) is not image
+
+
+def greedy_image(network: L0Lipschitz, image: Tensor, answer: int, k: int) -> Tensor:
+    """The image of (1, height, width) with k changed pixels that move the answer, or itself if none are found.
 
     For every rival: pixel by pixel, the code that lowers g_yc most as the templates now chosen have it, the k best at
     once; then again from there, as the maxima have moved, with pixels chosen anew.
@@ -38,8 +43,17 @@ def greedy(network: L0Lipschitz, image: Tensor, answer: int, k: int) -> bool:
             now = now.view_as(full)
             margins = net.margins_of(now[..., 1:].reshape(side**2, 1, -1))[0]
             if int(margins[pairs.index((answer, rival))]) < 0:
-                return True
-    return False
+                return _decoded(net, now, image)
+    return image
+
+
+def _decoded(net: L0Lipschitz, now: Tensor, image: Tensor) -> Tensor:
+    """An image of these codes, (s, p, code), of one channel: as it was where the code is the same."""
+    height, width = net.patch
+    side = net.patches
+    code = now.argmax(2).view(side, side, height, width).permute(0, 2, 1, 3).reshape(image.shape[1:])
+    value = torch.cat([net.thresholds[:1] - 1, net.thresholds + 1e-3])[code].to(image)
+    return torch.where(code == net.code(image[None])[0], image[0], value)[None]
 
 
 def _chosen(net: L0Lipschitz, tables: Tensor, now: Tensor, pair: int) -> Tensor:

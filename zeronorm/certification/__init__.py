@@ -3,6 +3,8 @@
 radius = zn.certification.ablation_radius(votes_for_the_answer, n, pixels=784, retained=45)
 """
 
+from zeronorm.certification.bound_propagation import certify_bound_propagation as certify_bound_propagation
+from zeronorm.certification.bound_propagation import prove_few_changes as prove_few_changes
 from zeronorm.certification.catalogue import Certifier as Certifier
 from zeronorm.certification.catalogue import catalogue as catalogue
 from zeronorm.certification.certificate import ABSTAIN as ABSTAIN
@@ -49,6 +51,7 @@ __all__ = [
     "ablation_radius_by_margin",
     "ablation_radius_in_top",
     "catalogue",
+    "certify_bound_propagation",
     "certify_enumeration",
     "certify_feature_partition",
     "certify_l0_lipschitz",
@@ -65,6 +68,7 @@ __all__ = [
     "leading_class",
     "lower_bound",
     "partition_radius",
+    "prove_few_changes",
     "share_touched",
     "smallest_change",
     "truncated_range",

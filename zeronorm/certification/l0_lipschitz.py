@@ -47,7 +47,7 @@ def certify_l0_lipschitz(model: Any, x: Float[Tensor, "b ..."], batch_size: int 
     span = network.span()
     parts = [
         network.margins(part if normalize is None else normalize(part))
-        .view(len(part), network.classes, -1)
+        .view(len(part), network.classes, network.classes - 1)
         .amin(2)
         for part in x.split(batch_size)
     ]

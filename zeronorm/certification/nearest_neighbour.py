@@ -42,7 +42,7 @@ def certify_neighbours(model: Any, x: Float[Tensor, "b ..."]) -> Certificate:
     checks.examples(x)
     distances = check_nearest_neighbour(model, x).distances(x)
     ordered, order = distances.sort(dim=1)
-    if distances.shape[1] == 1 or bool(torch.isinf(ordered[:, 1]).all()):
+    if distances.shape[1] == 1 or (len(x) and bool(torch.isinf(ordered[:, 1]).all())):
         return Certificate(order[:, 0], torch.full((len(x),), UNBOUNDED))
     margin = (ordered[:, 1] - ordered[:, 0]).long()
     radius = torch.div(margin - 1, 2, rounding_mode="floor")

@@ -496,6 +496,10 @@ def _units(threat: L0, example: Tensor, trees: TreeEnsemble) -> list[_Unit]:
         columns = threat.schema.columns
         ends = np.cumsum([column.width for column in columns]).tolist()
         places = [slice(end - column.width, end) for end, column in zip(ends, columns, strict=True)]
+    if trees.cast == "float32" and max(map(abs, [*low, *high])) > float(np.finfo(np.float32).max):
+        raise ArgumentError(
+            f"low, high: expected numbers that float32 holds, in which {trees.library} compares, got more"
+        )
     free = [True] * len(places) if allowed is None else allowed.flatten().tolist()
     return [
         _Unit(

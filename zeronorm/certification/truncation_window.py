@@ -130,7 +130,7 @@ def check_truncated(model: Any, x: Tensor) -> Network:
 
 @torch.inference_mode()
 def certify_truncated(
-    model: nn.Module,
+    model: Any,
     x: Float[Tensor, "b ..."],
     *,
     low: float | None = None,
@@ -194,7 +194,7 @@ _ALIKE_IN_TRAINING = (
 )
 
 
-def _as_evaluated(model: nn.Module) -> nn.Module:
+def _as_evaluated(model: Any) -> Any:
     """The model; where parts are in training mode that compute the same in evaluation mode, a copy with these in that.
 
     **Raises:** `ArgumentError` for a layer of torch that cannot stand behind a truncated one.

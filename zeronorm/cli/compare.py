@@ -33,6 +33,7 @@ def compare(
             f"sparse_pgd:gradient=projected. See zeronorm list. (default: {_SPARSE}; with --epsilon: {_LINF})"
         ),
     ] = None,
+    votes: options.Votes = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the comparison (default: under runs/). The same command resumes it."),
@@ -59,16 +60,18 @@ def compare(
         raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.model import attacked, resolve_device
     from zeronorm.cli.progress import Display
 
     searches = options.searches(said)
     where = resolve_device(search.device)
-    networks = {name: resolve_model(name, where) for name in models}
+    networks = {name: attacked(name, where, votes) for name in models}
     dataset = search.dataset()
     if out is None:
-        names = ["compare", *models, search.data]
-        out = options.default_out(names, options.question(models, list(searches), search, adversary))
+        asked = options.question(models, list(searches), search, adversary)
+        out = options.default_out(
+            ["compare", *models, search.data], asked + ([] if votes is None else [votes])
+        )
     with options.resumable(out), search.at_work() as pool, Display(adversary.epsilon) as display:
         comparison = zn.compare(
             networks,

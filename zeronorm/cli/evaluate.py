@@ -27,6 +27,7 @@ def evaluate(
             "(default: sparse_autoattack; with --epsilon: pgd)"
         ),
     ] = None,
+    votes: options.Votes = None,
     prove: Annotated[
         bool,
         typer.Option(
@@ -62,7 +63,7 @@ def evaluate(
     adversaries = adversary.threats()
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device, resolve_model
+    from zeronorm.cli.model import attacked, resolve_device
     from zeronorm.cli.progress import Display
 
     if track is not None:
@@ -72,11 +73,11 @@ def evaluate(
         choice("track", track, ("mlflow",))
         check_tracking()
     searches = list(options.searches(said).values())
-    network = resolve_model(model, resolve_device(search.device))
+    network = attacked(model, resolve_device(search.device), votes)
     dataset = search.dataset()
     if out is None:
-        asked = options.question(model, attack, search, adversary) + ([seconds, "prove"] if prove else [])
-        out = options.default_out([model, search.data], asked)
+        asked = options.question(model, attack, search, adversary) + ([] if votes is None else [votes])
+        out = options.default_out([model, search.data], asked + ([seconds, "prove"] if prove else []))
     with options.resumable(out), search.at_work() as pool, Display(adversary.epsilon) as display:
         evaluation = zn.evaluate(
             network,

@@ -7,17 +7,20 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from zeronorm import checks, models
 from zeronorm import data as data_sets
-from zeronorm import models
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.defenses.smoothed import defended
 from zeronorm.errors import ArgumentError
 
+_VOTES = 100  # of each answer of a smoothed classifier under attack, unless said
 _NEIGHBOUR = "nearest_neighbour"
 _LIBRARIES = {"timm": "from_timm", "hf": "from_transformers", "onnx": "load_onnx"}
 
@@ -68,6 +71,23 @@ def _nearest_neighbour(called: str) -> models.NearestNeighbour:
         raise ArgumentError(f"model: expected {_NEIGHBOUR}:DATA:limit=N, got {_NEIGHBOUR}:{called}")
     examples = data_sets.load(data, "train", int(limit) if marked else None)
     return models.NearestNeighbour(examples.x, examples.y)
+
+
+def attacked(name: str, device: torch.device, votes: int | None) -> Model:
+    """As `resolve_model`; of a base classifier of randomized ablation the smoothed one, with so many votes an answer."""
+    base = resolve_model(name, device)
+    model = defended(base, _VOTES if votes is None else checks.integer("votes", votes, 1))
+    if votes is not None and model is base:
+        raise ArgumentError(f"votes: expected none for {name}, which casts none, got {votes}")
+    return model
+
+
+def as_measured(model: Model, facts: Mapping[str, Any]) -> Model:
+    """The model that a run was made on, whose record says what it was: if that votes, the smoothed classifier."""
+    arguments = facts.get("arguments")
+    if not isinstance(arguments, Mapping) or not {"retained", "votes"} <= set(arguments):
+        return model
+    return defended(model, checks.integer("votes", arguments["votes"], 1))
 
 
 def is_code(name: str) -> bool:

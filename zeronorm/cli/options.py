@@ -63,6 +63,13 @@ BatchSize = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Names everything random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Votes = Annotated[
+    int | None,
+    typer.Option(
+        help="Of a base classifier of randomized ablation, which is attacked as the smoothed one: votes for an answer "
+        "(default: 100)."
+    ),
+]
 WorkerCount = Annotated[
     int | None, typer.Option(help="Share the work among so many processes (needs the extra ray).")
 ]

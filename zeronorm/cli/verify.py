@@ -74,7 +74,7 @@ def verify(
             check_run(record)
 
     import zeronorm as zn
-    from zeronorm.cli.model import resolve_device
+    from zeronorm.cli.model import as_measured, resolve_device
 
     where = resolve_device(device)
     with reading(run):
@@ -93,6 +93,10 @@ def verify(
     for name, source in (sources | told).items():
         with _named("model", name, command is None and name not in told):
             networks[name] = _model(source, where)
+    if matrix is None and not certificates:
+        for record in records:
+            name = str(record["plan"]["model"]["name"])
+            networks[name] = as_measured(networks[name], record["plan"]["model"])
     with _named("data", asked[0], command is None and data is None):
         dataset = _data(*asked, given=data is not None)
     first = next(iter(networks.values()))
@@ -103,7 +107,11 @@ def verify(
         result = zn.verify_certificates(run, first, dataset, everything=everything)
         found = f"{result.predictions} certificates"
     else:
-        result = zn.verify_comparison(run, networks, dataset) if runs else zn.verify(run, first, dataset)
+        result = (
+            zn.verify_comparison(run, networks, dataset)
+            if runs
+            else zn.verify(run, first, dataset, everything=everything)
+        )
         found = _searched(result)
     _told(result, found, run, json_)
 

@@ -6,7 +6,6 @@ row yet.  The counts are all that a confidence level or a bound needs: `recertif
 
 from __future__ import annotations
 
-import math
 import random
 import tempfile
 import time
@@ -40,7 +39,7 @@ from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
-from zeronorm.evaluation.verify import Verification, check_facts, check_page, described_threat
+from zeronorm.evaluation.verify import Verification, check_facts, check_page, described_threat, sample
 from zeronorm.records.folders import CertificateFolder, Row, digest_rows
 from zeronorm.threat_model import L0
 
@@ -50,7 +49,6 @@ _BATCH = 1024  # inputs, or randomised copies, unless said
 _PICTURES = 12  # examples whose clean input is kept for the report: most and least certified
 _VOTED = 2  # examples whose first votes tell whether it is the same model
 _PACKED = 8  # batches of randomised copies to one writing of rows
-_FORGED, _MISSED = 0.05, 0.05  # share of rows, and the chance that `verify` misses all that were forged
 _NEAR_TIES = 1e-3  # share of votes that another machine's rounding may move
 _PATIENCE = 4.0  # times as long, since another machine may be slower
 _LEFT_OUT = {"looks": 1, "precision": "float32"}  # options that a record names where they are others
@@ -376,28 +374,6 @@ _UNCHECKED = (
     "times, machine, versions and dates",
     "the names that the model and the data go by, and the command",
 )
-
-
-def sample(rows: list[Row], everything: bool, what: str, result: Verification) -> list[Row]:
-    """The rows to make again: all, or as many as chance needs to meet a forger of 5 % of them."""
-    if everything or (enough := sample_size(len(rows))) >= len(rows):
-        result.notes.append(f"the {what} of all {len(rows)} examples were made again")
-        return rows
-    result.notes.append(
-        f"the {what} of {enough} of {len(rows)} examples, drawn by chance just now, were made again: had {_FORGED:.0%} "
-        f"of them been forged, one would be among these with probability {1 - _MISSED:.0%}; --all makes all again"
-    )
-    return random.SystemRandom().sample(rows, enough)
-
-
-def sample_size(n: int) -> int:
-    """The least number of n rows of which one is forged with probability 95 % if 5 % of the n are."""
-    forged = max(1, math.ceil(_FORGED * n))
-    missed, size = 1.0, 0
-    while missed > _MISSED and size < n:
-        missed *= max(0, n - forged - size) / (n - size)
-        size += 1
-    return size
 
 
 def _check_votes(

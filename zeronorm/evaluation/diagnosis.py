@@ -51,7 +51,7 @@ def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
     """The checks that were made and found nothing, in words."""
     codes = {finding["code"] for finding in findings}
     stages = run["plan"]["attack"]["stages"]
-    if not all(_length(stage) for stage in stages):  # rows cannot show it
+    if not all(_length(stage) for stage in stages if stage["kind"] != "proof"):  # rows cannot show it
         codes.add("search-not-converged")
     if not run["plan"]["model"]["differentiable"]:
         codes |= {"no-gradients", "zero-gradient", "undefined-gradient"}
@@ -382,7 +382,7 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
         passes = sum(
             session.get("stages", {}).get(stage["name"], {}).get("forwards", 0) for session in run["sessions"]
         )
-        if index in asked and not passes:
+        if index in asked and not passes and stage["kind"] != "proof":
             findings.append(
                 _finding(
                     "no-passes",

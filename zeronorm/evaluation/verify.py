@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,15 @@ from torch import Tensor
 from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
+from zeronorm.certification.catalogue import catalogue as certificates
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import one_line, reads_records
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
 from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
-from zeronorm.evaluation.plan import digest
+from zeronorm.evaluation.plan import PlannedStage, digest
+from zeronorm.evaluation.proofs import certificate_of
 from zeronorm.evaluation.result import summary_of
 from zeronorm.evaluation.runner import describe_data, pictured
 from zeronorm.files import read_file
@@ -36,6 +39,12 @@ from zeronorm.threat_model import L0
 Key = tuple[int | None, int | None, int | None]  # example, budget, stage; a damaged row may lack any
 
 _BATCH = 256
+_OUTCOMES = {
+    "clean": ("correct", "wrong"),
+    "proof": ("broken", "proved", "unknown"),
+}  # of others broken or robust
+_FORGED, _MISSED = 0.05, 0.05  # share of rows, and the chance that `verify` misses all that were forged
+_PATIENCE = 4.0  # times as long for a proof made again: another machine may be slower
 
 
 @dataclass
@@ -81,7 +90,7 @@ class Verification:
 
 
 @reads_records
-def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
+def verify(run: str | Path, model: Model, data: DataLike, *, everything: bool = False) -> Verification:
     """Check every claim of a complete run against the model and the data it names.
 
     Of the plan, the model and the data: their digests, and every fact that they tell of themselves.  Of every clean
@@ -98,6 +107,8 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
     Args:
         run: folder of a complete run.
         model, data: as given to `evaluate`.
+        everything: make every proof again, not only so many, chosen by chance, that a forger of 5 % of them is caught
+            with 95 % probability.
 
     Returns:
         A `Verification`: its problems, in words, and how much was checked.
@@ -159,6 +170,7 @@ def verify(run: str | Path, model: Model, data: DataLike) -> Verification:
         these = examples.at([position[row["example"]] for row in some])
         _check_adversarials(some, asked, these, threat, result)
         result.adversarials += len(some)
+    _check_proofs(known, plan, model, threat, examples, position, everything, result)
     pictures = folder.read_images()
     _check_pictures(pictures, examples, position, result)
     try:
@@ -294,6 +306,56 @@ def _check_effort(row: Row, plan: Mapping[str, Any], result: Verification) -> No
         )
 
 
+def sample(rows: list[Row], everything: bool, what: str, result: Verification) -> list[Row]:
+    """The rows to make again: all, or as many as chance needs to meet a forger of 5 % of them."""
+    if everything or (enough := sample_size(len(rows))) >= len(rows):
+        result.notes.append(f"the {what} of all {len(rows)} examples were made again")
+        return rows
+    result.notes.append(
+        f"the {what} of {enough} of {len(rows)} examples, drawn by chance just now, were made again: had {_FORGED:.0%} "
+        f"of them been forged, one would be among these with probability {1 - _MISSED:.0%}; --all makes all again"
+    )
+    return random.SystemRandom().sample(rows, enough)
+
+
+def sample_size(n: int) -> int:
+    """The least number of n rows of which one is forged with probability 95 % if 5 % of the n are."""
+    forged = max(1, math.ceil(_FORGED * n))
+    missed, size = 1.0, 0
+    while missed > _MISSED and size < n:
+        missed *= max(0, n - forged - size) / (n - size)
+        size += 1
+    return size
+
+
+def _check_proofs(
+    rows: list[Row],
+    plan: Mapping[str, Any],
+    model: Model,
+    threat: L0,
+    examples: Dataset | Stream,
+    position: Mapping[int, int],
+    everything: bool,
+    result: Verification,
+) -> None:
+    """Make proofs again, as many as `sample` draws."""
+    proved = [row for row in rows if row["outcome"] == "proved"]
+    for row in sample(proved, everything, "proofs", result):
+        told = plan["attack"]["stages"][row["stage"]]
+        options = dict(told["options"])
+        if "seconds" in options:
+            options["seconds"] *= _PATIENCE
+        name = told["attack"]
+        stage = PlannedStage(
+            row["stage"], name, name, options, certificates[name].function, False, proof=True
+        )
+        one = examples.at([position[row["example"]]])
+        certificate = certificate_of(stage, model, one, threat.with_k(row["k"]), plan["seed"])
+        if not bool(certificate.holds(one.y, row["k"]).all()):
+            where = result.notes if "seconds" in options else result.problems
+            where.append(f"{_who(row)}: it is not proved when tried again")
+
+
 def _some(examples: Mapping[Any, str | None]) -> str:
     """Examples by how many they are and the name of one: "3 examples, such as cat/7.png"."""
     id_, name = next(iter(examples.items()))
@@ -326,21 +388,29 @@ def _due(example: int, found: Mapping[Key, Row], plan: Mapping[str, Any]) -> Ite
         return
     budgets, stages = plan["threat"]["budgets"], plan["attack"]["stages"]
     minimal = [stage.get("kind") == "minimal" for stage in stages]
-    smallest = math.inf
+    proof = [stage.get("kind") == "proof" for stage in stages]
+    smallest, proved, gave_up = math.inf, -1, set[int]()
 
     def search(k: int, stage: int) -> Key:
-        nonlocal smallest
+        nonlocal smallest, proved
         key = example, k, stage
         row = found.get(key, {})
         if row.get("outcome") == "broken":
             smallest = min(smallest, row["distance"] or 0)
+        elif row.get("outcome") == "proved":
+            proved = max(proved, k)
+        elif row.get("outcome") == "unknown":
+            gave_up.add(stage)
         return key
+
+    def settled(k: int, stage: int) -> bool:
+        return proof[stage] and (proved >= k or stage in gave_up)
 
     if plan["threat"]["curve"]:  # down: each time with one change fewer, a minimal attack once
         k, past = budgets[0], set[int]()
         while k >= 1:
             for stage in range(len(stages)):
-                if stage not in past:
+                if stage not in past and not settled(k, stage):
                     yield search(k, stage)
                     if minimal[stage]:
                         past.add(stage)
@@ -352,7 +422,7 @@ def _due(example: int, found: Mapping[Key, Row], plan: Mapping[str, Any]) -> Ite
         return
     for k in budgets:  # up: until broken, a minimal attack at the first turn for all budgets
         for stage in range(len(stages)):
-            if smallest > k and not (minimal[stage] and k > budgets[0]):
+            if smallest > k and not (minimal[stage] and k > budgets[0]) and not settled(k, stage):
                 yield search(budgets[-1] if minimal[stage] else k, stage)
 
 
@@ -363,7 +433,8 @@ def _check_names(
     searched = row["stage"] is not None and row["stage"] >= 0
     stages = ["clean"] if not searched else [stage["name"] for stage in plan["attack"]["stages"]]
     stage = row["stage"] if searched and row["stage"] < len(stages) else 0
-    outcomes = ("broken", "robust") if searched else ("correct", "wrong")
+    kinds = ["clean"] if not searched else [stage.get("kind") for stage in plan["attack"]["stages"]]
+    outcomes = _OUTCOMES.get(kinds[stage], ("broken", "robust"))
     claims = [
         ("label", label, row["label"]),
         ("name", name, row["name"]),
@@ -372,7 +443,7 @@ def _check_names(
     ]
     if row["outcome"] != "broken":
         claims += [(what, None, row[what]) for what in ("distance", "linf", "positions", "values")]
-    if row["outcome"] == "robust":
+    if searched and row["outcome"] != "broken":
         claims.append(("prediction", label, row["prediction"]))
         claims.append(("margin", "at least 0", row["margin"] if (row["margin"] or 0) < 0 else "at least 0"))
     if row["forwards"] is None or row["backwards"] is None or min(row["forwards"], row["backwards"]) < 0:

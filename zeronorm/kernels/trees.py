@@ -870,7 +870,7 @@ def search(
                     break
             else:
                 # `best`, `total` and `top` are of the last weights; any weights will do
-                top_sum = _largest(best, r, top)
+                _largest(best, r, top)
                 fixed = False
                 for u in range(count):
                     if state[f, u] != _FREE:
@@ -883,7 +883,7 @@ def search(
                         chosen = u
                 if fixed:
                     reg[VISITS] += _filter_excluded(f, state, pool_leaf, pool_count, frame_start, start, cond)
-                if chosen < 0 or top_sum < 0:
+                if chosen < 0:
                     break
             u = chosen
             others = 0.0 if extending else _others(best, top, r, u, count)

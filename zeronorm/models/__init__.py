@@ -8,7 +8,6 @@ model = zn.models.from_sklearn(RandomForestClassifier().fit(x, y))
 from __future__ import annotations
 
 from zeronorm.models.black_box import BlackBox as BlackBox
-from zeronorm.models.black_box import from_sklearn as from_sklearn
 from zeronorm.models.catalogue import available as available
 from zeronorm.models.checkpoint import describe as describe
 from zeronorm.models.checkpoint import digest as digest
@@ -18,6 +17,7 @@ from zeronorm.models.classifier import Classifier as Classifier
 from zeronorm.models.classifier import build as build
 from zeronorm.models.nearest_neighbour import NearestNeighbour as NearestNeighbour
 from zeronorm.models.normalize import Normalize as Normalize
+from zeronorm.models.scikit_learn import from_sklearn as from_sklearn
 from zeronorm.models.tree_ensemble import TreeClassifier as TreeClassifier
 from zeronorm.models.tree_ensemble import TreeEnsemble as TreeEnsemble
 from zeronorm.models.tree_ensemble import from_catboost as from_catboost

@@ -46,6 +46,8 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "four_layer_cnn": four_layer_cnn,
 }
 
+_COUNT_PIXELS = ("l0_lipschitz", "feature_partition")  # whose proofs count pixels as they are
+
 
 class Classifier(nn.Module):
     """A network behind its normalisation: inputs in [0, 1] to logits.
@@ -132,8 +134,9 @@ def build(
     made["in_channels"] = checks.integer("in_channels", made["in_channels"], 1)
     made["classes"] = checks.integer("classes", made["classes"], 2)
     made["image_size"] = sides(made["image_size"])
-    truncates = bool(truncation or made.get("truncation"))
-    normalize = _normalize(mean, std, made["in_channels"], truncates)
+    # of those, proofs hold for every finite input
+    saturates = bool(truncation or made.get("truncation") or architecture in _COUNT_PIXELS)
+    normalize = _normalize(mean, std, made["in_channels"], saturates)
     if front_end is not None:
         normalize = nn.Sequential(sparsifies := _front_end(front_end, architecture, made), normalize)
     # seeding this generator alone: torch.manual_seed would move those of other devices too
@@ -163,7 +166,7 @@ def sides(image_size: Any) -> tuple[int, int]:
 def _front_end(given: Any, architecture: str, made: Mapping[str, Any]) -> SparsifyingFrontEnd:
     if not isinstance(given, Mapping):
         raise ArgumentError(f"front_end: expected the arguments of a front end by name, got {given!r}")
-    if architecture in ("l0_lipschitz", "feature_partition"):
+    if architecture in _COUNT_PIXELS:
         raise ArgumentError(
             f"front_end: expected none before {architecture}, whose proofs count pixels as they are: a front end "
             "spreads the change of one over many"

@@ -99,7 +99,7 @@ class L0Lipschitz(nn.Module):
         **Raises:** `ArgumentError` for inputs that are not finite.
         """
         checks.examples(x)
-        return self.margins(x).view(len(x), self.classes, -1).amin(2).to(x.dtype) / (2 * STEP)
+        return self.margins(x).view(len(x), self.classes, self.classes - 1).amin(2).to(x.dtype) / (2 * STEP)
 
     def margins(self, x: Float[Tensor, "b c i w"]) -> Int[Tensor, "b h"]:
         """g_yc = h_yc - h_cy of every pair, exactly."""

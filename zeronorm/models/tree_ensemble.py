@@ -231,6 +231,8 @@ def sklearn_trees(
     """A fitted classifier of `is_sklearn_trees` as a model."""
     kind = type(classifier).__name__
     classifier = copy.copy(classifier)
+    if hasattr(classifier, "feature_names_in_"):
+        del classifier.feature_names_in_  # of a data frame: arrays would be warned about at every call
     if hasattr(classifier, "n_jobs"):
         classifier.n_jobs = None  # threads add the votes in any order, which decides ties by chance
     classes = len(classifier.classes_)
@@ -763,7 +765,7 @@ class _Nodes:
 
 
 def _compare(trees: TreeEnsemble, model: TreeClassifier, rows: int = 256) -> None:
-    """`ArgumentError` unless the trees, as read, answer as the library on rows at, beside and between thresholds."""
+    """`ArgumentError` unless the trees, as read, add up as the library's on rows at, beside and between thresholds."""
     rng = np.random.default_rng(0)
     x = np.zeros((rows, trees.features))
     inner = trees.feature >= 0
@@ -791,14 +793,19 @@ def _compare(trees: TreeEnsemble, model: TreeClassifier, rows: int = 256) -> Non
             x[:, f] = np.where(rng.random(rows) < 0.5, spread, np.where(rng.random(rows) < 0.5, at, beside))
         if trees.takes_missing[f]:
             x[rng.random(rows) < 0.1, f] = np.nan
-    scores, answers = trees.scores(x), model.answers(x)
-    allowed = trees.slack.max() * 2
-    lead = scores.max(1) - scores[np.arange(rows), answers]
-    if (lead > allowed).any():
-        row = int(np.argmax(lead))
+    scores, logits = trees.scores(x), np.asarray(model.function(x.copy()))
+    lead = scores.max(1) - scores[np.arange(rows), logits.argmax(1)]
+    if trees.votes:
+        gap = np.abs(scores - trees.trees * np.exp(logits)) - 1e-9 * trees.trees
+    else:
+        # logits are the scores up to a constant, or logarithms of the probabilities made of them
+        ours, theirs = (a - a.max(1, keepdims=True) for a in (scores, logits))
+        gap = np.where(theirs > -20, np.abs(ours - theirs), 0.0) - 2 * trees.slack.max() - 1e-6
+    if (lead > 2 * trees.slack.max()).any() or (gap > 0).any():
+        row = int(np.argmax(gap.max(1)))
         raise ArgumentError(
-            f"model: expected trees that answer as {trees.library} does, got class {int(scores[row].argmax())} where "
-            f"it answers {int(answers[row])}: a part of this model is not understood"
+            f"model: expected trees that add up to what {trees.library} says, {np.round(logits[row, :3], 4).tolist()}, "
+            f"got {np.round(scores[row, :3], 4).tolist()}: a part of this model is not understood"
         )
 
 

@@ -164,6 +164,11 @@ class Summary:
         proved = self.certified[int(k)]
         return "exactly" if proved == self.robust_accuracy[int(k)] else f"at least {percent(proved.value)} %"
 
+    def unknown(self, k: int) -> Share:
+        """The examples that are neither broken within k changes nor proved to withstand them."""
+        proved = 0 if self.certified is None else self.certified[k].count
+        return Share(self.robust_accuracy[k].count - proved, self.n)
+
     def within(self, k: int) -> str:
         """A budget in words: "4 pixels", "ε = 0.1"."""
         return count(k, self.unit) if self.epsilon is None else self.label(k)

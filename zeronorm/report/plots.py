@@ -72,6 +72,7 @@ def against_k(summary: Summary) -> Chart | None:
     mark = None
     if summary.median is not None and 0 < summary.median.median < math.inf:
         mark = (100 * scale(summary.median.median), f"median {summary.median.median:g}")
+    proved = _proved(summary)
     ends = ", ".join(f"{percent(summary.robust_accuracy[k].value)} % at {k}" for k in summary.budgets)
     return Chart(
         title=f"Right answers against changed {summary.unit}s",
@@ -84,13 +85,39 @@ def against_k(summary: Summary) -> Chart | None:
                 path(_stairs(steps, end), scale),
                 band=path([*lower, *reversed(upper)], scale) + "Z",
                 dots="".join(f"M{1000 * scale(x):.1f} {1000 - 1000 * y:.1f}h0" for x, y in searched),
-            )
+                label="" if proved is None else "left by every search",
+            ),
+            *([] if proved is None else [Line("run1", path(_stairs(proved, end), scale), "proved")]),
         ],
         mark=mark,
-        note=""
-        if summary.is_curve
-        else "Dots: the budgets searched. Between them the line is only an upper bound.",
+        note=" ".join(
+            (
+                []
+                if summary.is_curve
+                else ["Dots: the budgets searched. Between them the line is only an upper bound."]
+            )
+            + ([] if proved is None else [_between(summary)])
+        ),
     )
+
+
+def _proved(summary: Summary) -> list[tuple[float, float]] | None:
+    """The steps of what is proved: at a budget that was not asked for, what is at the next one."""
+    if summary.certified is None:
+        return None
+    budgets = sorted(k for k in summary.certified if k > 0)
+    starts = [1, *(k + 1 for k in budgets[:-1])]
+    points = [(float(k), summary.certified[to].value) for k, to in zip(starts, budgets, strict=True)]
+    return [(0.0, summary.clean_accuracy.value), *points]
+
+
+def _between(summary: Summary) -> str:
+    """What is said of the room between the two lines."""
+    unknown = {k: summary.unknown(k) for k in summary.budgets}
+    open_ = [f"{percent(share.value)} % at {k}" for k, share in unknown.items() if share.count]
+    if not open_:
+        return "Proof and search meet: the figures are exact."
+    return f"Between the lines is what is not known: {', '.join(open_)}."
 
 
 def against_passes(summary: Summary) -> Chart | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -33,6 +34,7 @@ from zeronorm.certification.network_graph import (
     Network,
     Operation,
     Relu,
+    Reshape,
 )
 from zeronorm.errors import ArgumentError
 
@@ -44,7 +46,7 @@ _WORK = 4_000_000  # rows times the widest layer, above which neurons keep the b
 Ranges = Mapping[int, tuple[Tensor, Tensor]]
 
 
-def gamma(terms: float, unit: float = 2.0**-53) -> float:
+def gamma(terms: int, unit: float = 2.0**-53) -> float:
     """Bound of the relative error of a sum of products of so many roundings."""
     return terms * unit / (1 - terms * unit)
 
@@ -55,6 +57,7 @@ class Options:
 
     depth: int = 3  # activations that tables pass; 0: the convex hull alone
     linear: bool = True  # linear bounds of neurons whose sign is open, of those that tables bound loosely
+    again: int = 32  # neurons of a layer for which these are taken again in a part of a region, the loosest
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,30 @@ class Plan:
     @property
     def operations(self) -> tuple[Operation, ...]:
         return self.network.operations
+
+    @cached_property
+    def _consumers(self) -> dict[int, list[int]]:
+        """The operations that take a result, looked at through reshapes."""
+        found: dict[int, list[int]] = {n: [] for n in range(len(self.operations))}
+        for n in range(len(self.operations) - 1, 0, -1):
+            for i in self.operations[n].inputs:
+                found[i] += found[n] if isinstance(self.operations[n], Reshape) else [n]
+        return found
+
+    def only_linear_after(self, n: int) -> bool:
+        """Whether linear layers alone take the result of operation n."""
+        after = self._consumers[n]
+        return bool(after) and all(isinstance(self.operations[i], Linear) for i in after)
+
+    def weight_after(self, m: int) -> Float[Tensor, "n"]:
+        """How much the layer after the activation of operation m weighs each neuron; 1 where it is not linear."""
+        operation = self.operations[m]
+        for n in self._consumers[m]:
+            for after in self._consumers[n]:
+                layer = self.operations[after]
+                if isinstance(layer, Linear) and layer.weight.shape[1] == math.prod(operation.shape):
+                    return layer.weight.abs().sum(0)
+        return torch.ones(math.prod(operation.shape), dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +142,9 @@ class Bounds:
         self.size: list[Tensor] = [
             torch.empty(0)
         ] * count  # of absolute values, and of sums of a table's entries
+        self.mass: list[Tensor] = [
+            torch.empty(0)
+        ] * count  # sum of the absolute values that are added up to each
         self.error: list[Tensor] = [torch.empty(0)] * count  # of centres and tables, as computed here
         self.deployed: list[Tensor] = [torch.empty(0)] * count  # error of the model's own pass
         self.tables: list[Table | None] = [None] * count
@@ -125,7 +155,10 @@ class Bounds:
         self._open_at: dict[int, _OpenNeurons] = {}
         self._slack = 4 * int(regions.most.max()) + 20
         self._unit = 2.0**-24 if plan.network.dtype == torch.float32 else 2.0**-53
-        self._tiny = 2.0**-149 if plan.network.dtype == torch.float32 else 2.0**-1074
+        # of one rounding near 0, subnormal numbers flushed or not; beyond the largest, sums may overflow
+        self._tiny, self._largest = (
+            (2.0**-126, 1e37) if plan.network.dtype == torch.float32 else (2.0**-1022, 1e300)
+        )
         with torch.no_grad():
             for number, operation in enumerate(plan.operations):
                 if isinstance(operation, Input):
@@ -145,6 +178,7 @@ class Bounds:
         self.z[0] = regions.centre.reshape(-1, *operation.shape)
         self.low[0], self.high[0] = regions.entries()
         self.size[0] = torch.maximum(self.low[0].abs(), self.high[0].abs())
+        self.mass[0] = self.size[0]
         self.error[0] = self.deployed[0] = torch.zeros_like(self.z[0])
         self.tables[0] = identity(regions)
 
@@ -162,7 +196,7 @@ class Bounds:
         centre, spread = operation.apply(*middle), operation.absolute(*half)
         spread = spread + 8 * error * size
         self.low[n], self.high[n] = centre - spread, centre + spread
-        self.size[n] = size
+        self.size[n] = self.mass[n] = size
         self.error[n] = operation.absolute(*given(self.error)) + error * size + 1e-300
         if operation.terms:
             own = gamma(operation.terms, self._unit)
@@ -170,6 +204,7 @@ class Bounds:
             self.deployed[n] = (
                 operation.absolute(*before) * (1 + own) + own * size + operation.terms * self._tiny
             ) * (1 + 1e-9)
+            self.deployed[n] = torch.where(size < self._largest, self.deployed[n], torch.inf)
         else:
             self.deployed[n] = operation.absolute(*given(self.deployed))
         self._depth[n] = max(self._depth[i] for i in inputs)
@@ -202,12 +237,12 @@ class Bounds:
             z = self.z[m]
             slack = 4 * self.error[m] + 4 * gamma(self._slack) * (z.abs() + falls + rises)
             low, high = torch.maximum(low, z - falls - slack), torch.minimum(high, z + rises + slack)
-            self.size[m] = (z.abs() + falls + rises) * (1 + 1e-12)
+            self.size[m] = (z.abs() + falls + rises) * (1 + 1e-12) + 4 * self.error[m]
         if given is not None:
             low, high = torch.maximum(low, given[0]), torch.minimum(high, given[1])
         self.low[m], self.high[m] = low, high
         if self.options.linear and self._depth[m] >= (2 if self.options.depth else 1):
-            self._linear_ranges(m)
+            self._linear_ranges(m, given is not None)
         self.low[m] = torch.minimum(self.low[m], self.high[m])
         self.size[m] = torch.maximum(
             self.size[m] if table is not None else self.low[m].abs(),
@@ -215,7 +250,7 @@ class Bounds:
         )
         self.ranges[m] = self.low[m], self.high[m]
 
-    def _linear_ranges(self, m: int) -> None:
+    def _linear_ranges(self, m: int, inherited: bool) -> None:
         shape = self.plan.operations[m].shape
         low, high = self.low[m].flatten(1), self.high[m].flatten(1)
         b, n = low.shape
@@ -224,7 +259,11 @@ class Bounds:
         if not most:
             return
         low, high = low.clone(), high.clone()
-        order = open_.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        # what a chord may cost, as the layer after weighs it
+        loose = torch.where(open_, -low * high / (high - low) * self.plan.weight_after(m), -1.0)
+        if inherited:
+            most = min(most, self.options.again)
+        order = loose.argsort(dim=1, descending=True, stable=True)[:, :most]
         widest = max(math.prod(operation.shape) for operation in self.plan.operations[: m + 1])
         if most * widest > _WORK:
             return
@@ -251,11 +290,14 @@ class Bounds:
         self._depth[n] = self._depth[m] + 1
         self.error[n], self.deployed[n], self.size[n] = self.error[m], self.deployed[m], self.size[m]
         upper: Tensor | None = None
+        # linear layers beyond take linear bounds instead
+        last = self.options.linear and self._depth[n] >= 2 and self.plan.only_linear_after(n)
         if isinstance(operation, Relu):
             on = low >= 0
             open_ = ~on & (high > 0)
             if table is not None:
-                self.tables[n], upper = table.rectified(z, low, high)
+                upper, made = table.rectified(z, low, high)
+                self.tables[n] = None if last else made()
             across = (high - low).clamp_min(1e-300)
             chord = (high / across).clamp(0, 1)
             rounding = 4 * 2.0**-53 * (low.abs() + high.abs())
@@ -267,12 +309,13 @@ class Bounds:
                 operation.apply(v) for v in (self.error[m], self.deployed[m], self.size[m])
             )
             if table is not None and _pool_affordable(table, operation):
-                self.tables[n] = made = table.pooled(operation, z)
-                upper = None if made is None else made.upper
+                self.tables[n] = table = table.pooled(operation, z)
+                upper = None if table is None else table.upper
             on, target, lift = _winners(operation, z, low, high)
             open_, chord = ~on, torch.zeros_like(lift)
+        self.mass[n] = self.size[n]
         self.error[n] = self.error[n] + gamma(8) * 2 * self.size[n]
-        self._open_at[n] = _OpenNeurons.of(n, self, on, open_, chord, lift, target, upper)
+        self._open_at[n] = _OpenNeurons.of(n, self, on, open_, chord, lift, target, upper, table)
 
     # ---- backward ----
 
@@ -323,7 +366,7 @@ class Bounds:
             a, operation = held.pop(n), operations[n]
             flat = a.flatten(2)
             count = flat.shape[2] + operation.terms + self._slack
-            error = error + 4 * gamma(count) * _dot(flat.detach().abs(), self.size[n])
+            error = error + 4 * gamma(count) * _dot(flat.detach().abs(), self.mass[n])
             if isinstance(operation, Input):
                 constant = constant + _dot(flat, self.z[0])
                 channels = regions.image[0]
@@ -394,6 +437,7 @@ class _OpenNeurons:
         lift: Tensor,
         target: Tensor | None,
         upper: Tensor | None,
+        table: Table | None,
     ) -> _OpenNeurons:
         operation = bounds.plan.operations[n]
         i = operation.inputs[0]
@@ -406,7 +450,7 @@ class _OpenNeurons:
             return values.flatten(1).gather(1, index) * valid
 
         rows: Tensor | None = None
-        table, folded = bounds.tables[n], None
+        folded: Table | None = None
         if upper is not None and table is not None:
             if table.window is not None and 2 * upper[0].numel() < width * bounds.regions.positions.shape[1]:
                 folded, rows = table, by_position(upper)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +14,12 @@ from zeronorm.certification.bound_propagation.bounds import Options, Plan
 from zeronorm.certification.bound_propagation.counterexamples import Attempt, local_search
 from zeronorm.certification.bound_propagation.region import whole
 from zeronorm.certification.bound_propagation.search import BROKEN, PROVED, Outcome, Searcher
-from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Certificate
+from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Arithmetic, Certificate
 from zeronorm.certification.network_graph import parameters_of, read_network
 from zeronorm.errors import ArgumentError
-from zeronorm.threat_model import L0
+from zeronorm.threat_model import L0, Box
 
-Arithmetic = Literal["real", "deployed"]
+ARITHMETIC = ("real", "deployed")
 _WEIGHTS = 50_000_000
 
 
@@ -28,9 +27,9 @@ def prove_few_changes(
     model: Any,
     x: Float[Tensor, "b ..."],
     y: Int[Tensor, "b"],
-    threat: L0,
+    threat: Box,
     *,
-    seconds: float = 30.0,
+    seconds: int | float = 30.0,
     arithmetic: Arithmetic = "real",
     passes: int = 500,
     seed: int = 0,
@@ -55,8 +54,9 @@ def prove_few_changes(
     **Raises:** `ArgumentError` for what cannot be bounded, before any work.
     """
     names = _check(x, y, threat, ids)
+    assert isinstance(threat, L0)
     seconds = checks.real("seconds", seconds, 0.0)
-    checks.choice("arithmetic", arithmetic, ("real", "deployed"))
+    checks.choice("arithmetic", arithmetic, ARITHMETIC)
     passes, seed = checks.integer("passes", passes, 0), checks.integer("seed", seed, 0)
     if not len(x):
         return []
@@ -70,9 +70,9 @@ def prove_few_changes(
 def certify_bound_propagation(
     model: Any,
     x: Float[Tensor, "b ..."],
-    threats: Sequence[L0],
+    threats: Sequence[Box],
     *,
-    seconds: float = 30.0,
+    seconds: int | float = 30.0,
     arithmetic: Arithmetic = "real",
     passes: int = 500,
     seed: int = 0,
@@ -89,16 +89,17 @@ def certify_bound_propagation(
     - `threats`: of one kind with different budgets, such as `[zn.L0(1), zn.L0(2)]`.
     - others: as of `prove_few_changes`; `seconds` are for each example and budget.
     """
-    if not threats or not all(isinstance(threat, L0) for threat in threats):
+    budgets = [threat for threat in threats if isinstance(threat, L0)]
+    if not budgets or len(budgets) < len(threats):
         raise ArgumentError(f"threats: expected threat models L0 with a budget, got {threats!r:.80}")
-    if len({str(threat.with_k(0).describe()) for threat in threats}) > 1:
+    if len({str(threat.with_k(0).describe()) for threat in budgets}) > 1:
         raise ArgumentError("threats: expected threat models that differ in their budget alone")
     checks.examples(x)
     answers = torch.zeros(len(x), dtype=torch.int64)
-    for threat in threats:
+    for threat in budgets:
         names = _check(x, answers, threat, ids)
     seconds = checks.real("seconds", seconds, 0.0)
-    checks.choice("arithmetic", arithmetic, ("real", "deployed"))
+    checks.choice("arithmetic", arithmetic, ARITHMETIC)
     passes, seed = checks.integer("passes", passes, 0), checks.integer("seed", seed, 0)
     radius = torch.full((len(x),), ABSTAIN)
     nodes = torch.zeros(len(x), dtype=torch.int64)
@@ -110,7 +111,7 @@ def certify_bound_propagation(
         answers = model(x).argmax(1).cpu()
     for i in range(len(x)):
         one, y = x[i : i + 1], int(answers[i])
-        for threat in sorted([threats[0].with_k(0), *threats], key=lambda threat: threat.k or 0):
+        for threat in sorted([budgets[0].with_k(0), *budgets], key=lambda threat: threat.k or 0):
             outcome = _one(searcher, model, one, y, threat, seconds, passes, seed, int(names[i]))
             nodes[i] += outcome.nodes
             if outcome.verdict != PROVED:
@@ -182,18 +183,13 @@ def _one(
     seed: int,
     identifier: int,
 ) -> Outcome:
-    started = time.process_time()
     attempt = Attempt(model, x, y, threat)
-    found = x if bool(attempt.answered_wrong(x)[0]) else None
-    if found is None and threat.k:
-        # a root that proves itself needs no search
-        outcome = searcher.run(whole(x.cpu(), threat), y, attempt, seconds, nodes=1)
-        if outcome.verdict == PROVED or outcome.verdict == BROKEN:
-            return outcome
-        found = local_search(attempt, passes, seed, identifier)
-    if found is not None:
-        return Outcome(BROKEN, found, seconds=time.process_time() - started)
-    left = seconds - (time.process_time() - started)
-    outcome = searcher.run(whole(x.cpu(), threat), y, attempt, left)
-    outcome.seconds = time.process_time() - started
-    return outcome
+    if bool(attempt.answered_wrong(x)[0]):
+        return Outcome(BROKEN, x[0])
+    return searcher.run(
+        whole(x.cpu(), threat),
+        y,
+        attempt,
+        seconds,
+        lambda: local_search(attempt, passes, seed, identifier),
+    )

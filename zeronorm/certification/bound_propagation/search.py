@@ -76,20 +76,30 @@ class Searcher:
         bounds = Bounds(self.plan, regions, self.options, ranges)
         rounding = (rows.abs() @ bounds.deployed[-1][:, :, None])[..., 0]
         wanted = rounding if self.deployed else torch.zeros_like(rounding)
-        return bounds, bound_margins(bounds, rows, steps, wanted), rounding
+        return bounds, bound_margins(bounds, rows, steps, wanted, not ranges), rounding
 
     def proved(self, least: Tensor, rounding: Tensor) -> Tensor:
         """Which margins stay above 0."""
         return torch.isfinite(least) & (least > (rounding if self.deployed else 0.0))
 
-    def run(self, root: Regions, y: int, attempt: Try, seconds: float, nodes: int | None = None) -> Outcome:
-        """The verdict on one region.  `nodes` bounds the search for tests; `seconds` are of processor time."""
+    def run(
+        self,
+        root: Regions,
+        y: int,
+        attempt: Try,
+        seconds: float,
+        search: Callable[[], Tensor | None] = lambda: None,
+    ) -> Outcome:
+        """The verdict on one region, within `seconds` of processor time.
+
+        `search` looks for a counterexample where the first bound does not prove the region at once.
+        """
         start, outcome = time.process_time(), Outcome(deployed=True)
         row = self.rows(torch.tensor([y]))
         everywhere = torch.ones(row.shape[1], dtype=torch.bool)
         stack = [Node(root, {}, everywhere)]
         while stack:
-            if time.process_time() - start > seconds or (nodes is not None and outcome.nodes >= nodes):
+            if time.process_time() - start > seconds:
                 break
             now, stack = stack[-self.batch :], stack[: -self.batch]
             children = self._expand(now, row, attempt, outcome)
@@ -98,8 +108,11 @@ class Searcher:
             if children is None:  # a leaf too narrow to split
                 stack.append(now[0])
                 break
-            if outcome.nodes == 1 and not children:
-                outcome.at_root = True
+            if outcome.nodes == 1:
+                outcome.at_root = not children
+                if children and (found := search()) is not None:
+                    outcome.verdict, outcome.counterexample = BROKEN, found
+                    break
             stack.extend(sorted(children, key=lambda node: -node.least))
         if outcome.verdict != BROKEN and not stack:
             outcome.verdict = PROVED

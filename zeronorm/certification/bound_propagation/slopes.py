@@ -37,15 +37,18 @@ class Margins:
 
 
 def bound_margins(
-    bounds: Bounds, rows: Float[Tensor, "b m j"], steps: int, wanted: Float[Tensor, "b m"]
+    bounds: Bounds, rows: Float[Tensor, "b m j"], steps: int, wanted: Float[Tensor, "b m"], all_starts: bool
 ) -> Margins:
-    """The best of all starts, improved by `steps` of Adam for the rows that are not above `wanted` yet.
+    """The best of all starts, or of the one that commonly is best, improved by `steps` of Adam for the rows that are
+    not above `wanted` yet.
 
     A bound that is not finite counts as minus infinity.
     """
     last = len(bounds.plan.operations) - 1
     best: Margins | None = None
-    kinds = ("mixed", "tables", "hull") if bounds.options.depth else ("hull",)
+    kinds: tuple[str, ...] = ("mixed", "tables", "hull") if all_starts else ("mixed",)
+    if not bounds.options.depth:
+        kinds = ("hull",)
     chosen = torch.zeros(rows.shape[:2], dtype=torch.int64)
     with torch.no_grad():
         for kind, name in enumerate(kinds):

@@ -16,6 +16,7 @@ r  cells: positions of the input that a neuron sees.  A patch (c, i, j) of a con
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -277,8 +278,8 @@ class Table:
         half = second if first is None else first if second is None else first + second
         return Table(self.regions, self.shape, one + two, half, window)
 
-    def rectified(self, z: Tensor, low: Tensor, high: Tensor) -> tuple[Table, Tensor]:
-        """The table after relu, and its upper bounds, which are at least what Jensen's inequality gives.
+    def rectified(self, z: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Callable[[], Table]]:
+        """The upper bounds after relu, by Jensen's inequality, and the table, which not everyone needs.
 
         `z` are the values at the centre, `low` and `high` their ranges.
         """
@@ -287,8 +288,12 @@ class Table:
         times = self.spread(self.changes())
         upper = ((centre + times * self.upper).relu() - centre.relu()) / times
         upper = torch.where(on, self.upper, torch.where(off, 0.0, upper))
-        lower = torch.where(on | (active & ~off), self.lower, 0.0)
-        return replace(self, middle=(upper + lower) / 2, half=(upper - lower) / 2), upper
+
+        def table() -> Table:
+            lower = torch.where(on | (active & ~off), self.lower, 0.0)
+            return replace(self, middle=(upper + lower) / 2, half=(upper - lower) / 2)
+
+        return upper, table
 
     def pooled(self, operation: MaxPool2d, z: Tensor) -> Table | None:
         """The table after max pooling: Jensen's inequality above, the largest neuron at the centre below."""
