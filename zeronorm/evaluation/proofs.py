@@ -65,6 +65,8 @@ def _unfit(row: Certifier, threat: L0) -> str | None:
     """Why what a method proves is not about the threat model; None where it is."""
     if threat.unit == "column" and not row.columns:
         return "it knows nothing of columns"
+    if threat.channels == "last" and threat.unit == "pixel":
+        return "it counts pixels whose channels are first"
     if "threats" in row.needs:
         return None
     if row.unit == "feature" and threat.unit == "pixel":
