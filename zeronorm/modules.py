@@ -70,13 +70,21 @@ def is_training(network: nn.Module) -> bool:
 
 def layers_in_training(model: Any) -> list[tuple[str, nn.Module]]:
     """The layers in training mode, by name, of a model that as a whole is not."""
-    return [
-        (name, layer)
-        for network in networks(model)
-        if has_modes(network) and not is_training(network)
-        for name, layer in network.named_modules()
-        if name and is_training(layer) and not any(layer.children())
-    ]
+    found: list[tuple[str, nn.Module]] = []
+
+    def look(network: nn.Module, name: str) -> None:
+        if not has_modes(network):
+            return
+        children = list(network.named_children())
+        if name and is_training(network) and not children:
+            found.append((name, network))
+        for child, layer in children:
+            look(layer, f"{name}.{child}" if name else child)
+
+    for network in networks(model):
+        if not is_training(network):
+            look(network, "")
+    return found
 
 
 def takes_batch_statistics(layer: nn.Module) -> bool:

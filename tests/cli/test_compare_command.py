@@ -103,7 +103,8 @@ def test_verified_as_a_whole_and_run_by_run(complete, zeronorm):
     for run in ComparisonFolder(folder).read()["runs"]:
         assert zeronorm("verify", folder / run["path"]).status == 0
     said = zeronorm("verify", folder, "--model", "digits")
-    assert said.status == 2 and said.err.startswith("zeronorm: model: a comparison names its models")
+    assert said.status == 2 and said.err.startswith("zeronorm: model: expected NAME=MODEL, a NAME of digits")
+    assert zeronorm("verify", folder, "--model", "digits=digits").status == 0
 
 
 def test_reported_again_without_a_model(complete, zeronorm, tmp_path):

@@ -136,11 +136,11 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(tmp_path))
     common = ["evaluate", "--limit", "20", "--k", "1", "--queries", "30"]
     assert command_line([*common, "--attack", "theirs:attack:width=3", "--out", "a"]) == 0
-    stage = records.folders.RunFolder("a").read_run()["plan"]["attack"]["stages"][0]
+    stage = records.folders.RunFolder("a").read()["plan"]["attack"]["stages"][0]
     assert stage["name"] == "custom attack" and stage["options"] == {"queries": 30, "width": 3}
     assert stage["custom"]["module"] == "theirs"
     assert command_line([*common, "--attack", "theirs:known,sparse_rs", "--out", "b"]) == 0
-    stages = records.folders.RunFolder("b").read_run()["plan"]["attack"]["stages"]
+    stages = records.folders.RunFolder("b").read()["plan"]["attack"]["stages"]
     assert [stage["name"] for stage in stages] == ["custom known", "sparse_rs"]
     assert stages[0]["options"] == {"queries": 30, "width": 5} and stages[0]["knowledge"] == "black"
     capsys.readouterr()

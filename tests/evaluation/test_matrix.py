@@ -15,6 +15,7 @@ from zeronorm import ArgumentError, models, records, report
 from zeronorm.attacks import Stage
 from zeronorm.data import Dataset
 from zeronorm.defenses import RandomizedAblation
+from zeronorm.records import matrix_figures
 from zeronorm.records.folders import MatrixFolder
 
 ATTACKS = ("sparse_pgd", "sparse_rs")
@@ -71,7 +72,7 @@ def test_each_model_meets_each_attack_it_can(made):
 
 def test_lower_bounds_lie_below_upper_ones(made):
     matrix = made[-1]
-    assert report.matrix.contradicted(matrix.figures) == []
+    assert matrix_figures.contradicted(matrix.figures) == []
     for name, of_model in matrix.as_json()["models"].items():
         if name in ("truncated", "lipschitz"):
             for k, proved in of_model["certified_accuracy"].items():
@@ -199,7 +200,7 @@ def test_what_it_says_of_each(tmp_path):
     found = zn.matrix(named, data, zn.L0(1), ATTACKS, tmp_path / "m", **SHORT)
     left = {name: of["robust_accuracy"]["1"] for name, of in found.as_json()["models"].items()}
     assert left == {"plain": 0, "same": 0, "safe": 1}
-    said = {verdict.name: verdict for verdict in report.matrix.verdicts(found.figures)}
+    said = {verdict.name: verdict for verdict in matrix_figures.verdicts(found.figures)}
     assert said["same"].word == "falls" and "not told apart from plain" in said["same"].text
     assert said["safe"].word == "resists" and "+100.0 points" in said["safe"].text
     assert said["safe"].holds and not said["same"].holds
@@ -215,7 +216,7 @@ def test_more_proved_than_left_is_what_counts(made):
     k = figures.judged_k
     sure = replace(voter.proved, radii=np.full(len(voter.proved.radii), float(k)))
     changed = [replace(one, proved=sure) if one is voter else one for one in figures.defences]
-    verdict = report.matrix.verdicts(replace(figures, defences=changed))[1]
+    verdict = matrix_figures.verdicts(replace(figures, defences=changed))[1]
     assert verdict.name == "voter" and verdict.word.startswith("resists") and verdict.holds
     assert f"100.0 % proved at k = {k}, more than of plain" in verdict.text
     assert "proved for" not in verdict.text
@@ -229,7 +230,7 @@ def test_gradients_withheld_gain_nothing(tmp_path):
     found = zn.matrix(named, dataset(plain, 20), BUDGETS, attacks, tmp_path / "m", steps=60, queries=5)
     left = {name: of["robust_accuracy"] for name, of in found.as_json()["models"].items()}
     assert left["box"]["2"] > left["plain"]["2"], "or the test shows nothing"
-    (verdict,) = report.matrix.verdicts(found.figures)
+    (verdict,) = matrix_figures.verdicts(found.figures)
     assert verdict.word == "falls" and not verdict.holds
     assert "not told apart from plain under the 1 attack of 2 that see both (+0.0 points" in verdict.text
 
@@ -251,13 +252,13 @@ def test_undefined_gradients_gain_nothing(tmp_path):
     plain = network()
     named = {"plain": plain, "undefined": Undefined(plain)}
     found = zn.matrix(named, dataset(plain, 20), BUDGETS, ATTACKS, tmp_path / "m", steps=60, queries=5)
-    (verdict,) = report.matrix.verdicts(found.figures)
+    (verdict,) = matrix_figures.verdicts(found.figures)
     assert verdict.word == "falls" and "under the 1 attack of 2 that see both" in verdict.text
     assert "undefined gradient (2 of 4 runs)" in found.table()
     page = report.render(tmp_path / "m", tmp_path / "page.html").read_text()
     assert "look for a division, a root or a logarithm at 0" in page
     found = zn.matrix(named, dataset(plain, 20), BUDGETS, ["sparse_pgd"], tmp_path / "white", steps=60)
-    (verdict,) = report.matrix.verdicts(found.figures)
+    (verdict,) = matrix_figures.verdicts(found.figures)
     assert verdict.word == "cannot be judged" and not verdict.holds
 
 
@@ -276,7 +277,7 @@ def test_misleading_gradients_are_told(tmp_path):
     plain = network()
     named = {"plain": plain, "masked": Masked(plain)}
     found = zn.matrix(named, dataset(plain, 20), BUDGETS, ATTACKS, tmp_path / "m", steps=3, queries=300)
-    (verdict,) = report.matrix.verdicts(found.figures)
+    (verdict,) = matrix_figures.verdicts(found.figures)
     at = found.as_json()["judged_k"]
     left = {
         attack: shares[str(at)] for attack, shares in found.as_json()["models"]["masked"]["attacks"].items()

@@ -15,10 +15,9 @@ from small_runs import SHORT, dataset, network
 import zeronorm as zn
 from zeronorm import models
 from zeronorm.cli.main import run as command_line
-from zeronorm.evaluation.certify import sample_size
 from zeronorm.evaluation.plan import digest
 from zeronorm.evaluation.result import summary_of
-from zeronorm.evaluation.verify import UNCHECKED
+from zeronorm.evaluation.verify import UNCHECKED, sample_size
 from zeronorm.records.certificate_figures import certified_json, summarise_certificates
 from zeronorm.records.folders import CERTIFICATES, ROWS, CertificateFolder, RunFolder, digest_rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import TILE, Model
@@ -13,7 +13,7 @@ from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.fresh_pass import predict
 
 
-class InBatches(nn.Module):
+class InBatches:
     """A model that is handed at most `size` inputs a pass, or exactly so many, with copies of the last to fill up.
 
     Attributes:
@@ -23,22 +23,17 @@ class InBatches(nn.Module):
     tile = 1
 
     def __init__(self, model: Model, size: int, exactly: bool = False) -> None:
-        super().__init__()
         self.model, self.size = model, checks.integer("batch_size", size, 1)
         self.exactly = exactly or size < TILE
         self.at_once = size if self.exactly else size - size % TILE
-        self.training = False
 
     def __getattr__(self, name: str) -> Any:
         """What a model says of itself: `differentiable`, `abstains`, ..."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "model":  # it is being made, or unpickled
-                raise
-            return getattr(self.model, name)
+        if name == "model" or name.startswith("__"):  # it is being made, or unpickled
+            raise AttributeError(name)
+        return getattr(self.model, name)
 
-    def forward(self, x: Tensor) -> Any:
+    def __call__(self, x: Tensor) -> Any:
         if not len(x):
             return self.model(x)
         parts = [self._asked(part) for part in x.split(self.at_once)]

@@ -39,7 +39,14 @@ from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
 from zeronorm.evaluation.session import Progress, Session, noted
-from zeronorm.evaluation.verify import Verification, check_facts, check_page, described_threat, sample
+from zeronorm.evaluation.verify import (
+    Verification,
+    check_facts,
+    check_page,
+    described_threat,
+    patience,
+    sample,
+)
 from zeronorm.records.folders import CertificateFolder, Row, digest_rows
 from zeronorm.threat_model import L0
 
@@ -50,7 +57,6 @@ _PICTURES = 12  # examples whose clean input is kept for the report: most and le
 _VOTED = 2  # examples whose first votes tell whether it is the same model
 _PACKED = 8  # batches of randomised copies to one writing of rows
 _NEAR_TIES = 1e-3  # share of votes that another machine's rounding may move
-_PATIENCE = 4.0  # times as long, since another machine may be slower
 _LEFT_OUT = {"looks": 1, "precision": "float32"}  # options that a record names where they are others
 
 
@@ -325,7 +331,8 @@ def verify_certificates(
     for what in ("kind", "unit"):
         result.compare(f"method: {what}", method.get(what), getattr(certifier, what))
     prover: SmoothedClassifier | _Prover
-    again, given = rows, {}
+    again = rows
+    given: dict[str, Any] = {}
     if certifier.votes:
         copies = {
             key: value for key, value in options.items() if key not in ("n0", "n", "alpha", "bound", "looks")
@@ -344,7 +351,7 @@ def verify_certificates(
         given = {"threats": threats} if threats else {}
         _check_counterexamples(rows, model, examples, place, threats, result)
         if "seconds" in method:
-            given["seconds"] = _PATIENCE * method["seconds"]
+            given["seconds"] = patience(method["seconds"])
             again = sample(rows, everything, "proofs", result)
     proving = _Proving(options, given, plan["seed"], 1024)
     for start in range(0, len(again), 256):
@@ -442,8 +449,9 @@ def _compare(row: Row, fresh: Row, result: Verification, timed: bool) -> None:
                 f"example {row['example']}: proved for {row['radius']} changes, broken by {broken}"
             )
         elif (fresh["radius"] or 0) < (row["radius"] or 0):
-            result.notes.append(
-                f"example {row['example']}: proved for {fresh['radius']} changes now, the run says {row['radius']}"
+            result.problems.append(
+                f"example {row['example']}: proved for {fresh['radius'] or 0} changes when tried again, with patience, "
+                f"the run says {row['radius']}"
             )
 
 

@@ -43,7 +43,7 @@ from zeronorm.evaluation.plan import differences, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
 from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
-from zeronorm.evaluation.verify import Verification, catalogue_word, check_page, described_threat
+from zeronorm.evaluation.verify import Verification, as_json, catalogue_word, check_page, described_threat
 from zeronorm.files import unless_refused
 from zeronorm.modules import evaluation_mode
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder
@@ -286,8 +286,8 @@ def _check_entry(
 ) -> None:
     """What matrix.json says of a model, against the model and its runs."""
     name, plan, runs = entry["name"], record["plan"], ComparisonFolder(folder.within(entry["attacks"]))
-    result.compare(f"{name}: facts", plan["models"].get(name), models.describe(network))
-    result.compare(f"{name}: training", entry["training"], _training(network))
+    result.compare(f"{name}: facts", plan["models"].get(name), as_json(models.describe(network)))
+    result.compare(f"{name}: training", entry["training"], as_json(_training(network)))
     passes = network.votes if isinstance(network, SmoothedClassifier) else 1
     result.compare(f"{name}: passes of an answer", (entry["cost"] or {}).get("passes"), passes)
     method, why = _method(network, dataset)

@@ -63,9 +63,11 @@ def certificate_of(
 
 def _unfit(row: Certifier, x: Tensor, threats: Sequence[L0]) -> str | None:
     """Why what a method proves is not about the threat models; None where it is."""
+    threat = threats[0]
+    if threat.channels == "last" and threat.unit == "pixel":
+        return "it counts pixels whose channels are first"
     if (why := row.misfit(x, threats)) is not None or "threats" in row.needs:
         return why
-    threat = threats[0]
     if row.unit == "feature" and threat.unit == "pixel":
         return "it counts features, of which a pixel may have several"
     low, high = (end if isinstance(end, float | int) else None for end in (threat.low, threat.high))
