@@ -482,7 +482,7 @@ class KeepsItsGradient(torch.autograd.Function):
 @pytest.mark.parametrize("layout", ["expanded", "kept"])
 def test_the_gradient_is_the_models_own(attack, layout):
     """It may be a view that repeats one number, as that of a sum does, or a tensor that the model keeps."""
-    slope = torch.rand(8, 1, 4, 4)
+    slope = torch.rand(16, 1, 4, 4)  # batches are filled up
     kept = slope.clone()
 
     def model(x):

@@ -80,7 +80,7 @@ BAD_L0 = {
     ),
     "a mask of another shape": (
         L0(3, allowed=torch.ones(4, dtype=torch.bool)),
-        r"allowed: expected a mask of 9 pixels, got shape \(4,\)",
+        r"allowed: expected a mask of 9 pixels, of shape \(3, 3\) or flat, got shape \(4,\)",
     ),
 }
 
@@ -211,12 +211,12 @@ MODELS = {
     "a pair": (lambda x: (model(x), model(x)), "expected a floating point tensor of logits, got tuple"),
     "an array": (lambda x: model(x).detach().numpy(), "expected .* tensor of logits, got ndarray"),
     "labels": (lambda x: model(x).argmax(1), r"expected a floating point tensor of logits, got torch\.int64"),
-    "one score": (lambda x: model(x)[:, :1], r"expected logits of shape \(4, classes\) with at least 2"),
+    "one score": (lambda x: model(x)[:, :1], r"expected logits of shape \(\d+, classes\) with at least 2"),
     "a flat batch": (
         lambda x: model(x).flatten(),
-        r"expected logits of shape \(4, classes\) .*, got \(12,\)",
+        r"expected logits of shape \(\d+, classes\) .*, got \(\d+,\)",
     ),
-    "half the batch": (lambda x: model(x)[::2], r"expected logits of shape \(4, classes\) .*, got \(2, 3\)"),
+    "half the batch": (lambda x: model(x)[::2], r"expected logits of shape \(\d+, classes\) .*, got \(\d+, 3\)"),
     "too few classes": (lambda x: model(x)[:, :2], "expected a logit for every label up to 2, got 2 classes"),
     "NaN": (
         lambda x: model(x).index_fill(0, torch.tensor([2]), torch.nan),

@@ -146,7 +146,9 @@ def test_the_threat_model():
         "linf: expected None": lambda: zn.L0(1, unit="column", schema=EVERY, linf=0.1),
         "low: expected the schema's own": lambda: zn.L0(1, unit="column", schema=EVERY, low=-1.0),
         "k: expected between 0 and 4, the number of columns": lambda: threat.with_k(5).check_inputs(x),
-        'unit: expected "pixel" or "feature" of this search': lambda: threat.grid(x),
+        'unit: expected "pixel" or "feature" of sparse_rs': lambda: zn.attacks.sparse_rs(
+            lambda x: x[:, :2], x, torch.zeros(len(x), dtype=torch.int64), threat
+        ),
     }.items():
         with pytest.raises(ArgumentError, match=re.escape(expected)):
             call()

@@ -28,7 +28,7 @@ def test_there_are_snippets():
     assert len(SNIPPETS["start.md"]) == 1
     assert len(SNIPPETS["choosing-a-defence.md"]) == 1
     assert len(SNIPPETS["certificates-explained.md"]) == 4
-    assert len(SNIPPETS["adding.md"]) == 4
+    assert len(SNIPPETS["adding.md"]) == 5
 
 
 @pytest.mark.parametrize("name", [name for name, snippets in SNIPPETS.items() if snippets])

@@ -104,7 +104,7 @@ def _logits_and_gradient(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Te
             z = model(filled := filled_up(model, leaf.clone()))
             if not (isinstance(z, Tensor) and z.requires_grad):
                 return predict(model, x), None  # which says what is wrong with them
-            checks.logits(z, len(filled), int(y.max()))
+            _check_finite(checks.logits(z, len(filled), int(y.max())))
             z = z[: len(x)]
             lead = z.gather(1, y[:, None]).sum() - z.sum() / z.shape[1]
             # where the weights want gradients the logits do too, even if a step in between has cut the input off
@@ -121,8 +121,7 @@ def _logits_and_gradient(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Te
 def _check_fit(model: Model, z: Tensor, some: Dataset, largest_label: int) -> None:
     """`ArgumentError` unless there is a finite logit for every class of the data."""
     checks.logits(z, len(some), largest_label)
-    if not bool((z < float("inf")).all()):  # minus infinity is a class ruled out
-        raise ArgumentError("model: expected finite logits, got NaN or infinity for the first clean inputs")
+    _check_finite(z)
     classes, may_abstain = len(some.class_names), bool(getattr(model, "abstains", False))
     if classes and z.shape[1] != classes + may_abstain:  # its last logit is of that
         in_folder = some.name.startswith("folder:")
@@ -130,6 +129,11 @@ def _check_fit(model: Model, z: Tensor, some: Dataset, largest_label: int) -> No
         raise ArgumentError(
             f"model: expected {classes} logits, one per class of {some.name}, got {z.shape[1]}{hint}"
         )
+
+
+def _check_finite(z: Tensor) -> None:
+    if not bool((z < float("inf")).all()):  # minus infinity is a class ruled out
+        raise ArgumentError("model: expected finite logits, got NaN or infinity for the first clean inputs")
 
 
 def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | None) -> list[Finding]:
