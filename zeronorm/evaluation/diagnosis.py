@@ -18,7 +18,7 @@ from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, one_line
 from zeronorm.evaluation.fresh_pass import predict, verdict
 from zeronorm.metrics import interval
-from zeronorm.modules import evaluation_mode, layers_in_training, networks
+from zeronorm.modules import evaluation_mode, is_training, layers_in_training, networks
 
 Finding = dict[str, str]
 
@@ -84,7 +84,9 @@ def look_at(model: Model, examples: Dataset | Stream) -> Look:
     Raises:
         ArgumentError: if the model does not fit the data at all.
     """
-    some, kept = examples.first(SOME), _buffers(model)
+    some = examples.first(SOME)
+    _refuse_training_within(model, some.x[:4])
+    kept = _buffers(model)
     z, gradient = _logits_and_gradient(model, some.x, some.y)
     _refuse_moving(model, kept)
     _check_fit(model, z, some, int(examples.y.max()))
@@ -240,6 +242,37 @@ def _buffers(model: Model) -> dict[str, tuple[int, int]]:
         for name, buffer in network.named_buffers()
         if not buffer.is_inference()
     }
+
+
+def _refuse_training_within(model: Model, x: Tensor) -> None:
+    """`ArgumentError` for a function of a network in training mode, where that changes what it answers.
+
+    It does not if no layer minds, or if the function itself switches the network.
+    """
+    inner = [network for network in networks(model) if network is not model and is_training(network)]
+    if not inner:
+        return
+    before = [(buffer, buffer.clone()) for network in inner for buffer in network.buffers()]
+    modes = [(layer, layer.training) for network in inner for layer in network.modules()]
+    try:
+        with torch.no_grad():
+            found = model(x.clone())
+            with evaluation_mode(model):
+                meant = model(x.clone())
+    except Exception:  # whatever a stranger's model raises: the look at it says so
+        return
+    finally:
+        still = [type(network).__name__ for network in inner if is_training(network)]
+        with torch.no_grad():
+            for buffer, was in before:
+                buffer.copy_(was)
+        for layer, training in modes:
+            layer.training = training
+    alike = isinstance(found, Tensor) and isinstance(meant, Tensor) and torch.equal(found, meant)
+    if still and not alike:
+        raise ArgumentError(
+            f"model: expected a model in evaluation mode, got a {still[0]} within it in training mode; call its eval()"
+        )
 
 
 def _refuse_moving(model: Model, before: Mapping[str, tuple[int, int]]) -> None:
