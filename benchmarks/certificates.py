@@ -33,10 +33,9 @@ import torch
 from torch import Tensor
 
 import zeronorm as zn
-from zeronorm.certification import ABSTAIN, Certificate, certify_nearest_neighbour
-from zeronorm.certification.nearest_neighbour import class_distances
+from zeronorm.certification import ABSTAIN, Certificate
+from zeronorm.certification.catalogue import get, made_for
 from zeronorm.defenses.randomized_ablation import ablate, random_subsets
-from zeronorm.evaluation.certify import DETERMINISTIC
 from zeronorm.seeding import Streams
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "reference"))
@@ -44,26 +43,6 @@ from feature_partition_attack import by_groups
 
 NEIGHBOUR = "nearest-neighbour"
 BY_GROUPS = "by_groups"
-
-
-class NearestNeighbour(torch.nn.Module):
-    """Class by the nearest training image in binary pixels, which are read from the training images once."""
-
-    differentiable = False
-
-    def __init__(self, examples: Tensor, labels: Tensor) -> None:
-        super().__init__()
-        order = labels.argsort()
-        self.binary = (examples[order] >= 0.5).flatten(1).float()
-        self.sizes = labels.bincount().tolist()
-        some = examples[:4] * 0.9
-        assert torch.equal(-self(some), class_distances(some, examples, labels).to(some))
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        now = (x >= 0.5).flatten(1).float()
-        distance = now.sum(1)[:, None] + self.binary.sum(1) - 2 * now @ self.binary.T
-        return torch.stack([-part.amin(1) for part in distance.split(self.sizes, dim=1)], dim=1)
 
 
 class MeanAnswer(torch.nn.Module):
@@ -90,13 +69,12 @@ def subject(options: argparse.Namespace) -> tuple[Any, Callable[[Tensor], Certif
     """The classifier to attack, and what is proved of it."""
     if options.model == NEIGHBOUR:
         train = zn.data.load(options.data, "train", options.neighbours)
-        return NearestNeighbour(train.x, train.y), partial(
-            certify_nearest_neighbour, examples=train.x, labels=train.y
-        )
-    model = zn.models.load(options.model)
-    if "ablation" not in model.facts:
-        method = model.architecture if model.architecture in DETERMINISTIC else "truncation_window"
-        return model, partial(DETERMINISTIC[method], model)
+        model: Any = zn.models.NearestNeighbour(train.x, train.y)
+    else:
+        model = zn.models.load(options.model)
+    if "ablation" not in getattr(model, "facts", {}):
+        row = get(made_for(model))
+        return model, lambda x: row.prove(model, x, {})
     encoding = model.facts["ablation"]
     smoothed = zn.defenses.RandomizedAblation(
         model,

@@ -193,9 +193,12 @@ class L0(Box):
         return replace(self, k=k)
 
     def grid(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b g p"]:
-        """`x` as (batch, channels that change together, positions that are counted); a view where possible."""
+        """`x` as (batch, channels that change together, positions that are counted); a view where possible.
+
+        Columns of a table have several features each: there it is the features, as records keep them.
+        """
         if self.schema is not None:
-            raise ArgumentError('unit: expected "pixel" or "feature" of this search, got "column"')
+            return x.reshape(len(x), 1, math.prod(x.shape[1:]))
         sides = self.sides(x)
         if len(sides) == x.dim() - 1:
             return x.reshape(len(x), 1, math.prod(sides))

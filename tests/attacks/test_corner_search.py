@@ -202,6 +202,6 @@ def test_what_one_pass_holds_does_not_matter():
 
 
 def test_too_many_channels():
-    x = torch.rand(2, 9, 4)
+    x = torch.rand(2, 9, 5)
     with pytest.raises(ArgumentError, match=r"^x: corner_search tries all .* at most 8 channels, got 9"):
         corner_search(lambda v: v.flatten(1)[:, :3], x, torch.tensor([0, 1]), L0(1))

@@ -64,7 +64,8 @@ def neighbours() -> nn.Module:
 
 ATTACKED = {
     "l0_lipschitz": Attacked(
-        trained("l0_lipschitz", budget=4, temperature=2.0, epochs=6, model_arguments={"templates": 4}), by_tables, 2, 0.95
+        trained("l0_lipschitz", budget=4, temperature=2.0, epochs=6, model_arguments={"templates": 4}),
+        by_tables, 2, 0.95,
     ),
     "feature_partition": Attacked(
         trained(
@@ -74,7 +75,7 @@ ATTACKED = {
         by_groups, 2, 0.9,
     ),
     # every unit is granted its own worst changes: the radius falls short of what the network withstands
-    "truncation_window": Attacked(truncated, by_windows, 4, 0.5),
+    "truncation_window": Attacked(truncated, by_windows, 4, 0.9),
     "nearest_neighbour": Attacked(neighbours, away_from_the_nearest, 3, 0.9),
 }  # fmt: skip
 

@@ -356,7 +356,7 @@ def test_a_wrong_second_padding_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[nn.Module, Tensor, Tensor]:
-    data = zn.data.load("digits", "test", 6)
+    data = zn.data.load("digits", "test", 4)
     return zn.models.load("digits"), data.x, data.y
 
 
@@ -366,7 +366,7 @@ def test_digits_at_one_pixel(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     found = prove_few_changes(model, x, y, threat, seconds=20)
     assert all(one.verdict in (PROVED, BROKEN) for one in found)
     broken = [one.verdict == BROKEN for one in found]
-    adversarial = zn.attacks.sparse_rs(model, x, y, threat, queries=2000)
+    adversarial = zn.attacks.sparse_rs(model, x, y, threat, queries=500)
     for i in (model(adversarial).argmax(1) != y).nonzero()[:, 0].tolist():
         assert broken[i]
     for i, one in enumerate(found):
@@ -379,7 +379,7 @@ def test_digits_at_one_pixel(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
 
 def test_the_batch_does_not_matter(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = digits
-    together = prove_few_changes(model, x[:3], y[:3], zn.L0(1), ids=[5, 6, 7])
+    together = prove_few_changes(model, x[:2], y[:2], zn.L0(1), ids=[5, 6])
     alone = prove_few_changes(model, x[1:2], y[1:2], zn.L0(1), ids=[6])
     assert alone[0].verdict == together[1].verdict and alone[0].nodes == together[1].nodes
 
@@ -390,20 +390,27 @@ def test_without_time_nothing_is_claimed(digits: tuple[nn.Module, Tensor, Tensor
     assert found[0].verdict in (UNKNOWN, BROKEN)
 
 
-def test_numbers_that_overflow_are_unknown() -> None:
+def test_numbers_that_overflow_are_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).double().eval()
     with torch.no_grad():
         model[1].weight.mul_(1e200)
         model[3].weight.mul_(1e200)
     x = torch.rand(1, 1, 2, 2, dtype=torch.float64)
-    (found,) = prove_few_changes(model, x, torch.zeros(1, dtype=torch.int64), zn.L0(1), seconds=2, passes=0)
-    assert found.verdict != PROVED
+    with pytest.raises(ArgumentError, match="finite logits"):
+        prove_few_changes(model, x, torch.zeros(1, dtype=torch.int64), zn.L0(1), seconds=2)
+
+
+def test_bounds_that_are_not_finite_prove_nothing() -> None:
+    case = Case(0, "conv", splits=0)
+    searcher = Searcher(case.plan, Options())
+    least = torch.tensor([[torch.nan, torch.inf, -torch.inf, 1.0, 0.0]], dtype=torch.float64)
+    assert searcher.proved(least, torch.zeros_like(least)).tolist() == [[False, False, False, True, False]]
 
 
 def test_the_deployed_statement_is_the_stronger_one(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = digits
-    real = prove_few_changes(model, x[:3], y[:3], zn.L0(1), seconds=10)
-    deployed = prove_few_changes(model, x[:3], y[:3], zn.L0(1), seconds=10, arithmetic="deployed")
+    real = prove_few_changes(model, x[2:4], y[2:4], zn.L0(1), seconds=10)
+    deployed = prove_few_changes(model, x[2:4], y[2:4], zn.L0(1), seconds=10, arithmetic="deployed")
     for one, other in zip(real, deployed, strict=True):
         assert other.verdict != PROVED or (other.deployed and one.verdict == PROVED)
         assert not one.deployed or one.verdict == PROVED
@@ -438,11 +445,10 @@ def test_bad_input_is_refused_before_any_work(model: object, arguments: dict[str
 
 
 def test_a_network_too_large_is_refused() -> None:
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(4, 8000), nn.ReLU(), nn.Linear(8000, 6500), nn.Linear(6500, 2)
-    )
+    with torch.device("meta"):  # only its size is looked at
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8000), nn.ReLU(), nn.Linear(8000, 6500)).eval()
     with pytest.raises(ArgumentError, match="weights"):
-        prove_few_changes(model.eval(), torch.rand(1, 1, 2, 2), torch.tensor([0]), zn.L0(1))
+        prove_few_changes(model, torch.rand(1, 1, 2, 2), torch.tensor([0]), zn.L0(1))
 
 
 def test_budgets_that_differ_in_more(digits: tuple[nn.Module, Tensor, Tensor]) -> None:

@@ -283,7 +283,7 @@ def true_radius(row: Certifier, share: float, shape: list[int]) -> int:
 @pytest.mark.parametrize("row", VOTES, ids=lambda row: row.name)
 @pytest.mark.parametrize("looks", [1, 3])
 def test_at_the_worst_share_votes_claim_too_much_as_seldom_as_they_say(row, looks):
-    """At a share just below what one change more would need, a larger radius is claimed with probability alpha at most."""
+    """Just below the share that one change more needs, a larger radius is claimed with probability alpha at most."""
     if looks > 1 and "looks" not in row.options:
         pytest.skip("all votes are cast")
     shape, trials, rng = [1, 5, 5], 4000, np.random.default_rng(0)

@@ -53,7 +53,7 @@ def test_unknown_split(name):
 def test_available_names_what_load_takes():
     assert list(available()) == [
         "digits", "mnist", "cifar10", "cifar100", "gtsrb", "imagenet", "imagenet100",
-        "folder:PATH", "parquet:PATH", "hub:OWNER/NAME",
+        "folder:PATH", "parquet:PATH", "table:PATH", "hub:OWNER/NAME",
     ]  # fmt: skip
     assert all(line and "\n" not in line for line in available().values())
 

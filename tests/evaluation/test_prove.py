@@ -123,7 +123,7 @@ def test_a_killed_proof_goes_on(model, data, proved, tmp_path, monkeypatch):
             raise Killed
 
     monkeypatch.setattr(RunFolder, "append", failing)
-    for left in (1, 2, 100):
+    for left in (1, 2, 100):  # noqa: B007
         try:
             zn.evaluate(model, data, [zn.L0(1), zn.L0(2)], nothing, out, prove=True)
         except Killed:
@@ -147,9 +147,11 @@ class Odd(nn.Module):
 
 
 def test_refusals(data, model):
-    with pytest.raises(ArgumentError, match="prove: no certificate accepts this model .*bound_propagation: "):
+    with pytest.raises(
+        ArgumentError, match=r"prove: no certificate accepts this model .*bound_propagation: "
+    ):
         zn.evaluate(Odd().eval(), (data[0], data[1] % 2), zn.L0(1), "sparse_rs", queries=3, prove=True)
-    with pytest.raises(ArgumentError, match="seconds: expected none without prove, got 3.0"):
+    with pytest.raises(ArgumentError, match=r"seconds: expected none without prove, got 3\.0"):
         zn.evaluate(model, data, zn.L0(1), "sparse_rs", queries=3, seconds=3.0)
     with pytest.raises(ArgumentError, match="seconds: expected"):
         zn.evaluate(model, data, zn.L0(1), "sparse_rs", queries=3, prove=True, seconds=-1.0)

@@ -63,6 +63,10 @@ def attacking(
     if isinstance(threat, Linf):
         threat.check_inputs(x)
         threat = threat.as_l0(x)
+    if isinstance(threat, L0) and threat.schema is not None:
+        raise ArgumentError(
+            f'unit: expected "pixel" or "feature" of {name}, got "column"; zeronorm.certify decides tables'
+        )
     if threat.k is None:
         raise ArgumentError(f"threat: {name} needs a budget, expected an integer k, got None")
     threat.check_inputs(x)

@@ -16,6 +16,7 @@ from zeronorm.certification.bound_propagation import certify_bound_propagation, 
 from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Arithmetic, Certificate
 from zeronorm.certification.confidence import Ints, check_counts, check_probability
 from zeronorm.certification.discrete_smoothing import check_noise, discrete_smoothing_radius
+from zeronorm.certification.enumeration import QUERIES, certify_enumeration, enumeration_queries
 from zeronorm.certification.feature_partition import certify_feature_partition, check_feature_partition
 from zeronorm.certification.l0_lipschitz import certify_l0_lipschitz, check_l0_lipschitz
 from zeronorm.certification.nearest_neighbour import certify_neighbours, check_nearest_neighbour
@@ -48,7 +49,8 @@ class Certifier:
         source: the paper.
         arithmetic: the program that its proofs are about, as of `Certificate`.
         defaults: options and their defaults, of a probabilistic method.
-        columns: whether it knows what the columns of a table may become (`zn.L0(k, unit="column", schema=...)`).
+        fits: of a method that asks for threats, `(x, threats)`, raises `ArgumentError` for those it does not know; None
+            of one that knows no columns of tables.
         check: of a probabilistic method, raises `ArgumentError` for options that cannot be used.
     """
 
@@ -62,7 +64,7 @@ class Certifier:
     arithmetic: Arithmetic = "deployed"
     defaults: Mapping[str, Any] | None = None
     check: Callable[[Mapping[str, Any]], None] | None = None
-    columns: bool = False
+    fits: Callable[[Tensor, Sequence[Any]], object] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -103,6 +105,16 @@ class Certifier:
         """Why it cannot certify the model on inputs such as x; None where it can."""
         try:
             self.accepts(model, x)
+        except ArgumentError as error:
+            return str(error)
+        return None
+
+    def misfit(self, x: Tensor, threats: Sequence[L0]) -> str | None:
+        """Why its proofs are not about these threat models, with ascending budgets; None where they are."""
+        if self.fits is None:
+            return None if threats[0].unit != "column" else "it knows nothing of the columns of a table"
+        try:
+            self.fits(x, threats)
         except ArgumentError as error:
             return str(error)
         return None
@@ -189,6 +201,24 @@ def _columns(model: Any, x: Tensor, *, threats: Sequence[L0], work: int = WORK) 
     return replace(found.certificate, broken=broken, counterexamples=found.witness)
 
 
+def _any(x: Tensor, threats: Sequence[L0]) -> None:
+    """Pixels of one channel, features and columns alike."""
+
+
+def _enumerated(model: Any, x: Tensor, *, threats: Sequence[L0], queries: int = QUERIES) -> Certificate:
+    """What asking about every row within the largest budget shows."""
+    found = certify_enumeration(model, x, threats[-1], queries)
+    broken = found.changes.where(found.changes < UNBOUNDED, torch.tensor(ABSTAIN))
+    return replace(found.certificate, broken=broken, counterexamples=found.witness)
+
+
+def _finite(x: Tensor, threats: Sequence[L0]) -> None:
+    if threats[-1].schema is None:
+        raise ArgumentError('threats: expected unit="column" and a schema, got none')
+    if (needed := enumeration_queries(x, threats[-1])) > QUERIES:
+        raise ArgumentError(f"threats: expected at most {QUERIES:,} rows to ask about, got {needed:,}")
+
+
 def _check_trees(model: Any, x: Tensor) -> None:
     if not _trees(model):
         raise ArgumentError(
@@ -250,7 +280,8 @@ catalogue: dict[str, Certifier] = {
         Certifier("l0_lipschitz", certify_l0_lipschitz, *_PROOF, check_l0_lipschitz, _is_lipschitz, _OURS),
         Certifier("feature_partition", certify_feature_partition, *_PROOF, check_feature_partition, _votes, _GROUPS),
         Certifier("truncation_window", certify_truncated, *_PROOF, check_truncated, _truncates, _OURS),
-        Certifier("tree_ensemble", _columns, "deterministic", "feature", _check_trees, _trees, _OURS, columns=True),
+        Certifier("tree_ensemble", _columns, "deterministic", "feature", _check_trees, _trees, _OURS, fits=_any),
+        Certifier("enumeration", _enumerated, "deterministic", "column", _callable, _no, _OURS, fits=_finite),
         Certifier("bound_propagation", certify_bound_propagation, *_PROOF, check_bound_propagation, _no, _OURS, "real"),
         Certifier("nearest_neighbour", certify_neighbours, *_PROOF, check_nearest_neighbour, _compares, _OURS),
     )

@@ -18,7 +18,6 @@ b  examples       o, i  features out and in       c, h, w  channels, height, wid
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -422,6 +421,10 @@ def _compare(network: Network, model: nn.Module, sample: Tensor, generator: torc
         with torch.no_grad(), torch.autocast(sample.device.type, enabled=False):
             own, exact = model(inputs), in_float64(inputs.double())
         ours = network(inputs.cpu())
+        if not bool(ours.isfinite().all()):
+            raise ArgumentError(
+                "model: expected finite logits of inputs around the unit box, got NaN or infinity"
+            )
         scale = 1 + float(ours.abs().max())
         for theirs in (own, exact):
             tolerance = scale * (1e-3 if theirs.dtype == torch.float32 else 1e-9)
@@ -1005,13 +1008,3 @@ def _layers_whole(recorder: _Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def parameters_of(network: Network) -> int:
-    """Numbers that the operations hold."""
-    return sum(
-        value.numel()
-        for operation in network.operations
-        for name in inspect.signature(type(operation)).parameters
-        if isinstance(value := getattr(operation, name), Tensor)
-    )

@@ -30,6 +30,8 @@ def certify(
     data: options.Data = "mnist",
     split: options.Split = "test",
     limit: options.Limit = None,
+    target: options.Target = None,
+    schema: options.SchemaFile = None,
     method: Annotated[
         str | None,
         typer.Option(help="A certificate, see zeronorm list (default: what the model is made for)."),
@@ -113,6 +115,8 @@ def certify(
 
     Without votes:  zeronorm certify --model l0-lipschitz-mnist --data mnist
 
+    Of a table:  zeronorm certify --model mypackage.mymodel:forest --data table:loans.csv --target granted --k 1,2,3
+
     At another confidence:  zeronorm certify --counts runs/RUN --alpha 0.001
 
     A run that was stopped goes on when the same command is given again.
@@ -130,6 +134,7 @@ def certify(
     budgets = None if k is None else options.budgets(k)
     command = shlex.join(["zeronorm", *sys.argv[1:]])
     asked = [str(counts), model, data, split, limit, method, budgets, low, high, seconds, of_method, seed]
+    asked += [] if target is None else [target, schema]
 
     import zeronorm as zn
 
@@ -145,13 +150,19 @@ def certify(
             from zeronorm.cli.progress import Display
 
             network = resolve_model(model, resolve_device(device))
-            dataset = options.dataset(data, split, limit)
+            dataset = options.dataset(data, split, limit, target, schema)
             row = get(method or made_for(network))
             box: dict[str, Any] = {
                 name: value for name, value in (("low", low), ("high", high)) if value is not None
             }
-            threats = None if budgets is None else [zn.L0(one, row.unit, **box) for one in budgets]
-            if threats is None:
+            if (of_columns := getattr(dataset, "schema", None)) is not None:
+                if box:
+                    raise ArgumentError(
+                        f"{next(iter(box))}: expected none of a table, whose schema has the bounds of each column"
+                    )
+                box = {"unit": "column", "schema": of_columns}
+            threats = None if budgets is None else [zn.L0(one, **{"unit": row.unit} | box) for one in budgets]
+            if threats is None and of_columns is None:
                 of_method |= box  # an option, of a method that takes no budgets
             with options.at_work(workers, ray) as pool, Display() as display:
                 result = zn.certify(

@@ -74,7 +74,7 @@ def _nearest_neighbour(called: str) -> models.NearestNeighbour:
 
 
 def attacked(name: str, device: torch.device, votes: int | None) -> Model:
-    """As `resolve_model`; of a base classifier of randomized ablation the smoothed one, with so many votes an answer."""
+    """As `resolve_model`; of a base classifier of randomized ablation the smoothed one, of so many votes an answer."""
     base = resolve_model(name, device)
     model = defended(base, _VOTES if votes is None else checks.integer("votes", votes, 1))
     if votes is not None and model is base:

@@ -44,6 +44,15 @@ Data = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
+Target = Annotated[str | None, typer.Option(help="Of a table: the column that holds the labels.")]
+SchemaFile = Annotated[
+    str | None,
+    typer.Option(
+        "--schema",
+        metavar="FILE",
+        help="Of a table: what its columns may become, as TOML (default: guessed, and said).",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
 ChannelAxis = Annotated[
     str | None,
@@ -66,8 +75,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Votes = Annotated[
     int | None,
     typer.Option(
-        help="Of a base classifier of randomized ablation, which is attacked as the smoothed one: votes for an answer "
-        "(default: 100)."
+        help="Of a base classifier of randomized ablation, which is attacked as the smoothed one: votes for an "
+        "answer (default: 100)."
     ),
 ]
 WorkerCount = Annotated[
@@ -80,11 +89,14 @@ Ray = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
-def dataset(name: str, split: str, limit: int | None) -> Dataset | Stream:
+def dataset(
+    name: str, split: str, limit: int | None, target: str | None = None, schema: str | None = None
+) -> Dataset | Stream:
     """The data set asked for: in memory, or left in its files where it would take more than a gibibyte there."""
     import zeronorm as zn
 
-    data = zn.data.load(name, split, limit, stream=True)
+    known = None if schema is None else zn.data.Schema.read(schema)
+    data = zn.data.load(name, split, limit, stream=True, target=target, schema=known)
     return data.load() if isinstance(data, zn.data.Stream) and data.x.nbytes <= _IN_MEMORY else data
 
 

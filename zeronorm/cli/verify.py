@@ -98,7 +98,7 @@ def verify(
             name = str(record["plan"]["model"]["name"])
             networks[name] = as_measured(networks[name], record["plan"]["model"])
     with _named("data", asked[0], command is None and data is None):
-        dataset = _data(*asked, given=data is not None)
+        dataset = _data(*asked, given=data is not None, table=_of_table(plan))
     first = next(iter(networks.values()))
     if matrix is not None:
         result = zn.verify_matrix(run, networks, dataset, everything=everything)
@@ -145,14 +145,26 @@ def _model(source: str, where: Any) -> Any:
     return resolve_model(source, where)
 
 
-def _data(name: str, split: str, n: int, given: bool) -> Any:
+def _data(name: str, split: str, n: int, given: bool, table: tuple[str, str] | None) -> Any:
     """The data set of that name, or of a function of one's own if the command line names one."""
     from zeronorm.cli.model import imported, is_code
 
     if not (given and is_code(name)):
-        return options.dataset(name, split, n)
+        return options.dataset(name, split, n) if table is None else _table(name, split, n, *table)
     found = imported(name, "data")
     return found() if callable(found) else found
+
+
+def _of_table(plan: dict[str, Any]) -> tuple[str, str] | None:
+    """Target and schema of a run on a table."""
+    told = plan["data"]
+    return (str(told["target"]), str(told["schema"])) if "schema" in told else None
+
+
+def _table(name: str, split: str, n: int, target: str, schema: str) -> Any:
+    import zeronorm as zn
+
+    return zn.data.load(name, split, n, target=target, schema=zn.data.Schema.parse(schema))
 
 
 def _asked(plan: dict[str, Any], data: str | None, split: str | None) -> tuple[str, str, int]:

@@ -131,27 +131,27 @@ def certify(
     examples = on_device(dataset, device_of(model))
     for threat in given.get("threats", ()):
         check_box(examples, threat)
+    if "threats" in given and (why := row.misfit(examples.first(1).x, given["threats"])) is not None:
+        raise ArgumentError(f"threats: {row.name} proves nothing of these: {why}")
     facts = models.describe(model)
     # before anything is written: an unfit model leaves no folder
     proving = _Proving(options, given, seed, batch_size)
     if not row.votes:
         row.accepts(model, examples.first(1).x)
-        arithmetic = row.arithmetic
     else:
         first = proving.of(prover, examples.first(1), n0=1, n=1)[0]
         if (counts := first["counts"]) is not None and len(counts) <= int(examples.y.max()):
             raise ArgumentError(
                 f"model: expected a logit for every label up to {int(examples.y.max())}, got {len(counts)} classes"
             )
-        arithmetic = row.arithmetic
     plan: dict[str, Any] = {
         "model": {"name": name or facts["architecture"]} | facts,
         "data": describe_data(dataset),
         "method": {
             "name": row.name,
             "kind": row.kind,
-            "unit": row.unit,
-            "arithmetic": options.get("arithmetic", arithmetic),
+            "unit": given["threats"][0].unit if "threats" in given else options.get("unit", row.unit),
+            "arithmetic": options.get("arithmetic", row.arithmetic),
             "options": options,
         }
         | (_described(given["threats"]) if "threats" in given else {})

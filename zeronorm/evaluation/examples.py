@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zeronorm import checks
-from zeronorm.data import Dataset, Stream
+from zeronorm.data import Dataset, Stream, TableDataset
 from zeronorm.data import load as load_data
 from zeronorm.errors import ArgumentError
 from zeronorm.records.folders import Row
@@ -40,7 +40,7 @@ def as_dataset(data: DataLike) -> Dataset | Stream:
 
 def on_device(dataset: Dataset | Stream, device: torch.device) -> Dataset | Stream:
     """The examples where the model is; `ArgumentError` if they cannot be searched."""
-    if isinstance(dataset.x, Tensor):
+    if isinstance(dataset.x, Tensor) and not isinstance(dataset, TableDataset):  # whose values may be missing
         checks.examples(dataset.x)
     if len(dataset) == 0:
         raise ArgumentError("data: expected at least one example, got none")

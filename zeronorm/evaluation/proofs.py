@@ -34,7 +34,7 @@ def proof_stages(
         key=lambda row: (not row.made_for(owned), "seconds" in row.needs),
     )
     for row in rows:
-        if (why := _unfit(row, threats[0]) or row.refusal(owned, x)) is not None:
+        if (why := _unfit(row, x, threats) or row.refusal(owned, x)) is not None:
             refusals.append(f"{row.name}: {why}")
             continue
         options: dict[str, Any] = dict(row.options)
@@ -61,14 +61,13 @@ def certificate_of(
     return catalogue[stage.attack].prove(_unwrapped(model), examples.x, options, **given)
 
 
-def _unfit(row: Certifier, threat: L0) -> str | None:
-    """Why what a method proves is not about the threat model; None where it is."""
-    if threat.unit == "column" and not row.columns:
-        return "it knows nothing of columns"
+def _unfit(row: Certifier, x: Tensor, threats: Sequence[L0]) -> str | None:
+    """Why what a method proves is not about the threat models; None where it is."""
+    threat = threats[0]
     if threat.channels == "last" and threat.unit == "pixel":
         return "it counts pixels whose channels are first"
-    if "threats" in row.needs:
-        return None
+    if (why := row.misfit(x, threats)) is not None or "threats" in row.needs:
+        return why
     if row.unit == "feature" and threat.unit == "pixel":
         return "it counts features, of which a pixel may have several"
     low, high = (end if isinstance(end, float | int) else None for end in (threat.low, threat.high))

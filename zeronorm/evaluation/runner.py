@@ -27,7 +27,7 @@ import torch
 import zeronorm
 from zeronorm import checks, models, report
 from zeronorm.attacks.batch_under_attack import Model
-from zeronorm.data import Dataset, Stream
+from zeronorm.data import Dataset, Stream, TableDataset
 from zeronorm.errors import ArgumentError, reading
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.attack_batch import AttackShard, StageWork
@@ -428,7 +428,9 @@ def describe_data(dataset: Dataset | Stream) -> dict[str, Any]:
         "shape": list(dataset.x.shape[1:]),
         "dtype": str(dataset.x.dtype).removeprefix("torch."),
         "class_names": list(dataset.class_names),
-    }
+    } | (
+        {"target": dataset.target, "schema": dataset.schema.text} if isinstance(dataset, TableDataset) else {}
+    )
 
 
 def _k(threat: L0) -> int:

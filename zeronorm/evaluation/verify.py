@@ -20,7 +20,7 @@ from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.certification.catalogue import catalogue as certificates
-from zeronorm.data import Dataset, Stream
+from zeronorm.data import Dataset, Schema, Stream
 from zeronorm.errors import one_line, reads_records
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batches import in_batches
@@ -547,6 +547,8 @@ def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
     low, high = (
         torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
     )
+    if "schema" in plan:
+        return L0(None, "column", schema=Schema.parse(plan["schema"]))
     threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
     if plan["allowed"] is None:
         return threat

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeronorm import checks
 from zeronorm.certification.bound_propagation.bounds import Options, Plan
@@ -15,7 +15,7 @@ from zeronorm.certification.bound_propagation.counterexamples import Attempt, lo
 from zeronorm.certification.bound_propagation.region import whole
 from zeronorm.certification.bound_propagation.search import BROKEN, PROVED, Outcome, Searcher
 from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Arithmetic, Certificate
-from zeronorm.certification.network_graph import parameters_of, read_network
+from zeronorm.certification.network_graph import read_network
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0, Box
 
@@ -157,12 +157,13 @@ def _check(x: Any, y: Any, threat: Any, ids: Any) -> Int[Tensor, "b"]:
 
 
 def _searcher(model: Any, x: Tensor, y: Tensor, arithmetic: str) -> Searcher:
-    network = read_network(model, x)
-    if (size := parameters_of(network)) > _WEIGHTS:
+    size = sum(weight.numel() for weight in model.parameters()) if isinstance(model, nn.Module) else 0
+    if size > _WEIGHTS:
         raise ArgumentError(
             f"model: expected at most {_WEIGHTS:,} weights for bound propagation, which holds a row of each layer for "
             f"every neuron it bounds, got {size:,}"
         )
+    network = read_network(model, x)
     if len(network.operations[-1].shape) != 1 or network.classes < 2:
         raise ArgumentError(f"model: expected at least 2 logits, got shape {network.operations[-1].shape}")
     if len(y) and int(y.max()) >= network.classes:
