@@ -52,7 +52,7 @@ def test_the_vector_of_the_fact_sheet(monkeypatch):
     """From all six positions every walk ends 1-minimal: at 2 of them in two of three orders, else at 3."""
     module = __import__("sys").modules[pointwise.__module__]
     monkeypatch.setattr(
-        module._Walk, "_noise", lambda self, of, step: torch.ones_like(self.minimal.search.x[of])
+        module._Walk, "_noise", lambda self, of, step: torch.ones_like(self.minimal.batch.x[of])
     )
     x, y = torch.zeros(2000, 6), torch.zeros(2000, dtype=torch.int64)
     x_adv = pointwise(Judge(heavy), x, y, L0(None), restarts=1)

@@ -412,6 +412,7 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
                 "look at the attack; those of this library never do this",
             )
         )
+    findings += _contradictions(rows, stages)
     asked = {row["stage"] for row in rows if row["stage"] >= 0 and row["k"]}
     for index, stage in enumerate(stages):
         passes = sum(
@@ -465,6 +466,37 @@ _BATCH_DEPENDENT = {
     "meaning": "the figure depends on the batch size, and is not that of one input at a time",
     "advice": "call model.eval(), and replace layers that use batch statistics",
 }
+
+
+def _contradictions(rows: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Examples that are proved and broken: an error of ours, unless the proof is about real numbers."""
+    broken: dict[int, float] = {}
+    for row in rows:
+        if row["outcome"] == "broken":
+            broken[row["example"]] = min(row["distance"], broken.get(row["example"], math.inf))
+    clashes = [
+        row for row in rows if row["outcome"] == "proved" and broken.get(row["example"], math.inf) <= row["k"]
+    ]
+    for row in clashes:
+        if stages[row["stage"]]["options"].get("arithmetic") != "real":
+            raise RuntimeError(
+                f"example {row['example']} is proved to withstand {row['k']} changes by {row['attack']}, and broken by "
+                f"{broken[row['example']]:g}: an error of zeronorm, please report it; the records keep both"
+            )
+    if not clashes:
+        return []
+    return [
+        _finding(
+            "broken-by-rounding",
+            "note",
+            f"{len({row['example'] for row in clashes})} examples that are proved for the real-valued network are "
+            "broken in its own arithmetic",
+            "they count as broken: the deployed network rounds, and its margin there is below what rounding moves",
+            "nothing to do here; arithmetic=deployed proves of the pass as it is run",
+        )
+    ]
+
+
 NO_GRADIENTS = {
     "code": "no-gradients",
     "level": "warning",

@@ -61,11 +61,6 @@ class Ledger:
         if row["outcome"] == "broken" and row["distance"] < self._smallest[i]:
             self._smallest[i] = row["distance"]
             self._sparser.setdefault(i, []).append(row)
-        if self._smallest[i] <= self._proved[i]:
-            raise RuntimeError(
-                f"example {row['example']} is proved to withstand {self._proved[i]} changes and broken by "
-                f"{self._smallest[i]:g} (see {self._folder.path}): an error of zeronorm, please report it"
-            )
 
     def has(self, i: int, k: int | None, stage: int) -> bool:
         """Whether this search of this example has a row."""

@@ -443,6 +443,8 @@ def _certified(clean: _Clean, searches: _Searches, budgets: Sequence[int]) -> di
     """By k, the examples predicted correctly and proved within k changes or more."""
     withstands = np.where(clean.correct, 0, -1)
     np.maximum.at(withstands, searches.at[searches.proved], searches.k[searches.proved])
+    broken = searches.distance > 0  # where rounding breaks what is proved of real numbers, it is broken
+    np.minimum.at(withstands, searches.at[broken], searches.distance[broken] - 1)
     return {k: Share(int((withstands >= k).sum()), len(clean.example)) for k in budgets}
 
 
