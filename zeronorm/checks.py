@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeronorm import modules
 from zeronorm.errors import ArgumentError
@@ -170,12 +170,10 @@ def model(candidate: Any) -> Callable[[Tensor], Tensor]:
 
 def evaluation_mode(model: Any) -> None:
     """`ArgumentError` for a network in training mode, or with a layer in it whose statistics come from the batch."""
-    for network in modules.networks(model):
-        if modules.is_training(network):
-            whose = "one" if network is model else f"a {type(network).__name__} within it"
-            raise ArgumentError(
-                f"model: expected a model in evaluation mode, got {whose} in training mode; call model.eval()"
-            )
+    if isinstance(model, nn.Module) and modules.is_training(model):
+        raise ArgumentError(
+            "model: expected a model in evaluation mode, got one in training mode; call model.eval()"
+        )
     for name, layer in modules.layers_in_training(model):
         if modules.takes_batch_statistics(layer):
             raise ArgumentError(

@@ -98,17 +98,20 @@ def evaluation_mode(model: Any) -> Iterator[None]:
 
     Of another the layers stay as they are: where some are in training mode, their owner has put them there.
     """
-    switched: list[nn.Module] = []
-    for network in networks(model):
-        if is_training(network):
-            switched += [module for module in network.modules() if is_training(module)]
+    found = networks(model)
+    layers = [layer for network in found if has_modes(network) for layer in network.modules()]
+    modes = [(layer, layer.training) for layer in layers if has_modes(layer)]
     try:
-        for module in switched:
-            module.training = False
+        for network in found:
+            if is_training(network):
+                for layer in network.modules():
+                    if is_training(layer):
+                        layer.training = False
         yield
     finally:
-        for module in switched:
-            module.training = True
+        for layer, training in modes:  # whoever was called within may have changed some
+            if layer.training != training:
+                layer.training = training
 
 
 def device_of(model: Any) -> torch.device:

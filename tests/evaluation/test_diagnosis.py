@@ -59,12 +59,12 @@ def test_every_finding_says_what_it_means_and_what_to_do(model):
         assert finding["level"] in ("warning", "note") and all(finding.values())
 
 
-@pytest.mark.parametrize("noise", [0.05, 2.0])
+@pytest.mark.parametrize("noise", [0.05, 4.0])
 def test_a_randomised_model(model, noise):
     noisy = Through(model, after=lambda z: z + noise * torch.randn_like(z))
     data = dataset(model)
     evaluation = zn.evaluate(noisy, data, zn.L0(1), steps=12, queries=16)
-    assert "randomised-model" in codes(evaluation)
+    assert codes(evaluation).count("randomised-model") == 1
     assert "batch-dependent-model" not in codes(evaluation)
     distances = [row["distance"] for row in evaluation.records.to_pylist() if row["outcome"] == "broken"]
     assert 0 not in distances, "an unchanged input is no adversarial"

@@ -264,7 +264,7 @@ def test_names_in_a_comparison_are_those_of_its_runs(model, data, tmp_path):
 
 
 def test_what_was_made_in_python_is_verified_on_the_command_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "theirs.py").write_text(
+    (tmp_path / "made_in_python.py").write_text(
         "import torch, zeronorm as zn\n"
         "net = zn.models.load('digits')\n"
         "def model():\n"
@@ -275,12 +275,21 @@ def test_what_was_made_in_python_is_verified_on_the_command_line(tmp_path, monke
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    import theirs
+    import made_in_python as theirs
 
     zn.evaluate(theirs.model(), theirs.data(), zn.L0(1), "sparse_rs", "run", queries=9)
     assert command_line(["verify", "run"]) == 2
     assert "--model package.module:callable" in capsys.readouterr().err
-    words = ["verify", "run", "--model", "theirs:model", "--data", "theirs:data", "--trust", "--json"]
+    words = [
+        "verify",
+        "run",
+        "--model",
+        "made_in_python:model",
+        "--data",
+        "made_in_python:data",
+        "--trust",
+        "--json",
+    ]
     assert command_line(words) == 0
     out = capsys.readouterr().out
     assert "confirmed: unchanged: 100.0 %" in out and "not checked: that an example was not broken" in out

@@ -183,17 +183,20 @@ def verify(run: str | Path, model: Model, data: DataLike, *, everything: bool = 
             result.problems.append(f"summary: run.json says {claimed}, its rows say {found}")
     if result.ok:
         _check_diagnosis(record, rows, asked, examples, result)
-        check_page(folder, result)
+    if result.ok:
+        if missing := len((due := set(pictured(rows))) - pictures.keys()):
+            result.notes.append(
+                f"images.parquet lacks {missing} of {len(due)} pictures: a report made now cannot show them"
+            )
+            result.unchecked.append("the page, whose pictures are missing")
+        else:
+            check_page(folder, result)
     if result.ok:
         figures = summarise(record, table)
         result.figures.append(f"unchanged: {figures.clean_accuracy} right")
         result.figures += [
             f"{figures.label(k)}: at most {figures.robust_accuracy[k]} right" for k in figures.budgets
         ]
-    if result.ok and (missing := len((due := set(pictured(rows))) - pictures.keys())):
-        result.notes.append(
-            f"images.parquet lacks {missing} of {len(due)} pictures: a report made now cannot show them"
-        )
     return result
 
 
@@ -219,8 +222,12 @@ def check_facts(
         else:
             result.compare(f"model: {what}", told.get(what), facts.get(what))
     of_data = describe_data(dataset)
-    for what in ("n", "shape", "dtype", "class_names"):
+    for what in ("n", "shape", "dtype"):
         result.compare(f"data: {what}", plan["data"].get(what), of_data[what])
+    if (told := plan["data"].get("class_names")) and not of_data["class_names"]:
+        result.notes.append("the data given here have no class names: those of the run were not checked")
+    elif told:
+        result.compare("data: class_names", told, of_data["class_names"])
     for what in ("name", "split"):
         if plan["data"].get(what) != of_data[what]:
             result.notes.append(
@@ -309,6 +316,8 @@ def _check_effort(row: Row, plan: Mapping[str, Any], result: Verification) -> No
 
 def sample(rows: list[Row], everything: bool, what: str, result: Verification) -> list[Row]:
     """The rows to make again: all, or as many as chance needs to meet a forger of 5 % of them."""
+    if not rows:
+        return []
     if everything or (enough := sample_size(len(rows))) >= len(rows):
         result.notes.append(f"the {what} of all {len(rows)} examples were made again")
         return rows
