@@ -40,7 +40,7 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 # no script and no font from elsewhere
 html_theme_options = {"footer_icons": [], "top_of_page_buttons": []}
 
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 # an attribute such as `low` belongs to several classes: its link may lead to any
 suppress_warnings = ["ref.python"]

@@ -57,7 +57,7 @@ class Searcher:
     plan: Plan
     options: Options
     steps: int = 8
-    batch: int = 16
+    batch: int = 4  # regions bounded at once: more do not fit the cache
     deployed: bool = False
 
     def rows(self, y: Int[Tensor, "b"]) -> Float[Tensor, "b m j"]:
