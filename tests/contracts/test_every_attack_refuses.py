@@ -216,7 +216,10 @@ MODELS = {
         lambda x: model(x).flatten(),
         r"expected logits of shape \(\d+, classes\) .*, got \(\d+,\)",
     ),
-    "half the batch": (lambda x: model(x)[::2], r"expected logits of shape \(\d+, classes\) .*, got \(\d+, 3\)"),
+    "half the batch": (
+        lambda x: model(x)[::2],
+        r"expected logits of shape \(\d+, classes\) .*, got \(\d+, 3\)",
+    ),
     "too few classes": (lambda x: model(x)[:, :2], "expected a logit for every label up to 2, got 2 classes"),
     "NaN": (
         lambda x: model(x).index_fill(0, torch.tensor([2]), torch.nan),
