@@ -11,6 +11,7 @@ from small_runs import network, rows
 from torch import nn
 
 import zeronorm as zn
+from zeronorm.attacks.batch_under_attack import TILE
 from zeronorm.attacks.sparse_autoattack import Stage
 from zeronorm.evaluation import cost
 from zeronorm.evaluation.cost import Cost, measure
@@ -33,8 +34,8 @@ def test_passes_and_verdicts_are_those_of_a_run(model, data):
         assert one.n == 20 and one.right == run.robust_accuracy
         searched = [row for row in rows(run) if row["stage"] == 0]
         made = sum(row["forwards"] + row["backwards"] for row in searched)
-        # a run leaves clean errors alone; here they take one look, and batches are filled up to multiples of 4
-        assert made + 2 <= one.passes <= made + 2 + 3 * 2 * 13
+        # a run leaves clean errors alone; here they take one look, and batches are filled up
+        assert made + 2 <= one.passes <= made + 2 + (TILE - 1) * 2 * 13
 
 
 def test_the_same_passes_again(model, data):
@@ -78,7 +79,7 @@ def test_what_the_default_costs(model, data):
     (all_fall,) = measure(model, data, zn.L0(12), "sparse_rs", queries=50, rounds=1)
     assert all_fall.right == 0 and all_fall.default < 50
     (minimal,) = measure(model, data, zn.L0(25), "greedy", steps=6, rounds=1)
-    assert minimal.right < 0.5 and minimal.default > 1.5 * minimal.passes / 20, (
+    assert minimal.right < 0.5 and minimal.default > 1.2 * minimal.passes / 20, (
         "it goes on with whom it broke"
     )
 

@@ -74,7 +74,8 @@ def test_a_comparison(digits, tmp_path):
         run.robust_accuracy for (name, _), run in compared.evaluations.items() if name == "plain"
     )
     # one search for each rival class: the last ones are no second half
-    assert not compared.evaluations["plain", "locally_linear"].diagnosis
+    found = compared.evaluations["plain", "locally_linear"].diagnosis
+    assert [finding["code"] for finding in found] == ["few-examples"]
     text = compared.table()
     assert "Linf, every value by at most 0.1" in text and "ε=0.1" in text and "within ε = 0.1" in text
     assert "median" not in text and "k=" not in text

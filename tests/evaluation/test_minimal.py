@@ -90,14 +90,14 @@ def test_before_a_search_within_a_budget(model, data, fewest):
 
 
 def test_attacks_within_a_budget_are_as_ever(model, data):
-    """A function of one's own is asked at every budget, even if it is called like one of the catalogue."""
+    """A function of one's own is asked at every budget."""
     asked = []
 
-    def greedy(model, x, y, threat):
+    def lazy(model, x, y, threat):
         asked.append(threat.k)
         return x
 
-    evaluation = zn.evaluate(model, data, BUDGETS, greedy)
+    evaluation = zn.evaluate(model, data, BUDGETS, lazy)
     assert asked == [1, 2, 4, 8]
     assert evaluation.summary.run["plan"]["attack"]["stages"][0]["kind"] == "budget"
     function = catalogue["greedy"].function

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zeronorm.records.figures import Share
-from zeronorm.records.matrix_figures import Defence, Matrix, verdicts
+from zeronorm.records.matrix_figures import Defence, MatrixFigures, verdicts
 
 BUDGETS = [1, 2, 4, 8, 16]
 
@@ -39,7 +39,7 @@ def matrix_of(smallest):
             half_k=4,
         )
         defences.append(Defence(f"model {i}", attacked, None, {"unfit": {}, "cost": None, "training": None}))
-    return Matrix({"knowledge": {}}, defences, ["search"], True)
+    return MatrixFigures({"knowledge": {}}, defences, ["search"], True)
 
 
 def drawn(generator, models, n, scale=6.0):

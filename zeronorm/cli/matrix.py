@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +25,6 @@ _ATTACKS = "sparse_pgd,sparse_pgd:gradient=projected,sigma_zero,guided_exchange,
 @options.bundled
 def matrix(
     *,
-    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the matrix. The same command resumes it.")],
     model: Annotated[
         list[str] | None,
@@ -124,8 +122,7 @@ def matrix(
         # what no model could be asked
         check_comparison({"any model": some.eval()}, dataset, threats, searches, given)
         with options.resumable(out):
-            verbs = partial(context.find_root().command.main, standalone_mode=False)
-            _train(verbs, out / _MODELS, known, trainings, search.device)
+            _train(out / _MODELS, known, trainings, search.device)
         networks = {name: resolve_model(str(out / _MODELS / name), where) for name in known} | networks
         sources |= {name: f"{_MODELS}/{name}" for name in known}  # in the folder, wherever that goes
     with options.resumable(out), at_work as pool, Display() as display:
@@ -189,17 +186,19 @@ def _recipes(
 
 
 def _train(
-    zeronorm: Callable[[list[str]], Any],
     folder: Path,
     known: dict[str, list[str]],
     trainings: Mapping[str, Any],
     device: str,
 ) -> None:
     """Train each defence by its command, unless it is there already."""
+    from zeronorm.cli.train import train
     from zeronorm.files import locked, remember
     from zeronorm.models.checkpoint import SIDECAR
     from zeronorm.training.plan import CERTIFIED
 
+    training = typer.Typer(add_completion=False)
+    training.command()(train)
     limit = trainings["train_limit"]
     with locked(folder, "training in"):
         remember(folder / "trainings.json", trainings, "models of these trainings")
@@ -208,14 +207,14 @@ def _train(
             continue
         own_loop = any(word in CERTIFIED for word in words)  # which does not resume
         command = [
-            "train", *(str(folder / "plain") if word == "{plain}" else word for word in words),
+            *(str(folder / "plain") if word == "{plain}" else word for word in words),
             "--data", trainings["data"], "--seed", str(trainings["seed"]), "--device", device,
             *([] if limit is None else ["--limit", str(limit)]),
             *([] if own_loop else ["--resume"]), "--out", str(folder / name),
         ]  # fmt: skip
-        typer.echo(f"{number}/{len(known)} zeronorm {shlex.join(command)}", err=True)
+        typer.echo(f"{number}/{len(known)} zeronorm train {shlex.join(command)}", err=True)
         with redirect_stdout(sys.stderr):  # what stands on it is the matrix
-            status = zeronorm(command)
+            status = training(command, standalone_mode=False)
         if isinstance(status, int) and status:
             if status > 128:  # by a signal; of this command there is no --resume
                 typer.echo("of the matrix, the same command goes on", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +30,7 @@ def prove_few_changes(
     threat: Box,
     *,
     seconds: int | float = 30.0,
-    arithmetic: Arithmetic = "real",
+    arithmetic: str = "real",
     passes: int = 500,
     seed: int = 0,
     ids: Any = None,
@@ -73,7 +73,7 @@ def certify_bound_propagation(
     threats: Sequence[Box],
     *,
     seconds: int | float = 30.0,
-    arithmetic: Arithmetic = "real",
+    arithmetic: str = "real",
     passes: int = 500,
     seed: int = 0,
     ids: Any = None,
@@ -125,7 +125,7 @@ def certify_bound_propagation(
         torch.where(radius == ABSTAIN, ABSTAIN, answers),
         radius,
         passes=nodes,
-        arithmetic=arithmetic,
+        arithmetic=cast(Arithmetic, arithmetic),
         broken=broken,
         counterexamples=counterexamples,
     )
