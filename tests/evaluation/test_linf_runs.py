@@ -80,7 +80,7 @@ def test_a_comparison(digits, tmp_path):
     assert "Linf, every value by at most 0.1" in text and "ε=0.1" in text and "within ε = 0.1" in text
     assert "median" not in text and "k=" not in text
     assert compared.as_json()["models"]["plain"]["worst_case"]["median_distance"] is None
-    assert bool(zn.evaluation.comparison.verify_comparison(tmp_path, named, data))
+    assert bool(zn.verify_comparison(tmp_path, named, data))
     again = zn.compare(named, data, ball, attacks, tmp_path, steps=4, queries=20)
     assert again.table() == text
 
