@@ -65,7 +65,8 @@ def reads_records(function: Callable[P, T]) -> Callable[P, T]:
 
 def one_line(error: BaseException) -> str:
     """The message of another library's error, on one short line, to end a message of ours."""
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    said = " ".join(str(error).split())
+    return (said if isinstance(error, ArgumentError) else said[:200].rstrip(".")) or type(error).__name__
 
 
 def printable(lines: Sequence[str]) -> str:

@@ -212,13 +212,13 @@ class L0(Box):
             grid = grid.transpose(1, 2)
         return grid.reshape(len(grid), *shape)
 
-    def sides(self, x: Float[Tensor, "b ..."]) -> tuple[int, ...]:
+    def sides(self, x: Float[Tensor, "b ..."]) -> torch.Size:
         """The lengths of the axes along which positions are counted."""
         if self.schema is not None:
-            return (len(self.schema.columns),)
+            return torch.Size([len(self.schema.columns)])
         if self.unit == "feature" or x.dim() <= 2:
-            return tuple(x.shape[1:])
-        return tuple(x.shape[1:-1] if self.channels == "last" else x.shape[2:])
+            return x.shape[1:]
+        return x.shape[1:-1] if self.channels == "last" else x.shape[2:]
 
     def positions(self, x: Float[Tensor, "b ..."]) -> int:
         """Number of positions of one example."""
@@ -239,7 +239,7 @@ class L0(Box):
             return None
         if tuple(self.allowed.shape) not in (sides := self.sides(x), (math.prod(sides),)):
             raise ArgumentError(
-                f"allowed: expected a mask of {math.prod(sides)} {self.unit}s, of shape {sides} or flat, "
+                f"allowed: expected a mask of {math.prod(sides)} {self.unit}s, of shape {tuple(sides)} or flat, "
                 f"got shape {tuple(self.allowed.shape)}"
             )
         return self.allowed.to(x.device).flatten()

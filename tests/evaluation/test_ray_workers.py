@@ -150,11 +150,11 @@ def test_who_is_not_looked_at_is_not_taken_for_hung(monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     for away in (0.5, 500.0, 500.0):  # a disk that stalls
         now += away
-        workers._watch({1: (host, None)}, SimpleNamespace(passed=print))
+        workers._watch({1: (host, None)}, SimpleNamespace(passed=print, finished=print, fault=print))
     assert not host.killed
     for _ in range(20):
         now += 0.5
-        workers._watch({1: (host, None)}, SimpleNamespace(passed=print))
+        workers._watch({1: (host, None)}, SimpleNamespace(passed=print, finished=print, fault=print))
     assert host.killed and host.why == "its worker did nothing for 10 s"
 
 

@@ -112,7 +112,8 @@ def test_the_command_lines_keys_normalise(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         box = resolve_model(f"onnx:{odd}:mean=0.1,0.2:std=0.5,0.25", torch.device("cpu"))
     assert isinstance(box, BlackBox) and "Sigmoid" in caplog.text
-    torch.testing.assert_close(box(x), scaled.flatten(1).sigmoid(), rtol=1e-4, atol=1e-4)
+    # the sigmoid at the end is undone
+    torch.testing.assert_close(box(x), scaled.flatten(1), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

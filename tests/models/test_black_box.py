@@ -98,7 +98,7 @@ class TestFunction:
 
     def test_bad_arguments(self):
         with pytest.raises(
-            ArgumentError, match="scores: expected one of logits, probabilities, got 'labels'"
+            ArgumentError, match="scores: expected one of logits, probabilities, sigmoid, tanh, got 'labels'"
         ):
             models.BlackBox(sums, scores="labels")
         with pytest.raises(ArgumentError, match="batch_size: expected an integer of at least 1, got 0"):

@@ -243,7 +243,7 @@ class TestNames:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
         refused(
             "owner/none",
-            "found neither a folder owner/none nor a Hugging Face Hub model .*: 404 Client Error$",
+            "found neither a folder owner/none nor a Hugging Face Hub model .*: 404 Client Error",
         )
 
     def test_unknown_names(self):

@@ -390,7 +390,7 @@ def _import_ray() -> Any:
 
 
 def _underway(jobs: dict[Any, tuple[_Host, _Job]]) -> float:
-    return sum(host.underway for host, _ in jobs.values())
+    return sum((host.underway for host, _ in jobs.values()), 0.0)
 
 
 def _next(shards: Iterator[Any]) -> _Job | None:
