@@ -222,7 +222,6 @@ def test_proofs_know_that_a_front_end_spreads_changes():
     wrapped = SparsifyingFrontEnd("haar", 0.5).wrap(truncated).eval()
     with pytest.raises(
         ArgumentError, match=r"^model: expected (a truncated first layer|functions that can be bounded)"
-        match=r"^model: expected (a truncated first layer .* got SparsifyingFrontEnd|functions that can be bounded)",
     ):
         zn.certification.certify_truncated(wrapped, images(dtype=torch.float32))
     with pytest.raises(ArgumentError, match=r"^front_end: expected none before l0_lipschitz"):
