@@ -33,7 +33,7 @@ quickstart: .venv/installed  ## attack the digits models that ship with zeronorm
 test: .venv/developing  ## lint, types and the tests that take seconds each
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal --timeout 300 -m "not slow"
 
 test-slow: .venv/developing  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -88,16 +88,17 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def check_regular(path: Path) -> None:
-    """Raise `OSError` if a path is there but no regular file: reading a pipe or a device may never end."""
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; `OSError` for anything else: a pipe or a device may never end."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(path, "rb")
 
 
 def read_file(path: Path) -> bytes:
     """The content of a regular file; `OSError` if there is none."""
-    check_regular(path)
-    return path.read_bytes()
+    with open_regular(path) as file:
+        return file.read()
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.errors import ArgumentError
+from zeronorm.files import read_file
 
 _KINDS = ("real", "whole", "category", "binary")
 _DIRECTIONS = ("any", "up", "down", "never")
@@ -597,7 +598,7 @@ class Schema:
     def read(cls, path: str | Path) -> Schema:
         """From a TOML file, as `write` writes them and a person edits them."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_file(Path(path)).decode()
         except (OSError, UnicodeError) as error:
             raise ArgumentError(f"schema: expected a readable TOML file at {path}, got: {error}") from None
         return cls.parse(text, str(path))

@@ -18,6 +18,7 @@ from torch import Tensor
 from zeronorm.data.dataset import Dataset
 from zeronorm.data.schema import Column, Schema, as_arrow
 from zeronorm.errors import ArgumentError, one_line
+from zeronorm.files import open_regular
 
 _MOST_CLASSES = 1000
 
@@ -94,9 +95,11 @@ def read(path: Path, split: str) -> pa.Table:
         path = existing[0]
     try:
         if path.suffix == ".parquet":
-            return pq.read_table(path)
+            with open_regular(path) as file:
+                return pq.read_table(file)
         if path.suffix in (".csv", ".gz"):
             options = pa_csv.ConvertOptions(strings_can_be_null=True)
+            open_regular(path).close()  # by its name it is decompressed
             return pa_csv.read_csv(path, convert_options=options)
     except (OSError, UnicodeError, pa.ArrowException) as error:
         raise ArgumentError(f"data: expected a readable table at {path}, got: {one_line(error)}") from None

@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zeronorm.errors import ArgumentError, one_line
-from zeronorm.files import awaited, check_regular, local_path, locked, parse_json, read_file, replace_files
+from zeronorm.files import awaited, local_path, locked, open_regular, parse_json, read_file, replace_files
 
 Row = dict[str, Any]  # one row, by the names of ROWS
 
@@ -239,7 +239,7 @@ class RunFolder(Folder):
         if not self.images.exists():
             return {}
         try:
-            with open(self.images, "rb") as file:
+            with open_regular(self.images) as file:
                 table = pq.read_table(file, schema=IMAGES)
             # not as Python's numbers, which take four times the room
             pictures = [x.values.to_numpy(zero_copy_only=False) for x in table["x"] if x.is_valid]
@@ -316,8 +316,7 @@ class MatrixFolder(Folder):
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        check_regular(path)
-        with open(path, "rb") as file:  # of a name pyarrow would read a ~ or s3: as it likes
+        with open_regular(path) as file:  # of a name pyarrow would read a ~ or s3: as it likes
             return pq.read_table(file, schema=schema, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArgumentError(f"run: {path} is damaged or not a table of rows: {one_line(error)}") from None

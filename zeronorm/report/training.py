@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zeronorm.errors import ArgumentError
-from zeronorm.files import parse_json, read_file
+from zeronorm.files import open_regular, parse_json, read_file
 from zeronorm.records.figures import facts, percent
 from zeronorm.report import plots
 
@@ -31,7 +32,7 @@ def is_training(folder: Path) -> bool:
 def read_metrics(folder: Path) -> list[dict[str, float | None]]:
     """The rows of metrics.csv; a cell that is empty is None."""
     try:
-        with open(folder / METRICS, newline="") as file:
+        with io.TextIOWrapper(open_regular(folder / METRICS), encoding="utf-8", newline="") as file:
             rows = [
                 {name: float(cell) if cell else None for name, cell in row.items()}
                 for row in csv.DictReader(file)
