@@ -31,16 +31,16 @@ _DENSE = 0.9  # of the way is spent where the data are dense, the rest evenly
 _OWN = 1 / 3  # the place of a row's own value among few: no other's, which are the middles of equal parts
 _MOST_ENTRIES = 1 << 22  # numbers that a row may become
 
-Attack = Callable[..., Tensor]
+_Attack = Callable[..., Tensor]
 
 
-def on_columns(*, gradients: bool) -> Callable[[Attack], Attack]:
+def on_columns(*, gradients: bool) -> Callable[[_Attack], _Attack]:
     """An attack on boxes that works on columns of a table as well: with `unit="column"` it sees `Columns`.
 
     `gradients` says whether it asks for them.
     """
 
-    def decorate(attack: Attack) -> Attack:
+    def decorate(attack: _Attack) -> _Attack:
         @functools.wraps(attack)
         def attack_columns(model: Model, x: Tensor, y: Tensor, threat: Any, **options: Any) -> Tensor:
             if not isinstance(threat, L0) or threat.schema is None:
@@ -49,7 +49,7 @@ def on_columns(*, gradients: bool) -> Callable[[Attack], Attack]:
             threat.check_inputs(x)
             columns = Columns(x, threat, scores=gradients)
             if options.get("start") is not None:
-                threat.schema.require(options["start"], "start")
+                threat.schema.require(options["start"], name="start")
                 options["start"] = columns.encode(options["start"])
             found = attack(columns.model(model), columns.z, y, columns.threat, **options)
             return columns.rows(found, torch.arange(len(x), device=x.device)).detach()

@@ -66,7 +66,10 @@ def compare(
 
     searches = options.searches(said)
     where = resolve_device(search.device)
-    networks = {name: attacked(name, where, votes) for name in models}
+    networks = {
+        name: attacked(name, where, votes, trust=search.trust, schema=getattr(table, "schema", None))
+        for name in models
+    }
     dataset = search.dataset() if table is None else table
     if out is None:
         asked = options.question(models, list(searches), search, adversary)

@@ -74,7 +74,9 @@ def evaluate(
         choice("track", track, ("mlflow",))
         check_tracking()
     searches = list(options.searches(said).values())
-    network = attacked(model, resolve_device(search.device), votes)
+    network = attacked(
+        model, resolve_device(search.device), votes, trust=search.trust, schema=getattr(table, "schema", None)
+    )
     dataset = search.dataset() if table is None else table
     if out is None:
         asked = options.question(model, attack, search, adversary) + ([] if votes is None else [votes])

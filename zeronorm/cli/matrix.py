@@ -99,7 +99,10 @@ def matrix(
     searches = options.searches(said)
     sources = _named(model or [])
     where = resolve_device(search.device)
-    networks = {name: resolve_model(source, where) for name, source in sources.items()}
+    networks = {
+        name: resolve_model(source, where, trust=search.trust, schema=getattr(table, "schema", None))
+        for name, source in sources.items()
+    }
     dataset = search.dataset() if table is None else table
     middle = sorted(threat.k or 0 for threat in threats)[len(threats) // 2]
     trainings = {

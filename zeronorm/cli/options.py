@@ -33,7 +33,7 @@ ModelName = Annotated[
     str,
     typer.Option(
         help="A built-in model, a checkpoint folder, a Hugging Face Hub id, timm:NAME, hf:OWNER/NAME, onnx:FILE, "
-        "or package.module:callable."
+        "xgboost:FILE, lightgbm:FILE, joblib:FILE (with --trust), or package.module:callable."
     ),
 ]
 Data = Annotated[
@@ -86,6 +86,9 @@ Ray = Annotated[
     str | None,
     typer.Option(help="A Ray cluster to run them on, which this machine is part of: auto or HOST:PORT."),
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Read a model of joblib:FILE, whose code runs when it is read.")
+]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
@@ -120,6 +123,7 @@ class SearchOptions:
     ray: Ray = None
     target: Target = None
     schema: SchemaFile = None
+    trust: Trust = False
 
     def dataset(self) -> Dataset | Stream:
         """The data set asked for."""

@@ -75,7 +75,7 @@ class Column:
     changes: str = "any"
     by: Any = None
     missing: bool = False
-    quantiles: tuple[float, ...] = ()
+    quantiles: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():

@@ -332,7 +332,8 @@ def check_again(command: str | None, models: Iterable[Any], path: Path, kind: st
         path, kind = path.parent.parent, "_matrix"
     if command is None:
         return f"zeronorm.verify{kind}({str(path)!r}, {'models' if kind in _SEVERAL else 'model'}, data)"
-    trust = " --trust" if any(_CODE.fullmatch(str(model)) for model in models) else ""
+    trusted = any(_CODE.fullmatch(str(model)) or str(model).startswith("joblib:") for model in models)
+    trust = " --trust" if trusted else ""
     return f"zeronorm verify {shlex.quote(str(path))}{trust}"
 
 
