@@ -18,6 +18,7 @@ from zeronorm.cli.bench import bench
 from zeronorm.cli.certify import certify
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
+from zeronorm.cli.export import export
 from zeronorm.cli.leaderboard import leaderboard
 from zeronorm.cli.list import list_
 from zeronorm.cli.matrix import matrix
@@ -49,6 +50,7 @@ app.command()(train)
 app.command()(prune)
 app.command()(report)
 app.command()(leaderboard)
+app.command()(export)
 app.command()(verify)
 app.command()(reproduce)
 app.command("list")(list_)

@@ -34,7 +34,7 @@ from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_
 from zeronorm.evaluation.fresh_pass import changes, device_of, predict, rebuild
 from zeronorm.evaluation.identity import ASKED
 from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway
-from zeronorm.evaluation.plan import digest, resolve_threats
+from zeronorm.evaluation.plan import described_threat, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
@@ -43,7 +43,6 @@ from zeronorm.evaluation.verify import (
     Verification,
     check_facts,
     check_page,
-    described_threat,
     patience,
     sample,
 )

@@ -7,7 +7,7 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.certification.catalogue import catalogue as certificates
-from zeronorm.data import Dataset, Schema, Stream
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import one_line, reads_records
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
 from zeronorm.evaluation.fresh_pass import changes, device_of, predict, rebuild, verdict
-from zeronorm.evaluation.plan import PlannedStage, digest
+from zeronorm.evaluation.plan import PlannedStage, described_threat, digest
 from zeronorm.evaluation.proofs import certificate_of
 from zeronorm.evaluation.result import summary_of
 from zeronorm.evaluation.runner import describe_data, pictured
@@ -540,21 +540,6 @@ def _check_adversarials(
         size = math.inf if row["linf"] is None else row["linf"]  # of a value that went missing or came to be
         if not math.isclose(size, linf[j], rel_tol=1e-5, abs_tol=1e-6):
             result.problems.append(f"{who}: largest change is {linf[j]:.6g}, the run says {row['linf']}")
-
-
-def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
-    """The threat model that a plan describes, of inputs like x and any budget."""
-    low, high = (
-        torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
-    )
-    if "schema" in plan:
-        return L0(None, "column", schema=Schema.parse(plan["schema"]))
-    threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
-    if plan["allowed"] is None:
-        return threat
-    allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
-    allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
-    return replace(threat, allowed=allowed)
 
 
 def _short(value: Any) -> str:

@@ -194,8 +194,9 @@ def _shown(value: Any) -> Any:
     return value
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
-    """Where templates are found, and what they may call; all text is escaped."""
+    """Where templates are found, and what they may call; all text is escaped.  Kept, with the templates it compiled."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
