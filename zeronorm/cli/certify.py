@@ -32,6 +32,7 @@ def certify(
     limit: options.Limit = None,
     target: options.Target = None,
     schema: options.SchemaFile = None,
+    toward: options.Toward = None,
     method: Annotated[
         str | None,
         typer.Option(help="A certificate, see zeronorm list (default: what the model is made for)."),
@@ -135,7 +136,7 @@ def certify(
     budgets = None if k is None else options.budgets(k)
     command = shlex.join(["zeronorm", *sys.argv[1:]])
     asked = [str(counts), model, data, split, limit, method, budgets, low, high, seconds, of_method, seed]
-    asked += [] if target is None else [target, schema]
+    asked += [] if target is None else [target, schema, toward]
 
     import zeronorm as zn
 
@@ -151,9 +152,13 @@ def certify(
             from zeronorm.cli.progress import Display
 
             where = resolve_device(device)
-            table = options.dataset(data, split, limit, target, schema) if data.startswith("table:") else None
+            table = (
+                options.dataset(data, split, limit, target, schema, toward)
+                if data.startswith("table:")
+                else None
+            )
             network = resolve_model(model, where, trust=trust, schema=getattr(table, "schema", None))
-            dataset = options.dataset(data, split, limit, target, schema) if table is None else table
+            dataset = options.dataset(data, split, limit, target, schema, toward) if table is None else table
             row = get(method or made_for(network))
             box: dict[str, Any] = {
                 name: value for name, value in (("low", low), ("high", high)) if value is not None

@@ -53,6 +53,12 @@ SchemaFile = Annotated[
         help="Of a table: what its columns may become, as TOML (default: guessed, and said).",
     ),
 ]
+Toward = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a table with two classes: the one that an adversary wants; only rows of the other."
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
 ChannelAxis = Annotated[
     str | None,
@@ -93,13 +99,18 @@ Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")
 
 
 def dataset(
-    name: str, split: str, limit: int | None, target: str | None = None, schema: str | None = None
+    name: str,
+    split: str,
+    limit: int | None,
+    target: str | None = None,
+    schema: str | None = None,
+    toward: str | None = None,
 ) -> Dataset | Stream:
     """The data set asked for: in memory, or left in its files where it would take more than a gibibyte there."""
     import zeronorm as zn
 
     known = None if schema is None else zn.data.Schema.read(schema)
-    data = zn.data.load(name, split, limit, stream=True, target=target, schema=known)
+    data = zn.data.load(name, split, limit, stream=True, target=target, schema=known, toward=toward)
     return data.load() if isinstance(data, zn.data.Stream) and data.x.nbytes <= _IN_MEMORY else data
 
 
@@ -123,11 +134,12 @@ class SearchOptions:
     ray: Ray = None
     target: Target = None
     schema: SchemaFile = None
+    toward: Toward = None
     trust: Trust = False
 
     def dataset(self) -> Dataset | Stream:
         """The data set asked for."""
-        return dataset(self.data, self.split, self.limit, self.target, self.schema)
+        return dataset(self.data, self.split, self.limit, self.target, self.schema, self.toward)
 
     def table(self) -> TableDataset | None:
         """The data set asked for, if it is a table, whose schema the adversary goes by."""
@@ -299,7 +311,7 @@ def question(
         model, search.data, search.split, search.limit, adversary.budgets, adversary.curve, adversary.unit or "pixel",
         adversary.low, adversary.high, adversary.linf, attack, search.steps, search.queries, search.seed,
         adversary.precision, *([] if adversary.channels is None else [adversary.channels]),
-        *([] if search.target is None else [search.target, search.schema]),
+        *([] if search.target is None else [search.target, search.schema, search.toward]),
     ]  # fmt: skip
 
 

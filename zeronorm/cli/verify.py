@@ -94,7 +94,7 @@ def verify(
     networks = {}
     for name, source in (sources | told).items():
         with _named("model", name, command is None and name not in told):
-            networks[name] = _model(source, where, trust, _of_table(plan))
+            networks[name] = _model(source, where, trust, plan["data"].get("schema"))
     if matrix is None and not certificates:
         for record in records:
             name = str(record["plan"]["model"]["name"])
@@ -141,11 +141,11 @@ def _named_models(words: list[str], sources: dict[str, str], several: bool) -> d
     return told
 
 
-def _model(source: str, where: Any, trust: bool, table: tuple[str, str] | None) -> Any:
+def _model(source: str, where: Any, trust: bool, schema: str | None) -> Any:
     from zeronorm.cli.model import resolve_model
     from zeronorm.data import Schema
 
-    return resolve_model(source, where, trust=trust, schema=None if table is None else Schema.parse(table[1]))
+    return resolve_model(source, where, trust=trust, schema=None if schema is None else Schema.parse(schema))
 
 
 def data_of(plan: dict[str, Any], data: str | None, split: str | None) -> Any:
@@ -165,7 +165,7 @@ def data_of(plan: dict[str, Any], data: str | None, split: str | None) -> Any:
     import zeronorm as zn
 
     known = zn.data.Schema.parse(str(told["schema"]))
-    return zn.data.load(name, part, n, target=str(told["target"]), schema=known)
+    return zn.data.load(name, part, n, target=str(told["target"]), schema=known, toward=told.get("toward"))
 
 
 def refuse_code(sources: Iterable[str], several: bool) -> None:

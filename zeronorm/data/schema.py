@@ -59,6 +59,7 @@ class Column:
     - `by`: the most the value may move from the row's own; None: no limit.
     - `missing`: whether a value may be missing (NaN), in the data and by the adversary's choice.  A missing value has
       no direction: with `changes` "up" or "down", or with `by`, it can neither appear nor be filled in.
+    - `measure`: what the numbers are of, for people to read: "EUR", "years".
     - `quantiles`: values between `low` and `high`, ascending, where the data lie as densely as anywhere.  Nothing
       follows from them but which values a search tries more often.
     """
@@ -75,6 +76,7 @@ class Column:
     changes: str = "any"
     by: Any = None
     missing: bool = False
+    measure: str = ""
     quantiles: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -87,6 +89,8 @@ class Column:
                 raise ArgumentError(
                     f"{flag} of {self.name}: expected true or false, got {getattr(self, flag)!r}"
                 )
+        if not isinstance(self.measure, str):
+            raise ArgumentError(f"measure of {self.name}: expected a text, got {self.measure!r}")
         if self.by is not None:
             object.__setattr__(self, "by", checks.real(f"by of {self.name}", self.by, 0.0))
         if self.kind == "category":
@@ -194,7 +198,8 @@ class Column:
             return "missing"
         if self.kind == "category":
             return self.categories[int(value)]
-        return f"{value:,.0f}" if self.is_whole else f"{value:,.6g}"
+        text = f"{value:,.0f}" if self.is_whole else f"{value:,.6g}"
+        return f"{text} {self.measure}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -410,7 +415,7 @@ class Schema:
         return torch.tensor([i for i, column in enumerate(self.columns) for _ in range(column.width)])
 
     def differences(self, row: Float[Tensor, "p"], changed: Float[Tensor, "p"]) -> list[str]:
-        """What changed between two rows, a line for each column: "income 1,200 → 4,950"."""
+        """What changed between two rows, a line for each column: "income 1,200 EUR → 4,950 EUR"."""
         lines = []
         for differs, column, place in zip(
             self.changed(row[None], changed[None])[0], self.columns, self.slices, strict=True
