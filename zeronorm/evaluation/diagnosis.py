@@ -53,6 +53,8 @@ def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
     stages = run["plan"]["attack"]["stages"]
     if not all(_length(stage) for stage in stages if stage["kind"] != "proof"):  # rows cannot show it
         codes.add("search-not-converged")
+    if run["plan"]["data"].get("toward") is not None:  # all rows are of one class
+        codes.add("clean-accuracy-near-chance")
     if not run["plan"]["model"]["differentiable"]:
         codes |= {"no-gradients", "zero-gradient", "undefined-gradient"}
     if not {"white", "black"} <= {_knowledge(stage) for stage in stages}:
