@@ -16,6 +16,7 @@ import typer
 
 from zeronorm.cli.bench import bench
 from zeronorm.cli.certify import certify
+from zeronorm.cli.check_attack import check_attack
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
 from zeronorm.cli.export import export
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command()(evaluate)
 app.command()(certify)
 app.command()(compare)
+app.command("check-attack")(check_attack)
 app.command()(matrix)
 app.command()(train)
 app.command()(prune)
