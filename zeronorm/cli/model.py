@@ -19,6 +19,7 @@ from zeronorm import data as data_sets
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.defenses.smoothed import defended
 from zeronorm.errors import ArgumentError
+from zeronorm.models.model_file import FILES
 
 _VOTES = 100  # of each answer of a smoothed classifier under attack, unless said
 _NEIGHBOUR = "nearest_neighbour"
@@ -42,10 +43,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_model(name: str, device: torch.device) -> Model:
+def resolve_model(name: str, device: torch.device, *, trust: bool = False, schema: Any = None) -> Model:
     """A built-in name, a checkpoint folder, a Hub id, another library's model, or `package.module:callable`.
 
-    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`, or `onnx:FILE:mean=M,...:std=S,...`;
+    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`, or `onnx:FILE:mean=M,...:std=S,...`; trees are
+    `xgboost:FILE`, `lightgbm:FILE` and, for who trusts the file, `joblib:FILE`, on tables with that schema;
     `nearest_neighbour:DATA` is the nearest of the training images, of the first N of them with `:limit=N` behind it.
     The callable is a model, a class of models, or a function: without arguments it returns the model, with one it is
     the model.
@@ -53,6 +55,8 @@ def resolve_model(name: str, device: torch.device) -> Model:
     library, colon, called = name.partition(":")
     if colon and library == _NEIGHBOUR and not Path(name).exists():
         model: Any = _nearest_neighbour(called)
+    elif colon and library in FILES and not Path(name).exists():
+        model = models.from_file(name, schema=schema, trust=trust)
     elif colon and library in _LIBRARIES and not Path(name).exists():
         from zeronorm import integrations
 
@@ -73,9 +77,11 @@ def _nearest_neighbour(called: str) -> models.NearestNeighbour:
     return models.NearestNeighbour(examples.x, examples.y)
 
 
-def attacked(name: str, device: torch.device, votes: int | None) -> Model:
+def attacked(
+    name: str, device: torch.device, votes: int | None, *, trust: bool = False, schema: Any = None
+) -> Model:
     """As `resolve_model`; of a base classifier of randomized ablation the smoothed one, of so many votes an answer."""
-    base = resolve_model(name, device)
+    base = resolve_model(name, device, trust=trust, schema=schema)
     model = defended(base, _VOTES if votes is None else checks.integer("votes", votes, 1))
     if votes is not None and model is base:
         raise ArgumentError(f"votes: expected none for {name}, which casts none, got {votes}")
@@ -92,7 +98,7 @@ def as_measured(model: Model, facts: Mapping[str, Any]) -> Model:
 
 def is_code(name: str) -> bool:
     """Whether `name` is a `package.module:callable`, whose code runs when it is resolved."""
-    if name.partition(":")[0] == _NEIGHBOUR:
+    if name.partition(":")[0] in (_NEIGHBOUR, *FILES):
         return False
     return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not os.path.exists(name)
 

@@ -39,7 +39,10 @@ def verify(
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Import the package.module:callable that the run names as its model."),
+        typer.Option(
+            "--trust",
+            help="Run the code that the run names as its model: package.module:callable or joblib:FILE.",
+        ),
     ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Of certificates: make all again, not a sample that chance draws.")
@@ -91,7 +94,7 @@ def verify(
     networks = {}
     for name, source in (sources | told).items():
         with _named("model", name, command is None and name not in told):
-            networks[name] = _model(source, where)
+            networks[name] = _model(source, where, trust, plan["data"].get("schema"))
     if matrix is None and not certificates:
         for record in records:
             name = str(record["plan"]["model"]["name"])
@@ -138,10 +141,11 @@ def _named_models(words: list[str], sources: dict[str, str], several: bool) -> d
     return told
 
 
-def _model(source: str, where: Any) -> Any:
+def _model(source: str, where: Any, trust: bool, schema: str | None) -> Any:
     from zeronorm.cli.model import resolve_model
+    from zeronorm.data import Schema
 
-    return resolve_model(source, where)
+    return resolve_model(source, where, trust=trust, schema=None if schema is None else Schema.parse(schema))
 
 
 def data_of(plan: dict[str, Any], data: str | None, split: str | None) -> Any:
@@ -161,7 +165,7 @@ def data_of(plan: dict[str, Any], data: str | None, split: str | None) -> Any:
     import zeronorm as zn
 
     known = zn.data.Schema.parse(str(told["schema"]))
-    return zn.data.load(name, part, n, target=str(told["target"]), schema=known)
+    return zn.data.load(name, part, n, target=str(told["target"]), schema=known, toward=told.get("toward"))
 
 
 def refuse_code(sources: Iterable[str], several: bool) -> None:

@@ -113,8 +113,9 @@ def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
         torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
     )
     if "schema" in plan:
-        return L0(None, "column", schema=Schema.parse(plan["schema"]))
-    threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
+        threat = L0(None, "column", schema=Schema.parse(plan["schema"]))
+    else:
+        threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
     if plan["allowed"] is None:
         return threat
     allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
