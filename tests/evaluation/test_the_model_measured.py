@@ -243,7 +243,7 @@ def test_a_folder_belongs_to_the_network_that_is_held(how, forgetting, tmp_path)
     first = zn.evaluate(held(how, one), data, zn.L0(1), **quick)
     assert zn.evaluate(held(how, one), data, zn.L0(1), **quick).summary.run == first.summary.run
     assert zn.verify(tmp_path, held(how, one), data)
-    with pytest.raises(zn.ArgumentError, match="the answers of another model|holds another run"):
+    with pytest.raises(zn.ArgumentError, match=r"the answers of another model|holds another run"):
         zn.evaluate(held(how, two), data, zn.L0(1), **quick)
     assert not zn.verify(tmp_path, held(how, two), data)
 
