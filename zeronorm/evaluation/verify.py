@@ -224,7 +224,7 @@ def check_facts(
             result.compare(f"model: {what}", told.get(what), facts.get(what))
     of_data = describe_data(dataset)
     for what in ("n", "shape", "dtype", "toward"):
-        result.compare(f"data: {what}", plan["data"].get(what), of_data[what])
+        result.compare(f"data: {what}", plan["data"].get(what), of_data.get(what))
     if (told := plan["data"].get("class_names")) and not of_data["class_names"]:
         result.notes.append("the data given here have no class names: those of the run were not checked")
     elif told:
