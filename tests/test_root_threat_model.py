@@ -307,3 +307,20 @@ def test_a_ball_within_the_box():
     for one, other in zip(as_l0.bounds(x), threat.bounds(x), strict=True):
         assert torch.equal(one, other)
     assert Linf(0.0).as_l0(x) == L0(0, "feature") and torch.equal(Linf(0.0).bounds(x)[0], x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ulps", [1, 4])
+def test_inputs_outside_by_rounding_are_told_by_how_much_and_what_to_do(dtype, ulps):
+    """Also of values that were computed in float32 and are float64 now."""
+    x = torch.full((2, 1, 2, 2), 0.5)
+    for _ in range(ulps):
+        x[1, 0, 0, 0] = torch.nextafter(x[1, 0, 0, 0].clamp(min=1.0), torch.tensor(2.0))
+    with pytest.raises(ArgumentError) as caught:
+        L0(1).check_inputs(x.to(dtype))
+    excess = f"{ulps * 2.0**-23:.2g}"
+    assert str(caught.value) == (
+        f"x: expected values in [0, 1], got 1 outside by {excess} at most, which is rounding: clamp them first, "
+        "x.clamp(0, 1)"
+    )
+    L0(1).check_inputs(x.to(dtype).clamp(0, 1))

@@ -7,47 +7,96 @@ the modes their owner gave them; only a network that as a whole is in training m
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from dis import get_instructions
+from functools import lru_cache, partial
+from itertools import islice
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 _DEEPEST = 4  # functions that refer to functions
+_MOST, _FAR = 64, 512  # values of a container, and objects in all, that are looked at
+_PLAIN = (type, ModuleType, Tensor, str, bytes, int, float, type(None))
 
 
 def networks(model: Any) -> list[nn.Module]:
-    """The networks of a model: itself, or those that it refers to by name, as far as that can be seen."""
+    """The networks of a model: itself, or those that it refers to, as far as that can be seen.
+
+    That is in closures, globals, default arguments, partials, attributes and the containers they hold.
+    """
     found: dict[int, nn.Module] = {}
     seen: set[int] = set()
 
     def look(at: Any, depth: int) -> None:
-        if depth > _DEEPEST or id(at) in seen:
+        if depth > _DEEPEST or id(at) in seen or len(seen) > _FAR or isinstance(at, _PLAIN):
             return
         seen.add(id(at))
         if isinstance(at, nn.Module):
             found[id(at)] = at
-        elif isinstance(at, partial):
-            for part in (at.func, *at.args, *at.keywords.values()):
-                look(part, depth + 1)
-        elif inspect.ismethod(at):
-            look(at.__self__, depth + 1)
-        elif inspect.isfunction(at):
-            names = at.__code__.co_names
-            cells = [cell.cell_contents for cell in at.__closure__ or () if _filled(cell)]
-            for part in (*cells, *(at.__globals__[name] for name in names if name in at.__globals__)):
-                if callable(part) and not inspect.isclass(part):
-                    look(part, depth + 1)
-        elif callable(at) and not inspect.isbuiltin(at) and not inspect.isclass(at):
-            for part in list(getattr(at, "__dict__", {}).values()):
-                if isinstance(part, nn.Module) or (callable(part) and not inspect.isclass(part)):
-                    look(part, depth + 1)
+        for part in _parts(at):
+            look(part, depth + 1)
 
     look(model, 0)
     return list(found.values())
+
+
+def _parts(at: Any) -> list[Any]:
+    """What a function, an object or a container refers to, where networks may be."""
+    if isinstance(at, partial):
+        return [at.func, *at.args, *at.keywords.values()]
+    if inspect.ismethod(at):
+        return [at.__self__, at.__func__]
+    if inspect.isfunction(at):
+        cells = [cell.cell_contents for cell in at.__closure__ or () if _filled(cell)]
+        kept = [*cells, *(at.__defaults__ or ()), *(at.__kwdefaults__ or {}).values()]
+        return kept + _globals(at)
+    if isinstance(at, Mapping):
+        return list(islice(at.values(), _MOST))
+    if isinstance(at, list | tuple | set | frozenset):
+        return list(islice(at, _MOST))
+    if isinstance(at, nn.Module):  # what it holds without having registered it
+        return [part for name, part in vars(at).items() if not name.startswith("_")]
+    if inspect.isbuiltin(at):
+        return []
+    own = getattr(at, "__dict__", None)
+    slots = [getattr(at, name) for name in getattr(type(at), "__slots__", ()) if hasattr(at, name)]
+    of_class = [part for part in vars(type(at)).values() if isinstance(part, nn.Module)]
+    return [*(list(own.values()) if isinstance(own, dict) else []), *slots, *of_class]
+
+
+def _globals(function: FunctionType) -> list[Any]:
+    """The globals that a function reads; of a module its networks of the names that are read."""
+    parts: list[Any] = []
+    loaded, named = _names(function.__code__)
+    for name in loaded:
+        part = function.__globals__.get(name)
+        if isinstance(part, ModuleType):
+            parts += [own for own in (vars(part).get(attribute) for attribute in named) if _is_network(own)]
+        elif part is not None:
+            parts.append(part)
+    return parts
+
+
+def _is_network(at: Any) -> bool:
+    return isinstance(at, nn.Module)
+
+
+@lru_cache(maxsize=1024)
+def _names(code: CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The globals that code and what is defined in it load, and all names that it uses."""
+    loaded = {step.argval for step in get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    named = set(code.co_names)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            more, others = _names(inner)
+            loaded |= set(more)
+            named |= set(others)
+    return tuple(sorted(loaded)), tuple(sorted(named))
 
 
 def _filled(cell: Any) -> bool:

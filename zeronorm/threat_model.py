@@ -20,6 +20,7 @@ Bound = float | Tensor
 _UNBOUNDED = "; of values without a bound, give one that no input passes"
 _FEW = (1, 3, 4)  # channels of an image
 _ROUNDING = 8  # units in the last place that a change of scale may be off by
+_FLOAT32 = torch.finfo(torch.float32).eps  # in which values of float64 may have been computed
 
 
 @runtime_checkable
@@ -111,7 +112,7 @@ class Box:
             return
         excess = float(torch.maximum(low - x, x - high).max())
         scale = float(torch.maximum(low.abs(), high.abs()).max())
-        box, eps = f"[{_show(self.low)}, {_show(self.high)}]", torch.finfo(x.dtype).eps
+        box, eps = f"[{_show(self.low)}, {_show(self.high)}]", max(torch.finfo(x.dtype).eps, _FLOAT32)
         if excess <= _ROUNDING * eps * scale:
             raise ArgumentError(
                 f"x: expected values in {box}, got {int(outside.sum())} outside by {excess:.2g} at most, which is "

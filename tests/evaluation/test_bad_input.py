@@ -251,6 +251,28 @@ def test_minus_infinity_is_a_logit():
     assert zn.verify(evaluation.run, alone, (x, labels))
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda net, d, out: zn.evaluate(net, d, zn.L0(1), "sparse_rs", queries=2),
+        lambda net, d, out: zn.certify(net, d, "bound_propagation", threats=[zn.L0(1)], seconds=1),
+        lambda net, d, out: zn.certify(net, d, "enumeration", threats=[zn.L0(1)]),
+        lambda net, d, out: zn.compare(net, d, zn.L0(1), ["sparse_rs", "pointwise"], queries=2),
+        lambda net, d, out: zn.matrix({"a": net}, d, [zn.L0(1)], ["sparse_rs"], out, queries=2),
+        lambda net, d, out: zn.attacks.sparse_rs(net, d.x, d.y, zn.L0(1), queries=2),
+    ],
+    ids=["evaluate", "bound_propagation", "enumeration", "compare", "matrix", "an attack"],
+)
+def test_rounding_outside_the_box_is_told_with_its_size_and_its_remedy(verb, tmp_path):
+    net = network()
+    d = dataset(net)
+    d.x[2, 0, 1, 1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    told = r"^x: expected values in \[0, 1\], got 1 outside by 1.2e-07 at most, which is rounding: clamp them first"
+    with pytest.raises(zn.ArgumentError, match=told):
+        verb(net, d, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # -- tables ------------------------------------------------------------------------------------------------
 
 FRAME = pd.DataFrame({"a": [1.0, 2, 3, 4], "job": ["x", "y", "x", "y"], "y": [0, 1, 0, 1]})

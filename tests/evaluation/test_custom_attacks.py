@@ -53,6 +53,39 @@ def test_it_is_shown_as_custom(model, data, tmp_path):
     assert stage["custom"]["function"] == "nothing" and stage["custom"]["source"].startswith("sha256:")
 
 
+@pytest.mark.parametrize("kind", ["budget", "minimal"])
+@pytest.mark.parametrize("how", ["one budget", "several budgets", "a curve"])
+@pytest.mark.parametrize("returns", ["the inputs", "one pixel"])
+def test_a_search_without_a_pass_is_named(model, data, kind, how, returns):
+    """In a curve, what makes an adversarial sparser asks the model: that is not the attack's doing."""
+
+    def fixed(model, x, y, threat):
+        x = x.clone()
+        if returns == "one pixel":
+            x[:, :, 2, 2] = 1 - x[:, :, 2, 2].round()
+        return x
+
+    threat = zn.L0(4) if how != "several budgets" else [zn.L0(k) for k in (1, 2, 4)]
+    found = zn.evaluate(model, data, threat, custom(fixed, kind=kind), curve=how == "a curve")
+    assert codes(found) == ["no-passes"]
+    assert zn.verify(found.run, model, data)
+
+
+@pytest.mark.parametrize("curve", [False, True])
+def test_a_search_without_a_pass_within_some_budgets_is_named(model, data, curve):
+    def seldom(model, x, y, threat):
+        if threat.k != 2:
+            model(x)
+        return x
+
+    threats = zn.L0(2) if curve else [zn.L0(1), zn.L0(2)]
+    found = zn.evaluate(model, data, threats, ["sparse_rs", seldom], queries=20, curve=curve)
+    assert "no-passes" in codes(found)
+    told = next(f for f in found.diagnosis if f["code"] == "no-passes")["seen"]
+    left = sum(row["stage"] == 1 and row["k"] == 2 for row in rows(found))
+    assert told == f"custom seldom did not ask the model once in its searches of {left} examples"
+
+
 def test_leaderboards_set_them_apart(model, data, tmp_path):
     for name, attack in (("own", nothing), ("ours", "sparse_rs")):
         zn.evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import pickle
 import re
 import warnings
@@ -118,13 +119,133 @@ def test_an_attack_alone_switches_what_is_in_training_mode_and_puts_it_back(mode
     assert all(layer.training for layer in inner.modules())
 
 
-def test_where_a_function_keeps_its_weights():
+GLOBAL = None  # a network of this module, while a test has one
+AMONG: dict[str, nn.Module] = {}
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def answer(self, x):
+        return self.inner(x)
+
+
+class Unregistered(nn.Module):
+    """A network that holds another where `eval` and `to` do not reach it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.held = [inner]
+        self.eval()
+
+    def forward(self, x):
+        return self.held[0](x)
+
+
+class OfClass:
+    inner = None
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+def through_a_global(net):
+    globals()["GLOBAL"] = net
+    return lambda x: GLOBAL(x)
+
+
+def through_a_container(net):
+    AMONG["one"] = net
+    return lambda x: AMONG["one"](x)
+
+
+def through_a_module(net):
+    modules.of_this_test = net
+    return lambda x: modules.of_this_test(x)
+
+
+def through_a_comprehension(net):
+    globals()["GLOBAL"] = net
+    return lambda x: torch.stack([GLOBAL(part) for part in x[None]])[0]
+
+
+def wrapped(net):
+    def plain(x):
+        return net(x)
+
+    @functools.wraps(plain)
+    def outer(x):
+        return plain(x)
+
+    return outer
+
+
+HELD = {
+    "a closure": lambda net: lambda x: net(x),
+    "a global": through_a_global,
+    "a global within a comprehension": through_a_comprehension,
+    "a container": through_a_container,
+    "a module": through_a_module,
+    "a default": lambda net: lambda x, net=net: net(x),
+    "a keyword's default": lambda net: lambda x, *, net=net: net(x),
+    "a partial": lambda net: functools.partial(lambda net, x: net(x), net),
+    "a partial's keyword": lambda net: functools.partial(lambda x, net: net(x), net=net),
+    "a bound method": lambda net: Slotted(net).answer,
+    "a network's own method": lambda net: net.forward,
+    "an object": lambda net: type("Holds", (), {"__call__": lambda self, x: self.net[0](x)})(),
+    "an object's class": lambda net: type("Mine", (OfClass,), {"inner": net})(),
+    "a decorated function": wrapped,
+    "a list within a network": Unregistered,
+}
+
+
+def held(how, net):
+    model = HELD[how](net)
+    if how == "an object":
+        model.net = [net]
+    return model
+
+
+@pytest.fixture
+def forgetting():
+    yield
+    globals()["GLOBAL"] = None
+    AMONG.clear()
+    vars(modules).pop("of_this_test", None)
+
+
+@pytest.mark.parametrize("how", HELD)
+def test_where_a_function_keeps_its_weights(how, forgetting):
+    """Its network is found there: its device, its modes, and that it has values at all."""
     meta = network().to("meta")
-    assert modules.device_of(lambda x: meta(x)) == torch.device("meta")
+    assert modules.device_of(held(how, meta)) == torch.device("meta")
+    y = torch.zeros(4, dtype=torch.int64)
     with pytest.raises(
         zn.ArgumentError, match=r"^model: expected weights, got a Sequential with some on the meta"
     ):
-        zn.evaluate(lambda x: meta(x), (images(4), torch.zeros(4, dtype=torch.int64)), zn.L0(1))
+        zn.evaluate(held(how, meta), (images(4), y), zn.L0(1))
+    inner = nn.Sequential(nn.Dropout(0.5), network()).train()
+    with pytest.raises(zn.ArgumentError, match=r"^model: .*a Sequential within it in training mode"):
+        zn.evaluate(held(how, inner), (images(4), y), zn.L0(1), "sparse_rs", queries=2)
+    inner.eval()
+    inner[0].train()
+    found = zn.evaluate(held(how, inner), (images(4), y), zn.L0(0), "sparse_rs", queries=1)
+    assert "0 (Dropout) is in training mode" in finding(found, "layer-in-training-mode")["seen"]
+
+
+@pytest.mark.parametrize("how", HELD)
+def test_a_folder_belongs_to_the_network_that_is_held(how, forgetting, tmp_path):
+    one, two = network(), network(seed=5)
+    data, quick = dataset(one), {"attack": "sparse_rs", "queries": 4, "out": tmp_path, "name": "mine"}
+    first = zn.evaluate(held(how, one), data, zn.L0(1), **quick)
+    assert zn.evaluate(held(how, one), data, zn.L0(1), **quick).summary.run == first.summary.run
+    assert zn.verify(tmp_path, held(how, one), data)
+    with pytest.raises(zn.ArgumentError, match=r"the answers of another model|holds another run"):
+        zn.evaluate(held(how, two), data, zn.L0(1), **quick)
+    assert not zn.verify(tmp_path, held(how, two), data)
 
 
 # -- outputs -----------------------------------------------------------------------------------------------

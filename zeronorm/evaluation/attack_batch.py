@@ -86,12 +86,13 @@ class _Attempt:
         self.model, self.examples, self.shard, self.events = model, shard.examples, shard, events
         self.threat, self.stage, self.seed, self.sparser = work.threat, work.stage, work.seed, work.sparser
         self.unconfirmed = self.outside = 0
+        self._idle = 0  # examples that the attack returned without a pass
         self._written = {j for j, written in enumerate(shard.written) if written}
         self._proved: list[bool] = []  # by a stage that proves
         self._claimed: set[int] = set()  # rows that the attack called broken
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._started = self._flushed = time.perf_counter()
-        self._spent = Spent(0.0, 0, 0)  # as said so far
+        self._spent = Spent()  # as said so far
         self.counter = QueryCounter(
             model,
             len(shard),
@@ -123,16 +124,20 @@ class _Attempt:
                 f"attack: expected inputs of shape {tuple(x.shape)} from {self.stage.name}, got {got}"
             )
         x_adv = x_adv.detach().to(x)
+        if self.threat.k and not self._passes():  # before what it found is made sparser, which asks the model
+            self._idle = len(x)
         if self.sparser:
             x_adv = shrink(self.counter, x, x_adv, y, self.threat)
         self._settle(torch.arange(len(x), device=x.device), x_adv, finished=True)
 
     def finished(self, rows: list[Row]) -> None:
         """Hand over rows, and what was spent since the last time."""
-        forwards = int(self.counter.forwards.sum()) + self.counter.unattributed
-        backwards = int(self.counter.backwards.sum())
-        before, self._spent = self._spent, Spent(time.perf_counter() - self._started, forwards, backwards)
+        seconds, backwards = time.perf_counter() - self._started, int(self.counter.backwards.sum())
+        before, self._spent = self._spent, Spent(seconds, self._passes(), backwards, self._idle)
         self.events.finished(self.shard, rows, self._spent - before)
+
+    def _passes(self) -> int:
+        return int(self.counter.forwards.sum()) + self.counter.unattributed
 
     def _prove(self) -> Tensor:
         """Note what is proved; counterexamples where there are some, the inputs elsewhere."""

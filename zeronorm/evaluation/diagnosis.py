@@ -432,18 +432,17 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
             )
         )
     findings += _contradictions(rows, stages)
-    asked = {row["stage"] for row in rows if row["stage"] >= 0 and row["k"]}
-    for index, stage in enumerate(stages):
-        passes = sum(
-            session.get("stages", {}).get(stage["name"], {}).get("forwards", 0) for session in run["sessions"]
+    for stage in stages:
+        idle = sum(
+            session.get("stages", {}).get(stage["name"], {}).get("idle", 0) for session in run["sessions"]
         )
-        if index in asked and not passes and stage["kind"] != "proof":
+        if idle:
             findings.append(
                 _finding(
                     "no-passes",
                     "warning",
-                    f"{stage['name']} did not ask the model once",
-                    "it is no search: what it left says nothing about the model",
+                    f"{stage['name']} did not ask the model once in its searches of {idle} examples",
+                    "there it is no search: what it left says nothing about the model",
                     "look at the attack; one that is tried on a copy of the model has to call the model it is given",
                 )
             )

@@ -7,7 +7,7 @@ the only one to write: whatever work finds goes to the run's `Events`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,21 +19,23 @@ Underway = Callable[[], float]  # how many examples the work at hand amounts to:
 
 @dataclass(frozen=True)
 class Spent:
-    """What some work took."""
+    """What some work took.
 
-    seconds: float
-    forwards: int
-    backwards: int
+    Attributes:
+        forwards, backwards: passes over one example.
+        idle: examples that an attack returned without having asked the model anything.
+    """
+
+    seconds: float = 0.0
+    forwards: int = 0
+    backwards: int = 0
+    idle: int = 0
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(
-            self.seconds + other.seconds, self.forwards + other.forwards, self.backwards + other.backwards
-        )
+        return Spent(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     def __sub__(self, other: Spent) -> Spent:
-        return Spent(
-            self.seconds - other.seconds, self.forwards - other.forwards, self.backwards - other.backwards
-        )
+        return Spent(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Shard(Protocol):

@@ -69,7 +69,7 @@ class Session:
 
     def spent(self, stage: str, more: Spent) -> None:
         """Note what a stage has taken since the last time; the seconds of several workers add up."""
-        self._spent[stage] = self._spent.get(stage, Spent(0.0, 0, 0)) + more
+        self._spent[stage] = self._spent.get(stage, Spent()) + more
 
     def record(self) -> dict[str, Any]:
         """What this sitting has done so far, as run.json keeps it."""

@@ -203,7 +203,8 @@ def verify(run: str | Path, model: Model, data: DataLike, *, everything: bool = 
 UNCHECKED = (
     "that an example was not broken: only the same search again shows it",
     "the margins of unbroken examples, which are of inputs that are not kept",
-    "passes beyond the least a search takes, times, machine, versions and dates",
+    "passes beyond the least a search takes, what searches met on the way (results that did not hold, undefined "
+    "answers, searches without a pass), times, machine, versions and dates",
     "the names that the model and the data go by, and the command",
 )
 
