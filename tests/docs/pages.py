@@ -17,9 +17,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The lines of console blocks after the prompt, as words; a backslash joins lines."""
+    """The lines of console blocks after the prompt, as words; a backslash joins lines; `> FILE` is cut."""
     lines = "".join(blocks(page, "console")).replace("\\\n", "").splitlines()
-    return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+    typed = [line[2:].partition(" > ")[0] for line in lines if line.startswith("$ ")]
+    return [shlex.split(line, comments=True) for line in typed]
 
 
 def table(page: Path, first: str) -> list[list[str]]:

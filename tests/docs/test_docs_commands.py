@@ -6,7 +6,9 @@ import io
 import json
 import re
 
+import joblib
 import make
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,10 @@ import typer
 from pages import PAGES, ROOT, blocks, commands
 from PIL import Image
 from session import session
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 import zeronorm as zn
 from zeronorm.cli.main import app
@@ -122,7 +128,14 @@ def _verbs():
 
 
 def _bring_a_model_and_data(home):
-    """`mypackage.mymodel:load`, `photos/`, `photos.parquet`, and a small `mnist`."""
+    """`mypackage.mymodel:load`, `photos/`, `photos.parquet`, a small `mnist`, and `loans.csv` with `model.joblib`."""
+    loans = pd.DataFrame(
+        {"income": range(40), "job": ["clerk", "chief"] * 20, "granted": ["no"] * 20 + ["yes"] * 20}
+    )
+    loans.to_csv(home / "loans.csv", index=False)
+    encode = ColumnTransformer([("job", OneHotEncoder(), ["job"])], remainder="passthrough")
+    forest = make_pipeline(encode, RandomForestClassifier(5, random_state=0))
+    joblib.dump(forest.fit(loans[["income", "job"]], loans.granted), home / "model.joblib")
     (home / "mypackage").mkdir()
     (home / "mypackage/mymodel.py").write_text(
         "import zeronorm as zn\n\ndef load():\n    return zn.models.load('digits')\n"
