@@ -148,7 +148,7 @@ def test_figures_that_are_quoted_stand_where_the_link_leads():
     found = re.findall(
         r"^\|.*\| ([\d.]+) \| ((?:k=\d+: [\d., ]+)+)\| \[.*\]\((.*)\) \|$", page.read_text(), re.MULTILINE
     )
-    assert len(found) == 12
+    assert len(found) == 15
     for clean, robust, link in found:
         there = (DOCS / link).read_text()
         for figure in [clean, *re.findall(r": ([\d.]+)", robust)]:

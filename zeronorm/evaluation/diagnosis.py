@@ -373,29 +373,25 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
             if row["stage"] == index and 2 * (row["forwards"] - curve * 2 * (row["k"] + 1)) > length
         }
         if length and len(late) >= worth_saying:
-            level, meaning, advice = (
-                (
+            seen = f"{stage['name']} broke {len(late)} examples in the second half of its {length} passes"
+            if _is_settled(run, rows):
+                found = _finding(
+                    "search-not-converged",
                     "note",
-                    "the search was still finding adversarials when it ended; whom it left was proved or broken, "
-                    "so that the figures are exact all the same",
+                    seen,
+                    "the search was still finding adversarials when it ended; whom it left was proved or broken, so "
+                    "that the figures are exact all the same",
                     "nothing to do here",
                 )
-                if _is_settled(run, rows)
-                else (
+            else:
+                found = _finding(
+                    "search-not-converged",
                     "warning",
+                    seen,
                     "the search was still finding adversarials when it ended: robust accuracy is an over-estimate",
                     "double --steps or --queries until the figure stops moving",
                 )
-            )
-            findings.append(
-                _finding(
-                    "search-not-converged",
-                    level,
-                    f"{stage['name']} broke {len(late)} examples in the second half of its {length} passes",
-                    meaning,
-                    advice,
-                )
-            )
+            findings.append(found)
     unconfirmed, outside, undefined = (
         sum(session.get(what, 0) for session in run["sessions"])
         for what in ("unconfirmed", "outside", "undefined")
