@@ -26,6 +26,7 @@ from zeronorm.cli.matrix import matrix
 from zeronorm.cli.prune import prune
 from zeronorm.cli.report import report
 from zeronorm.cli.reproduce import reproduce
+from zeronorm.cli.schema import schema
 from zeronorm.cli.train import train
 from zeronorm.cli.verify import verify
 from zeronorm.errors import BY_MODEL, ArgumentError, printable
@@ -54,6 +55,7 @@ app.command()(leaderboard)
 app.command()(export)
 app.command()(verify)
 app.command()(reproduce)
+app.command()(schema)
 app.command("list")(list_)
 app.command()(bench)
 
