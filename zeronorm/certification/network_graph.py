@@ -128,13 +128,23 @@ class Conv2d(Operation):
         if inputs * math.prod(self.shape) > _MATRIX:
             return None
         unit = torch.eye(inputs, dtype=self.weight.dtype, device=self.weight.device)
-        return self.linear(unit.view(-1, *self.input_shape)).flatten(1).T.contiguous()
+        return self._convolved(unit.view(-1, *self.input_shape), self.weight).flatten(1).T.contiguous()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether products of matrices do what convolutions are slow at."""
+        return self._matrix is not None
 
     def apply(self, *values: Tensor) -> Tensor:
         return F.conv2d(values[0], self.weight, self.bias, *self._geometry)
 
     def linear(self, *values: Tensor) -> Tensor:
-        return F.conv2d(values[0], self.weight, None, *self._geometry)
+        if self._matrix is not None:
+            return (values[0].flatten(1) @ self._matrix.T).view(-1, *self.shape)
+        return self._convolved(values[0], self.weight)
+
+    def _convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, *self._geometry)
 
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
         if self._matrix is not None:
@@ -153,7 +163,9 @@ class Conv2d(Operation):
         )
 
     def absolute(self, *values: Tensor) -> Tensor:
-        return F.conv2d(values[0], self.weight.abs(), None, *self._geometry)
+        if self._matrix is not None:
+            return (values[0].flatten(1) @ self._matrix.abs().T).view(-1, *self.shape)
+        return self._convolved(values[0], self.weight.abs())
 
     def magnitude(self, *values: Tensor) -> Tensor:
         return self.absolute(*values) + self.bias.abs()[:, None, None]

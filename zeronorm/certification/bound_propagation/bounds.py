@@ -78,7 +78,10 @@ class Plan:
                 )
         constants = tuple(
             operation.apply(
-                *[torch.zeros((1, *self.operations[i].shape), dtype=_dtype(operation)) for i in operation.inputs]
+                *[
+                    torch.zeros((1, *self.operations[i].shape), dtype=_dtype(operation))
+                    for i in operation.inputs
+                ]
             )
             if operation.affine and operation.inputs
             else None
@@ -103,6 +106,11 @@ class Plan:
             for i in self.operations[n].inputs:
                 found[i] += found[n] if isinstance(self.operations[n], Reshape) else [n]
         return found
+
+    @cached_property
+    def in_a_row(self) -> bool:
+        """Neither sums nor pools, which want patches."""
+        return not any(isinstance(operation, Add | MaxPool2d) for operation in self.operations)
 
     def only_linear_after(self, n: int) -> bool:
         """Whether linear layers alone take the result of operation n."""
@@ -232,7 +240,7 @@ class Bounds:
         )
         if beyond or not _affordable(table, operation):
             return None
-        return table.through(operation)
+        return table.through(operation, self.plan.in_a_row)
 
     def _open(self, m: int, given: tuple[Tensor, Tensor] | None) -> None:
         """The input of an activation: its range from tables, from what is known, and from linear bounds."""

@@ -8,9 +8,11 @@ the model itself.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +30,7 @@ from zeronorm.certification.bound_propagation.region import (
 from zeronorm.certification.bound_propagation.slopes import Margins, bound_margins
 
 PROVED, BROKEN, UNKNOWN = "proved", "broken", "unknown"
+_GAIN = 0.1  # by which a halved region commonly lowers the logarithm of what its bound loses
 _NARROWEST = 1e-6  # box of a free unit, below which it is not split
 Try = Callable[
     [Tensor], Tensor | None
@@ -64,8 +67,13 @@ class Searcher:
     plan: Plan
     options: Options
     steps: int = 8
-    batch: int = 32  # regions bounded at once: more do not fit the cache
     deployed: bool = False
+
+    @cached_property
+    def batch(self) -> int:
+        """Regions bounded at once: more do not fit the cache."""
+        widest = max(math.prod(operation.shape) for operation in self.plan.operations)
+        return min(32, max(4, 12_000 // widest))
 
     def rows(self, y: Int[Tensor, "b"]) -> Float[Tensor, "b m j"]:
         """The margins of class y over each other one."""
@@ -158,7 +166,8 @@ class Searcher:
                 continue
             worst = int(torch.where(behind[b], margins.least[b], torch.inf).argmin())
             region = self._without_harmless(node.region, margins, behind, rounding, b, outcome)
-            parts = split(region, margins.losses[b, worst])
+            ahead = float(some[b, worst] @ bounds.z[-1][b])
+            parts = self._split(region, margins.losses[b, worst], ahead, float(margins.least[b, worst]))
             if parts is None:
                 return None
             known = {m: (low[b : b + 1], high[b : b + 1]) for m, (low, high) in bounds.ranges.items()}
@@ -181,6 +190,21 @@ class Searcher:
                         Node(part, known, still_open, float(margins.least[b, worst]), node.depth + 1)
                     )
         return children
+
+    def _split(
+        self, region: Regions, losses: Float[Tensor, "p u"], ahead: float, least: float
+    ) -> list[Regions] | None:
+        """Parts that cover the region, several times halved where its bound is far from enough."""
+        parts = split(region, losses)
+        if parts is None or ahead <= 0 or not math.isfinite(least):
+            return parts
+        for _ in range(int(math.log((ahead - least) / ahead) / _GAIN)):
+            finer = [split(part, losses) if int(part.counts.sum()) else [part] for part in parts]
+            made = [one for some in finer if some is not None for one in some]
+            if None in finer or not len(parts) < len(made) <= self.batch:
+                break
+            parts = made
+        return parts
 
     def _without_harmless(
         self,

@@ -120,7 +120,10 @@ def _improved(
             break
         ascent.step(torch.autograd.grad(total, parameters, materialize_grads=True))
     found = iter(kept)
-    made = [{n: next(found) if one.numel() else one.double() for n, one in group.items()} for group in (slopes, shares)]
+    made = [
+        {n: next(found) if one.numel() else one.double() for n, one in group.items()}
+        for group in (slopes, shares)
+    ]
     return made[0], made[1]
 
 
