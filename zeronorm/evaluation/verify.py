@@ -204,7 +204,7 @@ UNCHECKED = (
     "that an example was not broken: only the same search again shows it",
     "the margins of unbroken examples, which are of inputs that are not kept",
     "passes beyond the least a search takes, what searches met on the way (results that did not hold, undefined "
-    "answers, searches without a pass), times, machine, versions and dates",
+    "or changed answers, searches without a pass), times, machine, versions and dates",
     "the names that the model and the data go by, and the command",
 )
 
