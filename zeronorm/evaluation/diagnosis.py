@@ -27,6 +27,7 @@ _AGAIN, _SHARE_AGAIN = (
     16,
     0.005,
 )  # inputs on which it is looked at after the search, and their share of its passes
+_AFTER_CUSTOM = 4  # who may change anything
 _WIDE = 0.2  # of an interval
 _TINY, _HUGE = 1e-4, 1e12  # leads between logits
 
@@ -331,13 +332,16 @@ def inspect_answers(
     return [_randomised(predicted, torch.tensor([row["prediction"] for row in clean]))]
 
 
-def asked_again(look: Look, model: Model, examples: Dataset | Stream, passes: int) -> tuple[int, int]:
+def asked_again(
+    look: Look, model: Model, examples: Dataset | Stream, passes: int, custom: bool
+) -> tuple[int, int]:
     """How many clean inputs were asked again after a search of so many passes, and how many answers had changed.
 
     A model may change while it is searched: by itself, or because an attack changes it.  The question costs at most
-    0.5 % of the passes; where that is none, or each answer is a draw anyway, it is not asked.
+    0.5 % of the passes, after a `custom` attack four where that is fewer; where it is none, or each answer is a draw
+    anyway, it is not asked.
     """
-    n = min(_AGAIN, len(look.logits), int(_SHARE_AGAIN * passes))
+    n = min(_AGAIN, len(look.logits), max(int(_SHARE_AGAIN * passes), _AFTER_CUSTOM if custom else 0))
     if n == 0 or any(f["code"] in ("randomised-model", "batch-dependent-model") for f in look.findings):
         return 0, 0
     with torch.no_grad(), evaluation_mode(model):
