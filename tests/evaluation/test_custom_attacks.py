@@ -246,7 +246,9 @@ def test_what_is_outside_the_threat_model_breaks_nobody(model, data, end, how):
     found = zn.evaluate(model, data, zn.L0(2), attack, curve=how == "curve")
     assert "outside-threat-model" in codes(found)
     broke = float(found.robust_accuracy[2]) < float(found.clean_accuracy)
-    assert broke == (end is wholly and how == "curve"), "there what is found is made sparser until it is inside"
+    assert broke == (end is wholly and how == "curve"), (
+        "there what is found is made sparser until it is inside"
+    )
     assert zn.verify(found.run, model, data)
 
 
