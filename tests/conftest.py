@@ -9,10 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("zeronorm", "beartype.beartype")
+install_import_hook("zeronorm", "shape_checks.checked")
 
 import pytest
 import torch
+
+# Waiting for a disk is a third of a small run, and no test pulls the plug: those about `fsync` put their own in.
+os.fsync = lambda file: None
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,15 @@ A *pixel* of an image `(batch, channel, height, width)` is changed when any of i
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+import math
+
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+def differs(x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Bool[Tensor, "b ..."]:
+    """Which entries differ; a missing value (NaN) equals a missing value."""
+    return (x != x_adv) & ~(x.isnan() & x_adv.isnan())
 
 
 def l0_pixels(x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Int[Tensor, "b"]:
@@ -34,5 +41,8 @@ def l2(x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Float[Tensor
 
 
 def linf(x: Float[Tensor, "b ..."], x_adv: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
-    """Largest absolute change."""
-    return (x_adv - x).flatten(1).abs().amax(1)
+    """Largest absolute change; infinite where a value went missing or came to be."""
+    change = (x_adv - x).flatten(1).abs()
+    if bool(change.isnan().any()):
+        change = change.masked_fill(change.isnan(), math.inf).masked_fill(~differs(x, x_adv).flatten(1), 0.0)
+    return change.amax(1)

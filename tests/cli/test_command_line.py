@@ -19,6 +19,7 @@ from PIL import Image
 
 from zeronorm import data, models
 from zeronorm.attacks import catalogue
+from zeronorm.cli.list import LISTING, collect
 from zeronorm.cli.main import app
 from zeronorm.records.folders import ROWS, RunFolder
 
@@ -540,6 +541,17 @@ def test_list(zeronorm):
     words = zeronorm("list").out
     for name in [*catalogue, *(m.name for m in models.available()), "digits", "cifar10"]:
         assert re.search(rf"^{re.escape(name)}\s", words, re.M), name
+
+
+def test_the_listing_is_what_the_catalogues_say():
+    assert json.loads(LISTING.read_text()) == collect(), "python -m zeronorm.cli.list writes it anew"
+
+
+def test_without_a_verb_it_says_what_to_type_first(zeronorm):
+    said = zeronorm()
+    assert said.status == 0 and len(said.out.splitlines()) <= 7
+    first = next(line for line in said.out.splitlines() if "evaluate --model digits" in line)
+    assert zeronorm(*first.split("    ")[0].split()[1:], "--steps", "2", "--queries", "4").status == 0
 
 
 # -- as a process ------------------------------------------------------------------------------------------

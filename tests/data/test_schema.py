@@ -146,12 +146,46 @@ def test_the_threat_model():
         "linf: expected None": lambda: zn.L0(1, unit="column", schema=EVERY, linf=0.1),
         "low: expected the schema's own": lambda: zn.L0(1, unit="column", schema=EVERY, low=-1.0),
         "k: expected between 0 and 4, the number of columns": lambda: threat.with_k(5).check_inputs(x),
-        'unit: expected "pixel" or "feature" of sparse_rs': lambda: zn.attacks.sparse_rs(
-            lambda x: x[:, :2], x, torch.zeros(len(x), dtype=torch.int64), threat
-        ),
     }.items():
         with pytest.raises(ArgumentError, match=re.escape(expected)):
             call()
+
+
+def test_quantiles_are_where_the_data_lie():
+    data = np.concatenate([np.linspace(0, 1, 160), [1000.0]])[:, None]
+    (column,) = Schema.infer(data).columns
+    assert (
+        len(column.quantiles) == 15 and max(column.quantiles) < 1 and set(column.quantiles) <= set(data[:, 0])
+    )
+    assert Schema.parse(Schema((column,)).text).columns == (column,)
+    assert Schema.infer(np.arange(17)[:, None]).columns[0].quantiles == (), "few whole numbers are all tried"
+    for wrong in ({"quantiles": (2.0, 1.0)}, {"quantiles": (7.0,)}):
+        with pytest.raises(ArgumentError, match="quantiles of a: expected"):
+            Column("a", "real", 0, 5, **wrong)
+    with pytest.raises(ArgumentError, match="expected a category without low, high, by and quantiles"):
+        Column("a", "category", categories=("x", "y"), quantiles=(1.0,))
+
+
+def test_relations_give_way_in_turn():
+    schema = Schema(
+        (
+            Column("a", "whole", 0, 9),
+            Column("b", "real", 0, 9),
+            Column("total", "real", 0, 20),
+            Column("c", "real", 0, 9),
+        ),
+        ("total = a + b", "c <= b"),
+    )
+    x = torch.tensor([[1.0, 2, 3, 1]], dtype=torch.float64)
+
+    def repaired(*row):
+        return schema.repair(x, torch.tensor([row], dtype=torch.float64)).tolist()[0]
+
+    assert repaired(1, 2, 3, 1) == [1, 2, 3, 1]
+    assert repaired(1, 5, 7, 1) == [1, 5, 6, 1], "the total gives way first"
+    assert repaired(1, 5, 3, 1) == [1, 2, 3, 1], "alone it cannot change"
+    assert repaired(4, 2, 3, 1) == [1, 2, 3, 1]
+    assert repaired(1, 2, 3, 8) == [1, 2, 3, 2], "c only as far as b"
 
 
 def test_relations():

@@ -68,6 +68,7 @@ def test_two_find_what_one_finds(cluster, digits, alone, tmp_path):
     assert zn.verify(found.run, *digits)
 
 
+@pytest.mark.slow
 def test_a_curve_begins_where_larger_budgets_ended_in_workers_too(cluster, digits):
     one, two = (
         rows_of(zn.evaluate(*digits, zn.L0(3), **(QUICK | {"steps": 8}), curve=True, workers=n))
@@ -78,7 +79,11 @@ def test_a_curve_begins_where_larger_budgets_ended_in_workers_too(cluster, digit
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("dies", "its worker died"), ("hangs", "did nothing for 15 s"), ("fills_memory", "not enough memory")],
+    [
+        ("dies", "its worker died"),
+        pytest.param("hangs", "did nothing for 15 s", marks=pytest.mark.slow),
+        pytest.param("fills_memory", "not enough memory", marks=pytest.mark.slow),
+    ],
 )
 def test_a_fault_costs_a_shard_and_no_figure(cluster, digits, tmp_path, how, said):
     model, data = digits
@@ -116,6 +121,7 @@ def test_who_dies_again_and_again_ends_the_run_with_its_rows_kept(cluster, digit
     assert len(kept.read_rows()) == 120 and "done again" in kept.read()["sessions"][-1]["faults"][0]
 
 
+@pytest.mark.slow
 def test_certificates_of_two_are_those_of_one(cluster, digits):
     data = zn.data.load("digits", "test", 30)
     base = zn.models.build("lenet_300_100", in_channels=2, image_size=8).eval()
@@ -127,6 +133,7 @@ def test_certificates_of_two_are_those_of_one(cluster, digits):
     assert one.certified_accuracy == two.certified_accuracy
 
 
+@pytest.mark.slow
 def test_a_comparison_begins_its_workers_once(cluster, digits, monkeypatch):
     begun = []
     enter = Workers.__enter__
@@ -183,6 +190,7 @@ def test_all_workers_have_work_until_the_end(left, workers, sizes):
     assert [place for shard in shards for place in shard] == list(range(left))
 
 
+@pytest.mark.slow
 def test_without_a_batch_size_both_have_work(cluster, digits):
     plan = {"attack": ["sparse_pgd"], "steps": 3}
     model, data = digits

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.threat_model import L0
 
@@ -21,6 +22,7 @@ _ADAM = 0.9, 0.999
 _LARGEST = 1e10
 
 
+@on_columns(gradients=True)
 def carlini_wagner_l0(
     model: Model,
     x: Float[Tensor, "b ..."],

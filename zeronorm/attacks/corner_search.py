@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zeronorm import checks, losses
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.minimal_search import MinimalSearch, searching_minimal
 from zeronorm.errors import ArgumentError
 from zeronorm.seeding import below
@@ -26,6 +27,7 @@ _CHANNELS = 8  # a pixel has 256 corners then
 _BLOCK = 128  # candidates of one example that are judged together: results depend on it, not on `pass_size`
 
 
+@on_columns(gradients=False)
 def corner_search(
     model: Model,
     x: Float[Tensor, "b ..."],

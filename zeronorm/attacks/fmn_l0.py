@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.projections import clipped_gains, top_each, unit
 from zeronorm.threat_model import L0
@@ -17,6 +18,7 @@ from zeronorm.threat_model import L0
 _LAST = 0.001  # γ at the end of the search; α ends at a hundredth
 
 
+@on_columns(gradients=True)
 def fmn_l0(
     model: Model,
     x: Float[Tensor, "b ..."],

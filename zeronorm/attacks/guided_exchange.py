@@ -10,11 +10,13 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.sparse_pgd import ascend
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
 
 
+@on_columns(gradients=True)
 def guided_exchange(
     model: Model,
     x: Float[Tensor, "b ..."],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.minimal_search import MinimalSearch, searching_minimal
 from zeronorm.seeding import below
 from zeronorm.threat_model import L0
@@ -19,6 +20,7 @@ from zeronorm.threat_model import L0
 _START, _WALK, _CHECK = 0, 1, 2
 
 
+@on_columns(gradients=False)
 def pointwise(
     model: Model,
     x: Float[Tensor, "b ..."],

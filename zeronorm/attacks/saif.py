@@ -10,10 +10,12 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
+from zeronorm.attacks.columns import on_columns
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
 
 
+@on_columns(gradients=True)
 def saif(
     model: Model,
     x: Float[Tensor, "b ..."],

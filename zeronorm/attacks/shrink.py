@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zeronorm.attacks.batch_under_attack import Model, attacking
+from zeronorm.attacks.columns import Kept
 from zeronorm.threat_model import L0
 
 
@@ -32,6 +33,10 @@ def shrink(
     Returns:
         Adversarials that change a subset of the pixels of x_adv.
     """
+    if threat.schema is not None:
+        columns = Kept(x, x_adv, threat.schema)
+        z = shrink(columns.model(model), columns.z, columns.changed, y, columns.threat)
+        return columns.rows(z, torch.arange(len(x), device=x.device))
     free = threat.with_k(threat.available(x))
     with attacking("shrink", model, x, y, free, targeted=None, seed=0, ids=None) as batch:
         current = threat.grid(x_adv)[batch.rows].clone()

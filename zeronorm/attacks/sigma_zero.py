@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.projections import unit
 from zeronorm.threat_model import L0
@@ -17,6 +18,7 @@ from zeronorm.threat_model import L0
 _BETA = 0.9, 0.999  # Adam's
 
 
+@on_columns(gradients=True)
 def sigma_zero(
     model: Model,
     x: Float[Tensor, "b ..."],

@@ -7,14 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zeronorm import checks
-from zeronorm.attacks.batch_under_attack import Model, attacking
+from zeronorm import checks, losses
+from zeronorm.attacks.batch_under_attack import Model, attacking, filled_up
 from zeronorm.attacks.guided_exchange import guided_exchange
 from zeronorm.attacks.sparse_pgd import sparse_pgd
 from zeronorm.attacks.sparse_rs import sparse_rs
+from zeronorm.modules import evaluation_mode
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
 
@@ -90,12 +92,15 @@ def sparse_autoattack(
     checks.integer("steps", steps, 0)
     checks.integer("queries", queries, 1)
     searches = stages(steps, queries, version)
-    ids = checks.identifiers(ids, checks.examples(x))
+    on_table = isinstance(threat, L0) and threat.schema is not None  # whose values may be missing
+    ids = checks.identifiers(ids, x if on_table else checks.examples(x))
     attacks: dict[str, Callable[..., Tensor]] = {
         "sparse_pgd": sparse_pgd,
         "sparse_rs": sparse_rs,
         "guided_exchange": guided_exchange,
     }
+    if on_table:
+        return _on_columns(searches, attacks, model, x, y, threat, seed, ids)
     with attacking("sparse_autoattack", model, x, y, threat, targeted=None, seed=seed, ids=ids) as cascade:
         for stage in searches:
             rows = cascade.rows
@@ -109,6 +114,31 @@ def sparse_autoattack(
             positions = top_k((grid != cascade.x).any(1).to(x.dtype), cascade.k)
             cascade.record(*cascade.score(grid), positions, cascade.at(grid, positions))
         return cascade.finished()
+
+
+def _on_columns(
+    searches: tuple[Stage, ...],
+    attacks: dict[str, Callable[..., Tensor]],
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: L0,
+    seed: int,
+    ids: Tensor,
+) -> Tensor:
+    """The cascade on a table, whose positions are not the same to every search: the last attempt is returned."""
+    result, rows = x.clone(), torch.arange(len(x), device=x.device)
+    for stage in searches:
+        with _about(model, rows):
+            attempt = attacks[stage.attack](
+                model, x[rows], y[rows], threat, seed=seed, ids=ids[rows], **stage.options
+            )
+        result[rows] = attempt
+        if len(rows) and stage is not searches[-1]:
+            with torch.no_grad(), evaluation_mode(model):
+                z = model(filled_up(model, attempt.clone()))[: len(rows)]
+            rows = rows[~losses.is_wrong(z, y[rows])]
+    return result
 
 
 def _about(model: Model, rows: Tensor) -> AbstractContextManager[None]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.threat_model import L0
 
@@ -22,6 +23,7 @@ _LEAST = 1e-4  # DeepFool moves at least that far, as a share of the box's width
 _BEYOND = 1e-3  # the solver crosses the plane by that much of it
 
 
+@on_columns(gradients=True)
 def sparse_fool(
     model: Model,
     x: Float[Tensor, "b ..."],

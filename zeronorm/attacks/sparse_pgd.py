@@ -11,12 +11,14 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.sparse_pgd_step import choose, move
 from zeronorm.projections import top_k
 from zeronorm.seeding import Streams
 from zeronorm.threat_model import L0
 
 
+@on_columns(gradients=True)
 def sparse_pgd(
     model: Model,
     x: Float[Tensor, "b ..."],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model, attacking
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.sparse_rs_proposal import coins, outside, propose
 from zeronorm.projections import top_k
 from zeronorm.threat_model import L0
@@ -18,6 +19,7 @@ from zeronorm.threat_model import L0
 _SCHEDULE = ((0, 1), (50, 2), (200, 4), (500, 5), (1000, 6), (2000, 8), (4000, 10), (6000, 12), (8000, 15))
 
 
+@on_columns(gradients=False)
 def sparse_rs(
     model: Model,
     x: Float[Tensor, "b ..."],

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from zeronorm import checks
 from zeronorm.attacks.batch_under_attack import BatchUnderAttack, Model
+from zeronorm.attacks.columns import on_columns
 from zeronorm.attacks.minimal_search import searching_minimal
 from zeronorm.threat_model import L0
 
 
+@on_columns(gradients=True)
 def vfga(
     model: Model,
     x: Float[Tensor, "b ..."],

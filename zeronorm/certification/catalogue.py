@@ -224,6 +224,7 @@ def _check_trees(model: Any, x: Tensor) -> None:
         raise ArgumentError(
             f"model: expected trees that zeronorm.models has opened, got {type(model).__name__}; see from_sklearn"
         )
+    model.trees  # noqa: B018  # which says what is not understood
 
 
 # -- models ------------------------------------------------------------------------------------------------

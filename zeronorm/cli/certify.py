@@ -23,8 +23,8 @@ def certify(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A built-in model, a checkpoint folder, a Hugging Face Hub id, or package.module:callable; of "
-            "randomized ablation the base classifier."
+            help="A built-in model, a checkpoint folder, a Hugging Face Hub id, xgboost:FILE, lightgbm:FILE, "
+            "joblib:FILE (with --trust), or package.module:callable; of randomized ablation the base classifier."
         ),
     ] = None,
     data: options.Data = "mnist",
@@ -32,6 +32,7 @@ def certify(
     limit: options.Limit = None,
     target: options.Target = None,
     schema: options.SchemaFile = None,
+    toward: options.Toward = None,
     method: Annotated[
         str | None,
         typer.Option(help="A certificate, see zeronorm list (default: what the model is made for)."),
@@ -107,6 +108,7 @@ def certify(
         Path | None,
         typer.Option(help="Folder of the run (default: under runs/). The same command resumes it."),
     ] = None,
+    trust: options.Trust = False,
     json_: options.Json = False,
 ) -> None:
     """For each image: how many pixels may be changed, to any values, without changing the answer, proved?
@@ -134,7 +136,7 @@ def certify(
     budgets = None if k is None else options.budgets(k)
     command = shlex.join(["zeronorm", *sys.argv[1:]])
     asked = [str(counts), model, data, split, limit, method, budgets, low, high, seconds, of_method, seed]
-    asked += [] if target is None else [target, schema]
+    asked += [] if target is None else [target, schema, toward]
 
     import zeronorm as zn
 
@@ -149,8 +151,14 @@ def certify(
             from zeronorm.cli.model import resolve_device, resolve_model
             from zeronorm.cli.progress import Display
 
-            network = resolve_model(model, resolve_device(device))
-            dataset = options.dataset(data, split, limit, target, schema)
+            where = resolve_device(device)
+            table = (
+                options.dataset(data, split, limit, target, schema, toward)
+                if data.startswith("table:")
+                else None
+            )
+            network = resolve_model(model, where, trust=trust, schema=getattr(table, "schema", None))
+            dataset = options.dataset(data, split, limit, target, schema, toward) if table is None else table
             row = get(method or made_for(network))
             box: dict[str, Any] = {
                 name: value for name, value in (("low", low), ("high", high)) if value is not None

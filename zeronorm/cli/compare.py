@@ -54,7 +54,8 @@ def compare(
     if attack is None:
         attack = _SPARSE if adversary.epsilon is None else _LINF
     said = options.attacks(attack)
-    adversaries = adversary.threats()
+    table = search.table()
+    adversaries = adversary.threats(table)
     models = model or ["digits"]
     if twice := sorted({name for name in models if models.count(name) > 1}):
         raise ArgumentError(f"model: expected different models, got {twice[0]!r} twice")
@@ -65,8 +66,11 @@ def compare(
 
     searches = options.searches(said)
     where = resolve_device(search.device)
-    networks = {name: attacked(name, where, votes) for name in models}
-    dataset = search.dataset()
+    networks = {
+        name: attacked(name, where, votes, trust=search.trust, schema=getattr(table, "schema", None))
+        for name in models
+    }
+    dataset = search.dataset() if table is None else table
     if out is None:
         asked = options.question(models, list(searches), search, adversary)
         out = options.default_out(

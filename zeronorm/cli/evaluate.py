@@ -60,7 +60,8 @@ def evaluate(
     if attack is None:
         attack = "sparse_autoattack" if adversary.epsilon is None else "pgd"
     said = options.attacks(attack)
-    adversaries = adversary.threats()
+    table = search.table()
+    adversaries = adversary.threats(table)
 
     import zeronorm as zn
     from zeronorm.cli.model import attacked, resolve_device
@@ -73,8 +74,10 @@ def evaluate(
         choice("track", track, ("mlflow",))
         check_tracking()
     searches = list(options.searches(said).values())
-    network = attacked(model, resolve_device(search.device), votes)
-    dataset = search.dataset()
+    network = attacked(
+        model, resolve_device(search.device), votes, trust=search.trust, schema=getattr(table, "schema", None)
+    )
+    dataset = search.dataset() if table is None else table
     if out is None:
         asked = options.question(model, attack, search, adversary) + ([] if votes is None else [votes])
         out = options.default_out([model, search.data], asked + ([seconds, "prove"] if prove else []))

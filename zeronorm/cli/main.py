@@ -16,8 +16,10 @@ import typer
 
 from zeronorm.cli.bench import bench
 from zeronorm.cli.certify import certify
+from zeronorm.cli.check_attack import check_attack
 from zeronorm.cli.compare import compare
 from zeronorm.cli.evaluate import evaluate
+from zeronorm.cli.export import export
 from zeronorm.cli.leaderboard import leaderboard
 from zeronorm.cli.list import list_
 from zeronorm.cli.matrix import matrix
@@ -36,7 +38,6 @@ _KINDS = {"int": "an integer", "float": "a number"}
 app = typer.Typer(
     name="zeronorm",
     help="Sparse adversarial robustness: what happens when an adversary may change a few pixels?",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -44,11 +45,13 @@ app = typer.Typer(
 app.command()(evaluate)
 app.command()(certify)
 app.command()(compare)
+app.command("check-attack")(check_attack)
 app.command()(matrix)
 app.command()(train)
 app.command()(prune)
 app.command()(report)
 app.command()(leaderboard)
+app.command()(export)
 app.command()(verify)
 app.command()(reproduce)
 app.command("list")(list_)
@@ -64,13 +67,25 @@ def _version(asked: bool) -> bool:
     return asked
 
 
-@app.callback()
+_WELCOME = """\
+zeronorm: what happens when an adversary may change a few pixels, or a few columns of a row?
+
+   zeronorm evaluate --model digits --limit 50 --k 1,2,4 --steps 100 --queries 500    a first report in seconds
+   zeronorm list                                                                      attacks, proofs, models, data
+   zeronorm evaluate --help                                                           your own model and data
+   zeronorm --help                                                                    every verb
+"""
+
+
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(_WELCOME, nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

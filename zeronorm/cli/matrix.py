@@ -80,7 +80,8 @@ def matrix(
     if attack == "all":
         attack = ",".join(name for name, entry in catalogue.items() if "L0" in entry.norms)
     said = options.attacks(attack)
-    threats = options.AdversaryOptions(k=k, channels=channels).threats()
+    table = search.table()
+    threats = options.AdversaryOptions(k=k, channels=channels).threats(table)
     checks.integer("epochs", epochs, 1)
     if train_limit is not None:
         checks.integer("train_limit", train_limit, 1)
@@ -98,8 +99,11 @@ def matrix(
     searches = options.searches(said)
     sources = _named(model or [])
     where = resolve_device(search.device)
-    networks = {name: resolve_model(source, where) for name, source in sources.items()}
-    dataset = search.dataset()
+    networks = {
+        name: resolve_model(source, where, trust=search.trust, schema=getattr(table, "schema", None))
+        for name, source in sources.items()
+    }
+    dataset = search.dataset() if table is None else table
     middle = sorted(threat.k or 0 for threat in threats)[len(threats) // 2]
     trainings = {
         "data": search.data, "train_k": max(1, middle) if train_k is None else train_k, "epochs": epochs,

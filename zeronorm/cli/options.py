@@ -24,23 +24,24 @@ if TYPE_CHECKING:
     from zeronorm import Linf as LinfBall
     from zeronorm.attacks import Stage
     from zeronorm.attacks.custom import CustomAttack
-    from zeronorm.data import Dataset, Stream
+    from zeronorm.data import Dataset, Stream, TableDataset
 
-_BUDGETS = "1,2,4,8"
+_BUDGETS, _COLUMNS = "1,2,4,8", "1,2,3"
 _IN_MEMORY = 1 << 30  # bytes of decoded images
 
 ModelName = Annotated[
     str,
     typer.Option(
         help="A built-in model, a checkpoint folder, a Hugging Face Hub id, timm:NAME, hf:OWNER/NAME, onnx:FILE, "
-        "or package.module:callable."
+        "xgboost:FILE, lightgbm:FILE, joblib:FILE and FILE.pt (with --trust), or package.module:callable; how a "
+        "network wants its images may follow, such as :range=255:channels=bgr:mean=M:std=S:layout=nhwc."
     ),
 ]
 Data = Annotated[
     str,
     typer.Option(
-        help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH; images of many sizes with "
-        ":resize=256:crop=224 after it."
+        help="Data set: digits, mnist, cifar10, ..., parquet:PATH, folder:PATH, or table:PATH of a CSV or Parquet "
+        "file; images of many sizes with :resize=256:crop=224 after it."
     ),
 ]
 Split = Annotated[str, typer.Option(help="Part of the data set.")]
@@ -51,6 +52,12 @@ SchemaFile = Annotated[
         "--schema",
         metavar="FILE",
         help="Of a table: what its columns may become, as TOML (default: guessed, and said).",
+    ),
+]
+Toward = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a table with two classes: the one that an adversary wants; only rows of the other."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Use only so many examples.")]
@@ -86,17 +93,29 @@ Ray = Annotated[
     str | None,
     typer.Option(help="A Ray cluster to run them on, which this machine is part of: auto or HOST:PORT."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Read a model of joblib:FILE or a whole one of FILE.pt, whose code runs when it is read.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 def dataset(
-    name: str, split: str, limit: int | None, target: str | None = None, schema: str | None = None
+    name: str,
+    split: str,
+    limit: int | None,
+    target: str | None = None,
+    schema: str | None = None,
+    toward: str | None = None,
 ) -> Dataset | Stream:
     """The data set asked for: in memory, or left in its files where it would take more than a gibibyte there."""
     import zeronorm as zn
 
     known = None if schema is None else zn.data.Schema.read(schema)
-    data = zn.data.load(name, split, limit, stream=True, target=target, schema=known)
+    data = zn.data.load(name, split, limit, stream=True, target=target, schema=known, toward=toward)
     return data.load() if isinstance(data, zn.data.Stream) and data.x.nbytes <= _IN_MEMORY else data
 
 
@@ -118,10 +137,24 @@ class SearchOptions:
     device: Device = "auto"
     workers: WorkerCount = None
     ray: Ray = None
+    target: Target = None
+    schema: SchemaFile = None
+    toward: Toward = None
+    trust: Trust = False
 
     def dataset(self) -> Dataset | Stream:
         """The data set asked for."""
-        return dataset(self.data, self.split, self.limit)
+        return dataset(self.data, self.split, self.limit, self.target, self.schema, self.toward)
+
+    def table(self) -> TableDataset | None:
+        """The data set asked for, if it is a table, whose schema the adversary goes by."""
+        if not self.data.startswith("table:"):
+            return None
+        from zeronorm.data import TableDataset
+
+        found = self.dataset()
+        assert isinstance(found, TableDataset)
+        return found
 
     def lengths(self) -> dict[str, int | None]:
         """How long, as `zeronorm.evaluate` and its like take it."""
@@ -137,7 +170,10 @@ class AdversaryOptions:
     """What the adversary may change, and in which precision it searches."""
 
     k: Annotated[
-        str | None, typer.Option(help=f"Budgets: how many pixels may change (default: {_BUDGETS}).")
+        str | None,
+        typer.Option(
+            help=f"Budgets: how many pixels may change (default: {_BUDGETS}), or columns of a table ({_COLUMNS})."
+        ),
     ] = None
     curve: Annotated[
         int | None,
@@ -145,9 +181,13 @@ class AdversaryOptions:
             metavar="K", help="Instead of budgets: the smallest number of changes up to K, for each example."
         ),
     ] = None
-    unit: Annotated[str, typer.Option(help="What a change is: a pixel (all its channels) or a feature.")] = (
-        "pixel"
-    )
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            help="What a change is: a pixel (all its channels), a feature, or a column of a table (default: pixel, of "
+            "a table column)."
+        ),
+    ] = None
     channels: ChannelAxis = None
     low: Annotated[float, typer.Option(help="Smallest value an input may take.")] = 0.0
     high: Annotated[float, typer.Option(help="Largest value an input may take.")] = 1.0
@@ -157,15 +197,18 @@ class AdversaryOptions:
         str, typer.Option(help="Of the search's passes: float32 or bfloat16. Verdicts are float32 always.")
     ] = "float32"
 
-    def threats(self) -> list[L0] | LinfBall:
-        """The threat models asked for: an ℓ∞ ball, or budgets; of a curve the largest."""
+    def threats(self, table: TableDataset | None = None) -> list[L0] | LinfBall:
+        """The threat models asked for, perhaps on a table: an ℓ∞ ball, or budgets; of a curve the largest."""
         k, curve = self.k, self.curve
         if self.epsilon is not None:
             return ball(self.epsilon, self.low, self.high, k=k, curve=curve, linf=self.linf)
         if curve is not None and k is not None:
             raise ArgumentError(f"k: expected budgets or a curve, got --k {k} with --curve {curve}")
+        unit = self.unit or ("pixel" if table is None else "column")
         most = self.budgets
         assert isinstance(most, list)
+        if table is not None and k is None and curve is None:
+            most = [budget for budget in budgets(_COLUMNS) if budget <= len(table.schema)]
 
         import zeronorm as zn
         from zeronorm import checks
@@ -173,8 +216,12 @@ class AdversaryOptions:
         if curve is not None:
             checks.integer("curve", curve, 1)
         shared: dict[str, Any] = {
-            "unit": self.unit, "low": self.low, "high": self.high, "linf": self.linf, "channels": self.channels
+            "unit": unit, "low": self.low, "high": self.high, "linf": self.linf, "channels": self.channels
         }  # fmt: skip
+        if unit == "column":
+            if table is None:
+                raise ArgumentError('unit: expected "column" of --data table:FILE, got it of other data')
+            shared["schema"] = table.schema
         return [zn.L0(budget, **shared) for budget in most]
 
     @property
@@ -266,9 +313,10 @@ def question(
 ) -> list[Any]:
     """What tells a search from another."""
     return [
-        model, search.data, search.split, search.limit, adversary.budgets, adversary.curve, adversary.unit,
+        model, search.data, search.split, search.limit, adversary.budgets, adversary.curve, adversary.unit or "pixel",
         adversary.low, adversary.high, adversary.linf, attack, search.steps, search.queries, search.seed,
         adversary.precision, *([] if adversary.channels is None else [adversary.channels]),
+        *([] if search.target is None else [search.target, search.schema, search.toward]),
     ]  # fmt: skip
 
 

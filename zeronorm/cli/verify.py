@@ -39,7 +39,10 @@ def verify(
     split: Annotated[str | None, typer.Option(help="Its part, if the run does not name one.")] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Import the package.module:callable that the run names as its model."),
+        typer.Option(
+            "--trust",
+            help="Run the code that the run names as its model: package.module:callable or joblib:FILE.",
+        ),
     ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Of certificates: make all again, not a sample that chance draws.")
@@ -84,21 +87,20 @@ def verify(
         else:
             plan, command = records[0]["plan"], records[0].get("command")
             sources = {name: name for name in (str(record["plan"]["model"]["name"]) for record in records)}
-        asked = _asked(plan, data, split)
     several = matrix is not None or bool(runs)
     told = _named_models(model or [], sources, several)
     if not trust:
-        _refuse_code((source for name, source in sources.items() if name not in told), several)
+        refuse_code((source for name, source in sources.items() if name not in told), several)
     networks = {}
     for name, source in (sources | told).items():
         with _named("model", name, command is None and name not in told):
-            networks[name] = _model(source, where)
+            networks[name] = _model(source, where, trust, plan["data"].get("schema"))
     if matrix is None and not certificates:
         for record in records:
             name = str(record["plan"]["model"]["name"])
             networks[name] = as_measured(networks[name], record["plan"]["model"])
-    with _named("data", asked[0], command is None and data is None):
-        dataset = _data(*asked, given=data is not None, table=_of_table(plan))
+    with _named("data", data or str(plan["data"]["name"]), command is None and data is None):
+        dataset = data_of(plan, data, split)
     first = next(iter(networks.values()))
     if matrix is not None:
         result = zn.verify_matrix(run, networks, dataset, everything=everything)
@@ -139,47 +141,34 @@ def _named_models(words: list[str], sources: dict[str, str], several: bool) -> d
     return told
 
 
-def _model(source: str, where: Any) -> Any:
+def _model(source: str, where: Any, trust: bool, schema: str | None) -> Any:
     from zeronorm.cli.model import resolve_model
+    from zeronorm.data import Schema
 
-    return resolve_model(source, where)
+    return resolve_model(source, where, trust=trust, schema=None if schema is None else Schema.parse(schema))
 
 
-def _data(name: str, split: str, n: int, given: bool, table: tuple[str, str] | None) -> Any:
-    """The data set of that name, or of a function of one's own if the command line names one."""
+def data_of(plan: dict[str, Any], data: str | None, split: str | None) -> Any:
+    """The data that a run was made on, as its plan or the command says: a data set, or a function of one's own."""
+    from zeronorm import checks
     from zeronorm.cli.model import imported, is_code
 
-    if not (given and is_code(name)):
-        return options.dataset(name, split, n) if table is None else _table(name, split, n, *table)
-    found = imported(name, "data")
-    return found() if callable(found) else found
-
-
-def _of_table(plan: dict[str, Any]) -> tuple[str, str] | None:
-    """Target and schema of a run on a table."""
     told = plan["data"]
-    return (str(told["target"]), str(told["schema"])) if "schema" in told else None
+    n = checks.integer("plan.data.n", told["n"], 1)
+    name, part = data or str(told["name"]), split or told.get("split", "test")
+    if data is not None and is_code(data):
+        found = imported(data, "data")
+        return found() if callable(found) else found
+    if "schema" not in told:
+        return options.dataset(name, part, n)
 
-
-def _table(name: str, split: str, n: int, target: str, schema: str) -> Any:
     import zeronorm as zn
 
-    return zn.data.load(name, split, n, target=target, schema=zn.data.Schema.parse(schema))
+    known = zn.data.Schema.parse(str(told["schema"]))
+    return zn.data.load(name, part, n, target=str(told["target"]), schema=known, toward=told.get("toward"))
 
 
-def _asked(plan: dict[str, Any], data: str | None, split: str | None) -> tuple[str, str, int]:
-    """Name, split and length of the data that a run was made on, as it or the command says."""
-    from zeronorm import checks
-
-    told = plan["data"]
-    return (
-        data or str(told["name"]),
-        split or told.get("split", "test"),
-        checks.integer("plan.data.n", told["n"], 1),
-    )
-
-
-def _refuse_code(sources: Iterable[str], several: bool) -> None:
+def refuse_code(sources: Iterable[str], several: bool) -> None:
     """Records may come from anyone: what they name is not imported unasked."""
     from zeronorm.cli.model import is_code
 

@@ -57,6 +57,7 @@ def load(
     stream: Literal[False] = ...,
     target: str | None = ...,
     schema: Schema | None = ...,
+    toward: str | None = ...,
 ) -> Dataset: ...
 @overload
 def load(
@@ -67,6 +68,7 @@ def load(
     stream: bool,
     target: str | None = ...,
     schema: Schema | None = ...,
+    toward: str | None = ...,
 ) -> Dataset | Stream: ...
 def load(
     name: str,
@@ -76,6 +78,7 @@ def load(
     stream: bool = False,
     target: str | None = None,
     schema: Schema | None = None,
+    toward: str | None = None,
 ) -> Dataset | Stream:
     """The examples of a data set, in a fixed order.
 
@@ -92,6 +95,7 @@ def load(
             digits and tables are in memory always.
         target: of "table:PATH", the column that holds the labels.
         schema: of "table:PATH", what the other columns may become; by default what `Schema.infer` guesses.
+        toward: of "table:PATH" with two classes, the one that an adversary wants: only rows of the other.
     """
     if not isinstance(name, str):
         raise ArgumentError(f"data: expected the name of a data set, got {name!r}")
@@ -101,11 +105,17 @@ def load(
     kind, _, place = name.partition(":")
     if kind == "table" and place:
         return table.from_frame(
-            table.read(_path(place), split), target, schema, limit=limit, name=name, split=split
+            table.read(_path(place), split),
+            target,
+            schema,
+            toward=toward,
+            limit=limit,
+            name=name,
+            split=split,
         )
-    if target is not None or schema is not None:
+    if target is not None or schema is not None or toward is not None:
         raise ArgumentError(
-            f"target, schema: expected None for other data than table:PATH, got some for {name!r}"
+            f"target, schema, toward: expected None for other data than table:PATH, got some for {name!r}"
         )
     source, preparation = split_off(name)
     if source == "digits":

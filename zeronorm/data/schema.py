@@ -38,6 +38,7 @@ _MOST_CATEGORIES = 10_000
 _MOST_COLUMNS = 100_000
 _SEPARATORS = re.compile(r"(.+?)(?:__|[=_.:\- ])")
 _TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*\*?\s*)?(?:`([^`]+)`|([^\W\d]\w*))?")
+_PARTS = 16  # of the data, between the quantiles that are kept
 _CLOSE = 1e-9  # two sides of a relation are equal when they differ by no more, relative to the largest term
 
 
@@ -58,6 +59,9 @@ class Column:
     - `by`: the most the value may move from the row's own; None: no limit.
     - `missing`: whether a value may be missing (NaN), in the data and by the adversary's choice.  A missing value has
       no direction: with `changes` "up" or "down", or with `by`, it can neither appear nor be filled in.
+    - `measure`: what the numbers are of, for people to read: "EUR", "years".
+    - `quantiles`: values between `low` and `high`, ascending, where the data lie as densely as anywhere.  Nothing
+      follows from them but which values a search tries more often.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Column:
     changes: str = "any"
     by: Any = None
     missing: bool = False
+    measure: str = ""
+    quantiles: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -83,6 +89,8 @@ class Column:
                 raise ArgumentError(
                     f"{flag} of {self.name}: expected true or false, got {getattr(self, flag)!r}"
                 )
+        if not isinstance(self.measure, str):
+            raise ArgumentError(f"measure of {self.name}: expected a text, got {self.measure!r}")
         if self.by is not None:
             object.__setattr__(self, "by", checks.real(f"by of {self.name}", self.by, 0.0))
         if self.kind == "category":
@@ -96,8 +104,10 @@ class Column:
             self._check_range()
 
     def _check_categories(self) -> None:
-        if self.low is not None or self.high is not None or self.by is not None:
-            raise ArgumentError(f"{self.name}: expected a category without low, high and by, got some")
+        if self.low is not None or self.high is not None or self.by is not None or self.quantiles:
+            raise ArgumentError(
+                f"{self.name}: expected a category without low, high, by and quantiles, got some"
+            )
         names = _strings(f"categories of {self.name}", self.categories)
         if not 2 <= len(names) <= _MOST_CATEGORIES or len(set(names)) < len(names):
             raise ArgumentError(
@@ -143,6 +153,14 @@ class Column:
             raise ArgumentError(f"high of {self.name}: expected at least low ({low:g}), got {high:g}")
         object.__setattr__(self, "low", float(low))
         object.__setattr__(self, "high", float(high))
+        if not isinstance(self.quantiles, Sequence) or isinstance(self.quantiles, str):
+            raise ArgumentError(f"quantiles of {self.name}: expected numbers, got {self.quantiles!r:.60}")
+        inside = tuple(
+            checks.real(f"quantiles of {self.name}", q, self.low, self.high) for q in self.quantiles
+        )
+        if list(inside) != sorted(inside):
+            raise ArgumentError(f"quantiles of {self.name}: expected ascending numbers, got {inside!r:.60}")
+        object.__setattr__(self, "quantiles", inside)
 
     @property
     def width(self) -> int:
@@ -180,7 +198,8 @@ class Column:
             return "missing"
         if self.kind == "category":
             return self.categories[int(value)]
-        return f"{value:,.0f}" if self.is_whole else f"{value:,.6g}"
+        text = f"{value:,.0f}" if self.is_whole else f"{value:,.6g}"
+        return f"{text} {self.measure}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -396,7 +415,7 @@ class Schema:
         return torch.tensor([i for i, column in enumerate(self.columns) for _ in range(column.width)])
 
     def differences(self, row: Float[Tensor, "p"], changed: Float[Tensor, "p"]) -> list[str]:
-        """What changed between two rows, a line for each column: "income 1,200 → 4,950"."""
+        """What changed between two rows, a line for each column: "income 1,200 EUR → 4,950 EUR"."""
         lines = []
         for differs, column, place in zip(
             self.changed(row[None], changed[None])[0], self.columns, self.slices, strict=True
@@ -491,7 +510,8 @@ class Schema:
     def repair(self, x: Float[Tensor, "b p"], x_adv: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
         """For each row of `x_adv` a possible one near it: values rounded and clamped, the hottest of a group hot.
 
-        A column that cannot be as wanted stays as in `x`, and so does a row that would break a relation.
+        Where a relation is broken, changed columns of it give way in turn.  A column that cannot be as wanted stays as
+        in `x`, and so does a row that breaks a relation still.
         """
         self.check_shape(x_adv, "x_adv")
         low, high = self.bounds(x)
@@ -518,7 +538,23 @@ class Schema:
                 fits &= ~own.isnan().any(1)
             take = changed[:, i] & fits & (column.changes != "never")
             result[:, place] = torch.where(take[:, None], near, own)
+        if self.relations:
+            self._give_way(result, self.changed(x, result), low, high)
         return torch.where(self.possible(x, result)[:, None], result, x)
+
+    def _give_way(self, rows: Tensor, changed: Tensor, low: Tensor, high: Tensor) -> None:
+        """Move changed columns of broken relations, one after the other, to where the relation holds; in place."""
+        number = {column.name: i for i, column in enumerate(self.columns)}
+        for relation in self.relations:
+            for coefficient, name in relation.terms:
+                column, at = self[name], self.slices[number[name]].start
+                moves = ~self._related(rows, relation) & changed[:, number[name]]
+                new = (rows[:, at].double() - self._excess(rows, relation)[0] / coefficient).to(rows)
+                if column.is_whole:
+                    outward = torch.floor if coefficient > 0 else torch.ceil
+                    new = new.round() if relation.sense == "=" else outward(new)
+                new = torch.fmin(torch.fmax(new, low[:, at]), high[:, at])
+                rows[:, at] = torch.where(moves, new, rows[:, at])
 
     # -- frames ----------------------------------------------------------------------------------------
 
@@ -751,7 +787,12 @@ def _guess(name: str, values: pa.ChunkedArray) -> tuple[Column, list[str]]:
         guesses.append(f"{name}: whole numbers everywhere, {low:g} to {high:g}: whole, not real")
     if missing:
         guesses.append(f"{name}: {int(absent.sum())} values are missing, so an adversary may leave it out")
-    return Column(name, "whole" if whole else "real", low, high, missing=missing), guesses
+    # few whole numbers are all tried anyway
+    few = whole and high - low <= _PARTS
+    between = [] if few else np.quantile(numbers, np.arange(1, _PARTS) / _PARTS, method="nearest").tolist()
+    return Column(
+        name, "whole" if whole else "real", low, high, missing=missing, quantiles=tuple(between)
+    ), guesses
 
 
 def _with_groups(columns: list[Column], table: pa.Table) -> tuple[list[Column], list[str]]:

@@ -30,10 +30,12 @@ class TableDataset(Dataset):
     Attributes:
         schema: what each column may become; categories in `x` are their places in it, missing values NaN.
         target: the name of the column that the labels come from.
+        toward: the class that an adversary wants, whose own rows are left out; None: any other than a row's own.
     """
 
     schema: Schema = field(default_factory=lambda: Schema((Column("?", low=0, high=0),)))
     target: str = ""
+    toward: str | None = None
 
     def frame(self) -> Any:
         """The rows as a pandas DataFrame, as a model that was trained on one expects them."""
@@ -46,6 +48,7 @@ def from_frame(
     schema: Schema | None = None,
     *,
     class_names: Sequence[str] | None = None,
+    toward: str | None = None,
     limit: int | None = None,
     name: str = "frame",
     split: str = "test",
@@ -57,6 +60,7 @@ def from_frame(
     - `target`: a column of texts (classes in their sorted order), booleans, or whole numbers, which are class indices.
     - `schema`: of the other columns; by default what `Schema.infer` guesses from all rows.
     - `class_names`: the classes in their order, of a table that may lack some.
+    - `toward`: of two classes the one that an adversary wants, such as "granted": only rows of the other are kept.
     - `limit`: at most so many rows, the first ones.
     """
     arrow = as_arrow(table)
@@ -71,17 +75,32 @@ def from_frame(
         raise ArgumentError(f"data: expected a column besides {target!r} in {name}, got none")
     if schema is None:
         schema = Schema.infer(columns)
-    x = schema.encode(columns.slice(0, limit), name)
+    kept = torch.arange(len(y)) if toward is None else _others(y, names, toward)
+    kept = kept[:limit]
     return TableDataset(
-        x=x,
-        y=y[:limit],
-        ids=torch.arange(len(x)),
+        x=schema.encode(columns.take(pa.array(kept.numpy())), name),
+        y=y[kept],
+        ids=kept,
         name=name,
         split=split,
         class_names=names,
         schema=schema,
         target=target,
+        toward=toward,
     )
+
+
+def _others(y: Tensor, names: tuple[str, ...], toward: str) -> Tensor:
+    """The rows that are not of the class that an adversary wants."""
+    if toward not in names or len(names) != 2:
+        raise ArgumentError(
+            f"toward: expected one of two classes, got {toward!r} of {', '.join(names[:6])}"
+            + (", ..." if len(names) > 6 else "")
+        )
+    kept = (y != names.index(toward)).nonzero().flatten()
+    if not len(kept):
+        raise ArgumentError(f"toward: expected rows of another class than {toward!r}, got none")
+    return kept
 
 
 def read(path: Path, split: str) -> pa.Table:

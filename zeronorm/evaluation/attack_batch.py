@@ -15,7 +15,7 @@ from zeronorm.certification.certificate import ABSTAIN
 from zeronorm.data import Dataset
 from zeronorm.errors import ArgumentError
 from zeronorm.evaluation.examples import first_columns
-from zeronorm.evaluation.fresh_pass import predict, verdict
+from zeronorm.evaluation.fresh_pass import changes, predict, verdict
 from zeronorm.evaluation.in_process import Events, Spent
 from zeronorm.evaluation.plan import PlannedStage, takes
 from zeronorm.evaluation.proofs import certificate_of
@@ -208,7 +208,6 @@ class _Attempt:
         found = verdict(predict(self.model, everyone)[rows], y)
         inside = threat.contains(x, x_adv).tolist()
         distance, linf = threat.distance(x, x_adv).tolist(), distances.linf(x, x_adv).tolist()
-        changed = (threat.grid(x) != threat.grid(x_adv)).any(1)
         new_rows = []
         for j, local in enumerate(rows.tolist()):
             # an unchanged input that a randomised model gets wrong this time is no adversarial
@@ -225,13 +224,8 @@ class _Attempt:
                 "backwards": int(self.counter.backwards[local]),
             }
             if broken:
-                at = changed[j].nonzero().flatten()
-                row |= {
-                    "distance": distance[j],
-                    "linf": linf[j],
-                    "positions": at.tolist(),
-                    "values": threat.grid(x_adv[j : j + 1])[0, :, at].T.flatten().tolist(),
-                }
+                row |= {"distance": distance[j], "linf": finite(linf[j])}
+                row |= changes(x[j : j + 1], x_adv[j : j + 1], threat)
             self._written.add(local)
             new_rows.append(row)
         self.finished(new_rows)

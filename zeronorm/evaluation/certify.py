@@ -31,10 +31,10 @@ from zeronorm.defenses.smoothed import smoothed
 from zeronorm.defenses.smoothed_classifier import SmoothedClassifier, part_in_training_mode
 from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, first_columns, on_device
-from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild
+from zeronorm.evaluation.fresh_pass import changes, device_of, predict, rebuild
 from zeronorm.evaluation.identity import ASKED
 from zeronorm.evaluation.in_process import Events, InProcess, Spent, Underway
-from zeronorm.evaluation.plan import digest, resolve_threats
+from zeronorm.evaluation.plan import described_threat, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, at_work
 from zeronorm.evaluation.result import Certification
 from zeronorm.evaluation.runner import cut, describe_data, execution, open_run, pictures, tidy_up
@@ -43,7 +43,6 @@ from zeronorm.evaluation.verify import (
     Verification,
     check_facts,
     check_page,
-    described_threat,
     patience,
     sample,
 )
@@ -328,8 +327,12 @@ def verify_certificates(
     place = {id_: i for i, id_ in enumerate(examples.ids.tolist())}
     method, options = plan["method"], plan["method"]["options"]
     certifier = get(method["name"])
-    for what in ("kind", "unit"):
-        result.compare(f"method: {what}", method.get(what), getattr(certifier, what))
+    of_threat = (method.get("threat") or {}).get(
+        "unit"
+    )  # a method that asks for threats counts what they count
+    unit = options.get("unit", certifier.unit) if of_threat is None else of_threat
+    for what, found in (("kind", certifier.kind), ("unit", unit)):
+        result.compare(f"method: {what}", method.get(what), found)
     prover: SmoothedClassifier | _Prover
     again = rows
     given: dict[str, Any] = {}
@@ -525,7 +528,7 @@ class _Proving:
                 x, x_adv = examples.x[i : i + 1], certificate.counterexamples[i : i + 1]
                 threat = next((threat for threat in threats if (threat.k or 0) >= broken), None)
                 if broken != ABSTAIN and threat and _breaks(prover.model, x, x_adv, threat, broken):
-                    rows[i] |= {"broken": broken} | _changes(x, x_adv, threat)
+                    rows[i] |= {"broken": broken} | changes(x, x_adv, threat)
         return rows
 
 
@@ -533,13 +536,6 @@ def _breaks(model: Any, x: Tensor, x_adv: Tensor, threat: L0, broken: int) -> bo
     """Whether an input is within so many changes of another, and answered otherwise on a fresh pass."""
     within = bool(threat.with_k(broken).contains(x, x_adv).all())
     return within and int(predict(model, x_adv).argmax()) != int(predict(model, x).argmax())
-
-
-def _changes(x: Tensor, x_adv: Tensor, threat: L0) -> Row:
-    """The changed positions and their new values, as a row holds them."""
-    before, after = threat.grid(x)[0], threat.grid(x_adv)[0]
-    at = (before != after).any(0).nonzero()[:, 0]
-    return {"positions": at.tolist(), "values": after[:, at].T.flatten().tolist()}
 
 
 def _go_on(

@@ -25,7 +25,7 @@ from zeronorm.evaluation.comparison_plan import Attacks, check_comparison, named
 from zeronorm.evaluation.examples import DataLike, as_dataset
 from zeronorm.evaluation.plan import resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
-from zeronorm.evaluation.result import Evaluation, RobustAccuracy
+from zeronorm.evaluation.result import Evaluation, RobustAccuracy, frame_of
 from zeronorm.evaluation.runner import evaluate
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
@@ -70,6 +70,10 @@ class Comparison:
     def to_html(self, path: str | Path) -> Path:
         """Write the comparison as one page."""
         return report.render([self.path], Path(path))
+
+    def to_frame(self) -> Any:
+        """The figures as a pandas DataFrame; see `zeronorm.evaluation.result.frame_of`."""
+        return frame_of(self.path)
 
     def as_json(self) -> dict[str, Any]:
         """The figures for a machine."""

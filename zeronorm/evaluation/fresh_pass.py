@@ -5,13 +5,14 @@ Whatever counts is measured here: by the run when it writes a row, by `verify` w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from zeronorm import checks, losses
+from zeronorm import checks, distances, losses
 from zeronorm.attacks.batch_under_attack import Model, filled_up
 from zeronorm.errors import ArgumentError, blaming_model
 from zeronorm.modules import device_of as device_of
@@ -50,11 +51,20 @@ def predict(model: Model, x: Tensor) -> Tensor:
     return z[: len(x)]
 
 
+def changes(x: Tensor, x_adv: Tensor, threat: L0) -> dict[str, Any]:
+    """What an adversarial (1, ...) changes, as a row holds it; a missing value is None."""
+    after = threat.grid(x_adv)[0]
+    at = distances.differs(threat.grid(x)[0], after).any(0).nonzero()[:, 0]
+    values = after[:, at].T.flatten().tolist()
+    return {"positions": at.tolist(), "values": [None if value != value else value for value in values]}
+
+
 def rebuild(x: Tensor, row: Mapping[str, Any], threat: L0) -> Tensor:
     """The adversarial of a row: the clean input (1, ...) with the stored values written into it."""
     x_adv = x.clone().contiguous()
     grid = threat.grid(x_adv)
     at = torch.tensor(row["positions"], dtype=torch.int64, device=x.device)
-    values = torch.tensor(row["values"], dtype=x.dtype, device=x.device)
+    known = [math.nan if value is None else value for value in row["values"]]
+    values = torch.tensor(known, dtype=x.dtype, device=x.device)
     grid[0, :, at] = values.view(len(at), grid.shape[1]).T
     return x_adv

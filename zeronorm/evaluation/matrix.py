@@ -39,11 +39,11 @@ from zeronorm.evaluation.comparison_plan import (
 )
 from zeronorm.evaluation.examples import DataLike, as_dataset, check_box, on_device
 from zeronorm.evaluation.fresh_pass import device_of
-from zeronorm.evaluation.plan import differences, digest, resolve_threats
+from zeronorm.evaluation.plan import described_threat, differences, digest, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
 from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
-from zeronorm.evaluation.verify import Verification, as_json, catalogue_word, check_page, described_threat
+from zeronorm.evaluation.verify import Verification, as_json, catalogue_word, check_page
 from zeronorm.files import unless_refused
 from zeronorm.modules import evaluation_mode
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder

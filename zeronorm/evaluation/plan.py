@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zeronorm import checks
@@ -16,6 +17,7 @@ from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue, get
 from zeronorm.attacks.custom import CustomAttack, custom
 from zeronorm.attacks.sparse_autoattack import Stage, stages
+from zeronorm.data import Schema
 from zeronorm.errors import ArgumentError
 from zeronorm.threat_model import L0, Linf
 
@@ -108,6 +110,22 @@ def resolve_threats(
     if curve and len(threats) > 1:
         raise ArgumentError(f"curve: expected one threat model, the largest budget, got {len(threats)}")
     return tuple(sorted(threats, key=lambda t: t.k or 0))
+
+
+def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
+    """The threat model that a plan describes, of inputs like x and any budget."""
+    low, high = (
+        torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
+    )
+    if "schema" in plan:
+        threat = L0(None, "column", schema=Schema.parse(plan["schema"]))
+    else:
+        threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
+    if plan["allowed"] is None:
+        return threat
+    allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
+    allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
+    return replace(threat, allowed=allowed)
 
 
 def resolve_stages(

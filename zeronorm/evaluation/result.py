@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import ItemsView, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ import pyarrow as pa
 
 from zeronorm import records, report
 from zeronorm.errors import ArgumentError, reading
+from zeronorm.evaluation.adversarials import Adversarials, adversarials
+from zeronorm.evaluation.examples import DataLike
 from zeronorm.records.figures import Share
 from zeronorm.records.folders import CertificateFolder, RunFolder
+from zeronorm.records.paper_table import html_table, read_paper_table
 
 
 class Accuracy(float):
@@ -32,7 +35,7 @@ class Accuracy(float):
 
 
 class RobustAccuracy(Accuracy):
-    """Robust accuracy: a number, that of the largest budget, and by budget as `accuracy[k]`."""
+    """Robust accuracy: as a number that of the largest budget, and a mapping from budgets: `accuracy[k]`."""
 
     by_k: dict[int, Accuracy]
 
@@ -49,6 +52,23 @@ class RobustAccuracy(Accuracy):
         if k not in self.by_k:
             raise ArgumentError(f"k: expected one of the budgets {', '.join(map(str, self.by_k))}, got {k!r}")
         return self.by_k[k]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.by_k)
+
+    def __len__(self) -> int:
+        return len(self.by_k)
+
+    def __contains__(self, k: object) -> bool:
+        return k in self.by_k
+
+    def keys(self) -> KeysView[int]:
+        """The budgets, ascending."""
+        return self.by_k.keys()
+
+    def values(self) -> ValuesView[Accuracy]:
+        """The accuracies, by ascending budget."""
+        return self.by_k.values()
 
     def items(self) -> ItemsView[int, Accuracy]:
         """(k, accuracy) in ascending k."""
@@ -67,6 +87,20 @@ def summary_of(run: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
         if figures.certified is None
         else {"certified_accuracy": {str(k): share.value for k, share in figures.certified.items()}}
     )
+
+
+def frame_of(run: Path) -> Any:
+    """A row for each model, method and budget of a folder: accuracy, exact 95 % interval (low, high), right, n, exact.
+
+    The budget k = 0 stands for the unchanged inputs.  **Raises:** `ArgumentError` without pandas (extra `tables`).
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise ArgumentError(
+            "to_frame: needs pandas, which is not installed: pip install 'zeronorm[tables]'"
+        ) from None
+    return pd.DataFrame(read_paper_table([run]).frame())
 
 
 class RunResult:
@@ -90,6 +124,14 @@ class RunResult:
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one page."""
         return report.render([self.run], Path(path))
+
+    def to_frame(self) -> Any:
+        """The figures as a pandas DataFrame; see `frame_of`."""
+        return frame_of(self.run)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_table(read_paper_table([self.run]))
 
 
 class Evaluation(RunResult):
@@ -119,6 +161,10 @@ class Evaluation(RunResult):
     def diagnosis(self) -> list[dict[str, str]]:
         """What the run noticed about its own figure."""
         return list(self._folder.read()["diagnosis"])
+
+    def adversarials(self, data: DataLike, k: int | None = None) -> Adversarials:
+        """The sparsest adversarial of each example that was broken, within k changes; `data` is what was evaluated."""
+        return adversarials(self._folder, data, k)
 
     def table(self) -> str:
         """The figures as a small table of text."""

@@ -432,9 +432,14 @@ def describe_data(dataset: Dataset | Stream) -> dict[str, Any]:
         "shape": list(dataset.x.shape[1:]),
         "dtype": str(dataset.x.dtype).removeprefix("torch."),
         "class_names": list(dataset.class_names),
-    } | (
-        {"target": dataset.target, "schema": dataset.schema.text} if isinstance(dataset, TableDataset) else {}
-    )
+    } | _of_table(dataset)
+
+
+def _of_table(dataset: Dataset | Stream) -> dict[str, Any]:
+    if not isinstance(dataset, TableDataset):
+        return {}
+    told = {"target": dataset.target, "schema": dataset.schema.text}
+    return told if dataset.toward is None else told | {"toward": dataset.toward}
 
 
 def _k(threat: L0) -> int:

@@ -7,7 +7,7 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,13 +21,13 @@ from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
 from zeronorm.attacks.sparse_autoattack import Stage, Version, stages
 from zeronorm.certification.catalogue import catalogue as certificates
-from zeronorm.data import Dataset, Schema, Stream
+from zeronorm.data import Dataset, Stream
 from zeronorm.errors import one_line, reads_records
 from zeronorm.evaluation import diagnosis
 from zeronorm.evaluation.batches import in_batches
 from zeronorm.evaluation.examples import DataLike, as_dataset, on_device
-from zeronorm.evaluation.fresh_pass import device_of, predict, rebuild, verdict
-from zeronorm.evaluation.plan import PlannedStage, digest
+from zeronorm.evaluation.fresh_pass import changes, device_of, predict, rebuild, verdict
+from zeronorm.evaluation.plan import PlannedStage, described_threat, digest
 from zeronorm.evaluation.proofs import certificate_of
 from zeronorm.evaluation.result import summary_of
 from zeronorm.evaluation.runner import describe_data, pictured
@@ -299,8 +299,8 @@ def check_facts(
         else:
             result.compare(f"model: {what}", told.get(what), facts.get(what))
     of_data = describe_data(dataset)
-    for what in ("n", "shape", "dtype"):
-        result.compare(f"data: {what}", plan["data"].get(what), of_data[what])
+    for what in ("n", "shape", "dtype", "toward"):
+        result.compare(f"data: {what}", plan["data"].get(what), of_data.get(what))
     if (told := plan["data"].get("class_names")) and not of_data["class_names"]:
         result.notes.append("the data given here have no class names: those of the run were not checked")
     elif told:
@@ -553,7 +553,7 @@ def _check_pictures(
 ) -> None:
     for example, values in pictures.items():
         x = examples.at([position[example]]).x.double().flatten() if example in position else None
-        if x is None or not np.array_equal(x.cpu().numpy(), values):
+        if x is None or not np.array_equal(x.cpu().numpy(), values, equal_nan=True):
             result.problems.append(f"example {example}: its picture is not the input of the data")
 
 
@@ -599,12 +599,11 @@ def _check_adversarials(
     distance, linf = threat.distance(x, x_adv).tolist(), distances.linf(x, x_adv).tolist()
     prediction, wrong, margin = verdict(predict(model, x_adv), y)
     inside = threat.with_k(None).contains(x, x_adv).tolist()
-    changed = (threat.grid(x) != threat.grid(x_adv)).any(1)
     for j, row in enumerate(rows[i] for i in sound):
         who = _who(row)
         if not inside[j]:
             result.problems.append(f"{who}: the adversarial leaves the box, the cap or the allowed positions")
-        if changed[j].nonzero().flatten().tolist() != row["positions"]:
+        if changes(x[j : j + 1], x_adv[j : j + 1], threat)["positions"] != row["positions"]:
             result.problems.append(f"{who}: the positions that differ from the clean input are others")
         if distance[j] != row["distance"]:
             result.problems.append(f"{who}: {distance[j]} positions changed, the run says {row['distance']}")
@@ -615,23 +614,9 @@ def _check_adversarials(
         if prediction[j] != row["prediction"]:
             result.problems.append(f"{who}: predicted {prediction[j]}, the run says {row['prediction']}")
         _check_margin(row, margin[j], result)
-        if row["linf"] is None or not math.isclose(row["linf"], linf[j], rel_tol=1e-5, abs_tol=1e-6):
+        size = math.inf if row["linf"] is None else row["linf"]  # of a value that went missing or came to be
+        if not math.isclose(size, linf[j], rel_tol=1e-5, abs_tol=1e-6):
             result.problems.append(f"{who}: largest change is {linf[j]:.6g}, the run says {row['linf']}")
-
-
-def described_threat(plan: Mapping[str, Any], x: Tensor) -> L0:
-    """The threat model that a plan describes, of inputs like x and any budget."""
-    low, high = (
-        torch.tensor(v, dtype=x.dtype) if isinstance(v, list) else v for v in (plan["low"], plan["high"])
-    )
-    if "schema" in plan:
-        return L0(None, "column", schema=Schema.parse(plan["schema"]))
-    threat = L0(None, plan["unit"], low, high, plan["linf"], channels=plan.get("channels"))
-    if plan["allowed"] is None:
-        return threat
-    allowed = torch.zeros(threat.positions(x), dtype=torch.bool)
-    allowed[torch.tensor(plan["allowed"], dtype=torch.int64)] = True
-    return replace(threat, allowed=allowed)
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from zeronorm.models.checkpoint import load as load
 from zeronorm.models.checkpoint import save as save
 from zeronorm.models.classifier import Classifier as Classifier
 from zeronorm.models.classifier import build as build
+from zeronorm.models.model_file import from_file as from_file
 from zeronorm.models.nearest_neighbour import NearestNeighbour as NearestNeighbour
 from zeronorm.models.normalize import Normalize as Normalize
 from zeronorm.models.scikit_learn import from_sklearn as from_sklearn
@@ -36,6 +37,7 @@ __all__ = [
     "describe",
     "digest",
     "from_catboost",
+    "from_file",
     "from_lightgbm",
     "from_sklearn",
     "from_xgboost",

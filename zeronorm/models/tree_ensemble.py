@@ -188,6 +188,7 @@ class TreeClassifier(BlackBox):
         self.classes = classes
         self.class_names = class_names
         self.predict = predict
+        self.possible: Callable[[Any], Any] | None = None  # makes rows such that it can take them
         self._read = read
 
     @cached_property
@@ -383,7 +384,7 @@ def from_xgboost(model: Any, batch_size: int | None = None) -> TreeClassifier:
     Understood: gbtree, numeric and categorical splits, `binary:logistic` and `multi:softprob`, early stopping,
     missing values.  Not: dart, gblinear, trees with vectors at their leaves.
     """
-    xgboost = _library("xgboost")
+    xgboost = library("xgboost")
     wrapped = hasattr(model, "get_booster")
     booster = model.get_booster() if wrapped else model
     if not isinstance(booster, xgboost.Booster):
@@ -488,7 +489,7 @@ def from_lightgbm(model: Any, batch_size: int | None = None) -> TreeClassifier:
     Understood: gbdt, dart and goss, numeric and categorical splits, `binary` and `multiclass`, early stopping, missing
     values.  Not: rf, linear trees, `zero_as_missing`.
     """
-    lightgbm = _library("lightgbm")
+    lightgbm = library("lightgbm")
     booster = getattr(model, "booster_", model)
     if not isinstance(booster, lightgbm.Booster):
         raise ArgumentError(
@@ -594,7 +595,7 @@ def _lightgbm(text: str, head: dict[str, str], classes: int, features: int) -> T
 
 def from_catboost(model: Any, batch_size: int | None = None) -> TreeClassifier:
     """A `CatBoostClassifier` of numeric features as a model, of oblivious trees or others."""
-    catboost = _library("catboost")
+    catboost = library("catboost")
     if not isinstance(model, catboost.CatBoostClassifier) or not model.is_fitted():
         raise ArgumentError(f"model: expected a fitted CatBoostClassifier, got {type(model).__name__}")
     labels = np.asarray(model.classes_)
@@ -793,6 +794,7 @@ def _compare(trees: TreeEnsemble, model: TreeClassifier, rows: int = 256) -> Non
             x[:, f] = np.where(rng.random(rows) < 0.5, spread, np.where(rng.random(rows) < 0.5, at, beside))
         if trees.takes_missing[f]:
             x[rng.random(rows) < 0.1, f] = np.nan
+    x = x if model.possible is None else model.possible(x)
     scores, logits = trees.scores(x), np.asarray(model.function(x.copy()))
     lead = scores.max(1) - scores[np.arange(rows), logits.argmax(1)]
     if trees.votes:
@@ -809,7 +811,8 @@ def _compare(trees: TreeEnsemble, model: TreeClassifier, rows: int = 256) -> Non
         )
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """A library of trees, or `ArgumentError` with what installs it."""
     from importlib import import_module
 
     try:

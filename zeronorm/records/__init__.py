@@ -17,6 +17,7 @@ from zeronorm.records.matrix_figures import matrix_json as matrix_json
 from zeronorm.records.matrix_figures import matrix_table as matrix_table
 from zeronorm.records.matrix_figures import read_matrix as read_matrix
 from zeronorm.records.matrix_figures import verdicts as verdicts
+from zeronorm.records.paper_table import read_paper_table as read_paper_table
 from zeronorm.records.results import leaderboard_json as leaderboard_json
 from zeronorm.records.results import leaderboard_table as leaderboard_table
 from zeronorm.records.results import read_boards as read_boards
@@ -38,6 +39,7 @@ __all__ = [
     "read_boards",
     "read_comparison",
     "read_matrix",
+    "read_paper_table",
     "result_of",
     "save_result",
     "summarise",

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from zeronorm.errors import ArgumentError, printable
 from zeronorm.metrics import Magnitude, interval, median_magnitude
+from zeronorm.records.columns import table_columns
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -178,7 +179,9 @@ def summarise(run: Mapping[str, Any], rows: pa.Table) -> Summary:
     """The figures of a run, complete or not, from its run.json and its rows."""
     check_run(run)
     plan = run["plan"]
-    unit = plan["threat"]["unit"] if len(plan["data"]["shape"]) > 1 else "feature"
+    unit = plan["threat"]["unit"]
+    if unit == "pixel" and len(plan["data"]["shape"]) < 2:
+        unit = "feature"
     curve = bool(plan["threat"].get("curve"))
     asked = sorted(set(plan["threat"]["budgets"]))
     every = list(range(asked[-1] + 1)) if curve else asked
@@ -303,8 +306,9 @@ def count(number: int, thing: str) -> str:
 
 def data_title(data: Mapping[str, Any]) -> str:
     """The data by name and split: "mnist (test)"; data that were given as tensors have neither."""
-    split = data.get("split")
-    return f"{data['name']} ({split})" if split and split != data["name"] else f"{data['name']}"
+    split, toward = data.get("split"), data.get("toward")
+    title = f"{data['name']} ({split})" if split and split != data["name"] else f"{data['name']}"
+    return title if toward is None else f"{title}, toward {toward}"
 
 
 def channels_last(plan: Mapping[str, Any]) -> bool:
@@ -316,6 +320,8 @@ def channels_last(plan: Mapping[str, Any]) -> bool:
 def positions(plan: Mapping[str, Any], unit: str) -> int:
     """How many positions an input of a run has, in that unit."""
     shape = plan["data"]["shape"]
+    if (columns := table_columns(plan)) is not None:
+        return len(columns)
     if unit != "pixel":
         return math.prod(shape)
     return math.prod(shape[:-1] if channels_last(plan) else shape[1:])
@@ -332,7 +338,8 @@ def check_again(command: str | None, models: Iterable[Any], path: Path, kind: st
         path, kind = path.parent.parent, "_matrix"
     if command is None:
         return f"zeronorm.verify{kind}({str(path)!r}, {'models' if kind in _SEVERAL else 'model'}, data)"
-    trust = " --trust" if any(_CODE.fullmatch(str(model)) for model in models) else ""
+    trusted = any(_CODE.fullmatch(str(model)) or str(model).startswith("joblib:") for model in models)
+    trust = " --trust" if trusted else ""
     return f"zeronorm verify {shlex.quote(str(path))}{trust}"
 
 

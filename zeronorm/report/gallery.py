@@ -17,6 +17,7 @@ from PIL import Image
 
 from zeronorm.errors import ArgumentError
 from zeronorm.records.certificate_figures import CertificateSummary
+from zeronorm.records.columns import changed_columns, table_columns
 from zeronorm.records.figures import Summary, channels_last, class_name, count
 
 Floats = npt.NDArray[np.float64]
@@ -139,10 +140,13 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
         shape = clean.shape
     names = plan["data"].get("class_names")
     broken = row["outcome"] == "broken"
+    columns = table_columns(plan)
     adversarial, changed = _apply(clean, row, summary.unit) if broken else (clean, np.zeros(shape, bool))
     title = str(row["name"]) if row["name"] else f"example {row['example']}"
     epsilon = summary.epsilon
     note = f"{count(row['distance'], summary.unit)} changed" if broken and epsilon is None else ""
+    if broken and columns is not None:
+        note = f"needs {row['distance']} of {count(len(columns), 'column')}"
     label, prediction = (class_name(names, row[key]) for key in ("label", "prediction"))
     pictures: list[Picture] = []
     changes: list[tuple[str, str, str]] = []
@@ -162,6 +166,9 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
                 _picture(seen, f"{title} with {note}: read as {prediction}"),
                 _picture(seen, f"{title}: where the {note} are", changed),
             ]
+    elif broken and columns is not None:
+        told = changed_columns(columns, clean.reshape(-1), adversarial.reshape(-1))
+        more, changes = max(len(told) - _ENTRIES, 0), told[:_ENTRIES]
     elif broken:
         entries = np.flatnonzero(changed)
         more = max(len(entries) - _ENTRIES, 0)

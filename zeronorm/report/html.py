@@ -26,6 +26,7 @@ from zeronorm.records.certificate_figures import (
     short_radius,
     summarise_certificates,
 )
+from zeronorm.records.columns import ColumnUse, column_use, table_columns
 from zeronorm.records.comparison_figures import (
     ComparisonFigures,
     Entry,
@@ -70,6 +71,7 @@ class Section:
     checks: list[str]
     curve: plots.Chart | None
     passes: plots.Chart | None
+    columns: list[ColumnUse]
     groups: list[gallery.Group]
     gallery_note: str
     provenance: list[tuple[str, list[str]]]
@@ -194,8 +196,9 @@ def _shown(value: Any) -> Any:
     return value
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
-    """Where templates are found, and what they may call; all text is escaped."""
+    """Where templates are found, and what they may call; all text is escaped.  Kept, with the templates it compiled."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -226,6 +229,7 @@ def _section(folder: RunFolder, id_: str) -> Section:
     rows = folder.read_rows()
     summary = summarise(run, rows)
     groups = gallery.groups(summary, rows, folder.read_images())
+    columns = table_columns(run["plan"])
     return Section(
         id=id_,
         title=model_title(run["plan"]["model"]),
@@ -237,6 +241,7 @@ def _section(folder: RunFolder, id_: str) -> Section:
         checks=[str(check) for check in run.get("checks") or []],
         curve=plots.against_k(summary) if summary.n else None,
         passes=plots.against_passes(summary) if summary.n else None,
+        columns=[] if columns is None else column_use(columns, rows),
         groups=groups,
         gallery_note=_gallery_note(
             summary, pictures=any(card.pictures for group in groups for card in group.cards)
@@ -273,6 +278,13 @@ def _adversary(summary: Summary) -> Markup:
     threat = plan["threat"]
     low, high = np.min(threat["low"]), np.max(threat["high"])
     own = "" if np.ndim(threat["low"]) == np.ndim(threat["high"]) == 0 else ", each within its own bounds"
+    if (columns := table_columns(plan)) is not None:
+        text = f"of {count(len(columns), 'column')}, to any value that the schema of the table allows"
+        if (wanted := plan["data"].get("toward")) is not None:
+            text += f", to be answered {wanted}"
+        if threat.get("allowed") is not None:
+            text += f", and only among {len(threat['allowed']):,} of them"
+        return Markup("up to <i>k</i> {}").format(text)
     if summary.epsilon is not None:
         return Markup("every value by at most <i>ε</i> = {}, within [{}, {}]{}").format(
             f"{summary.epsilon:g}", f"{low:g}", f"{high:g}", own
