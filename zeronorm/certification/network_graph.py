@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from zeronorm import checks
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, one_line
 
 Shape = tuple[int, ...]
 _MATRIX = 200_000  # coefficients of a convolution that are held as a matrix
@@ -347,6 +347,7 @@ def read_network(model: Any, x: Tensor, *, seed: int = 0) -> Network:
             "model: expected weights in float32 or all in float64, got " + ", ".join(sorted(map(str, dtypes)))
         )
     dtype = dtypes.pop()
+    _check_inputs(model, x, dtype)
     device = next(itertools.chain(model.parameters(), model.buffers(), [x])).device
     generator = torch.Generator().manual_seed(seed)
     sample = torch.rand((_ROWS, *x.shape[1:]), generator=generator).to(device, dtype)
@@ -402,6 +403,19 @@ _GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
+
+
+def _check_inputs(model: nn.Module, x: Tensor, dtype: torch.dtype) -> None:
+    """`ArgumentError` for inputs of another type than the weights, unless the model takes them all the same."""
+    if x.dtype == dtype or not len(x):
+        return
+    try:
+        with torch.no_grad():
+            model(x[:1])
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"x: expected inputs in {dtype}, as the model's weights are, got {x.dtype}: {one_line(error)}"
+        ) from None
 
 
 def _check_modules(model: nn.Module) -> None:
