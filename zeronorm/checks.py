@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from zeronorm import modules
 from zeronorm.errors import ArgumentError
@@ -160,6 +161,11 @@ def model(candidate: Any) -> Callable[[Tensor], Tensor]:
             f"model: expected a callable from inputs to logits, got {type(candidate).__name__}{hint}"
         )
     for network in modules.networks(candidate):
+        if any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
+            raise ArgumentError(
+                f"model: expected weights, got a {type(network).__name__} with layers that have none before their "
+                "first input; hand it a batch, and then load them"
+            )
         if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
             raise ArgumentError(
                 f"model: expected weights, got a {type(network).__name__} with some on the meta device, which have no "

@@ -104,11 +104,11 @@ def read_file(path: Path) -> bytes:
 def parse_json(text: str | bytes) -> Any:
     """The content of a JSON file of unknown origin; `ValueError` if it cannot be read.
 
-    **Raises:** `ValueError` for whatever is wrong with it: no JSON, NaN, text that cannot be written, or nested deeper
-    than any file of ours.
+    **Raises:** `ValueError` for whatever is wrong with it: no JSON, NaN, a name twice, text that cannot be written, or
+    nested deeper than any file of ours.
     """
     try:
-        content = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        content = json.loads(text, parse_constant=_refused, parse_float=_finite, object_pairs_hook=_once)
         if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
             json.dumps(content, ensure_ascii=False).encode()  # fails where half a character was escaped
     except RecursionError:
@@ -124,6 +124,13 @@ def parse_json(text: str | bytes) -> Any:
         if not layer:
             return content
     raise ValueError("nested too deeply")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):  # of which one reader takes the first, another the last
+        raise ValueError("a name stands twice in one object")
+    return content
 
 
 def _finite(text: str) -> float:

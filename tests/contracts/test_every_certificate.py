@@ -385,3 +385,37 @@ def test_unbounded_is_above_and_abstaining_below_every_radius():
     certificate = Certificate(torch.tensor([0, ABSTAIN]), torch.tensor([UNBOUNDED, ABSTAIN]))
     y = torch.tensor([0, 0])
     assert certificate.holds(y, 10**6).tolist() == [True, False] == certificate.holds(y, 0).tolist()
+
+
+@proofs
+@pytest.mark.parametrize("of_inputs", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("of_weights", [torch.float64, torch.bfloat16, torch.float16, None], ids=str)
+def test_in_another_type_it_holds_or_is_refused(row, of_weights, of_inputs):
+    """Weights in one type, inputs in another: the answers are those of the model as it then runs."""
+    if of_weights is None and of_inputs == torch.float32:
+        pytest.skip("the other tests")
+    changed = 0
+    for seed in range(2):
+        small = SMALL[row.name](seed)
+        model = small.model if of_weights is None else small.model.to(of_weights)
+        x = small.x.to(of_inputs)
+        largest = min(torch.finfo(of_inputs).max, torch.finfo(torch.float32).max)
+        try:
+            certificate = row.prove(model, x, {})
+        except ArgumentError as error:
+            assert "\n" not in str(error)
+            return
+        kept = ~certificate.abstained
+        for size in (1, 3, len(x)):
+            found = torch.cat([answers(model, part) for part in x.split(size)])
+            assert torch.equal(found[kept], certificate.prediction[kept])
+        for i, radius in list(enumerate(certificate.radius.tolist()))[:8]:
+            if radius < 1:
+                continue
+            for some in changes(x[i].float(), 1, tuple(max(-largest, min(v, largest)) for v in small.values)):
+                changed += len(some)
+                some = some.to(of_inputs)
+                if of_inputs == torch.float64:  # any value is any of this type
+                    some = torch.where(some.abs() > 1e38, 1e200 * some, some)
+                assert (answers(model, some) == certificate.prediction[i]).all(), i
+    assert changed > 0

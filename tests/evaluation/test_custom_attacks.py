@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -185,3 +186,99 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     ):
         assert command_line([*common, "--attack", words, "--out", "c"]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_an_attack_that_changes_modes_has_changed_nothing_for_others(model, data):
+    """Its own passes are as it wants them; the model is then as its owner left it."""
+
+    def switching(model, x, y, threat):
+        model.train()
+        return zn.attacks.sparse_rs(model, x, y, threat, queries=60)
+
+    own = zn.evaluate(model, data, zn.L0(2), switching)
+    assert not any(layer.training for layer in model.modules())
+    assert (
+        own.robust_accuracy
+        == zn.evaluate(model, data, zn.L0(2), partial(queried, queries=60)).robust_accuracy
+    )
+    assert zn.verify(own.run, model, data)
+
+
+def queried(model, x, y, threat, *, queries):
+    return zn.attacks.sparse_rs(model, x, y, threat, queries=queries)
+
+
+def test_an_attack_that_changes_weights_is_named_after_however_few_passes(model, data):
+    mine = copy.deepcopy(model)
+
+    def spoiling(model, x, y, threat):
+        model(x)
+        for parameter in model.parameters():
+            parameter.data.neg_()
+        return x
+
+    found = zn.evaluate(mine, data, zn.L0(2), spoiling)
+    assert codes(found) == ["model-changed"]
+    told = next(f["seen"] for f in found.diagnosis if f["code"] == "model-changed")
+    assert told == "4 of 4 clean inputs were answered otherwise after the search than before it"
+
+
+def outside(x):
+    return x + 5
+
+
+def wholly(x):
+    return 1 - x
+
+
+def undefined(x):
+    return x.masked_fill(torch.arange(25).view(5, 5) == 3, float("nan"))
+
+
+@pytest.mark.parametrize("end", [outside, wholly, undefined])
+@pytest.mark.parametrize("how", ["budget", "minimal", "curve"])
+def test_what_is_outside_the_threat_model_breaks_nobody(model, data, end, how):
+    def own(model, x, y, threat):
+        model(x)
+        return end(x)
+
+    attack = custom(own, kind="minimal" if how == "minimal" else "budget")
+    found = zn.evaluate(model, data, zn.L0(2), attack, curve=how == "curve")
+    assert "outside-threat-model" in codes(found)
+    broke = float(found.robust_accuracy[2]) < float(found.clean_accuracy)
+    assert broke == (end is wholly and how == "curve"), (
+        "there what is found is made sparser until it is inside"
+    )
+    assert zn.verify(found.run, model, data)
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (lambda x: x[:, :, :2], r"got shape \(\d+, 1, 2, 5\)"),
+        (lambda x: None, "got NoneType"),
+        (lambda x: x.to_sparse(), "expected dense inputs from custom own, got the layout torch.sparse_coo"),
+    ],
+)
+def test_what_is_no_batch_of_inputs_is_refused(model, data, answer, said, unchecked):
+    def own(model, x, y, threat):
+        model(x)
+        return answer(x)
+
+    with pytest.raises(zn.ArgumentError, match=rf"^attack: .*{said}"):
+        zn.evaluate(model, data, zn.L0(2), own)
+
+
+def test_an_attack_that_writes_where_it_reads_is_measured_against_what_was_given(model, data):
+    def writing(model, x, y, threat):
+        x.copy_(zn.attacks.sparse_rs(model, x, y, threat, queries=60))
+        y.zero_()
+        return x
+
+    before = data.x.clone(), data.y.clone()
+    found = zn.evaluate(model, data, zn.L0(2), writing)
+    assert torch.equal(data.x, before[0]) and torch.equal(data.y, before[1])
+    assert (
+        found.robust_accuracy
+        == zn.evaluate(model, data, zn.L0(2), partial(queried, queries=60)).robust_accuracy
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -47,8 +49,8 @@ def test_what_was_looked_at_is_in_the_record(model):
     """Each check is either passed or a finding."""
     evaluation = evaluate(model, k=1, attack="sparse_rs", queries=9)
     assert codes(evaluation) == ["search-not-converged"]
-    # one kind of search has nothing to be compared with
-    others = {"search-not-converged", "black-box-beats-white-box", "few-examples"}
+    # one kind of search has nothing to be compared with, and so few passes leave none to ask again
+    others = {"search-not-converged", "black-box-beats-white-box", "few-examples", "model-changed"}
     words = [text for code, text in diagnosis.CHECKS.items() if code not in others]
     assert evaluation.summary.run["checks"] == words
 
@@ -82,6 +84,81 @@ def test_noise_below_what_matters_is_not_worth_a_word(model):
 def test_a_batch_dependent_model(model):
     dependent = Through(model, after=lambda z: z - 0.1 * z.mean(0))
     assert "batch-dependent-model" in codes(evaluate(dependent, k=1, attack="sparse_rs", queries=9))
+
+
+def test_a_model_whose_answers_depend_on_the_place_in_the_batch(model):
+    """The same noise in every pass: alone, the first example is answered as in the batch, any other is not."""
+
+    def noisy(z):
+        return z + 4 * torch.rand(z.shape, generator=torch.Generator().manual_seed(0))
+
+    found = codes(evaluate(Through(model, after=noisy), k=1, attack="sparse_rs", queries=9))
+    assert "batch-dependent-model" in found and "randomised-model" not in found
+
+
+class Tiring(nn.Module):
+    """A model that answers otherwise once it has been asked so often."""
+
+    def __init__(self, inner, after):
+        super().__init__()
+        self.inner, self.left = inner, after
+        self.eval()
+
+    def forward(self, x):
+        self.left -= len(x)
+        return self.inner(x) if self.left > 0 else -self.inner(x)
+
+
+def test_a_model_that_changes_while_it_is_searched(model):
+    found = evaluate(Tiring(model, 1000), k=1, attack="sparse_rs", queries=800, data=dataset(model))
+    assert "model-changed" in codes(found)
+    told = next(f for f in found.diagnosis if f["code"] == "model-changed")
+    assert told["seen"] == "2 of 2 clean inputs were answered otherwise after the search than before it"
+    assert not zn.verify(found.run, model, dataset(model))
+    lasting = evaluate(Tiring(model, 10**6), k=1, attack="sparse_rs", queries=800)
+    assert "model-changed" not in codes(lasting)
+    assert diagnosis.CHECKS["model-changed"] in lasting.summary.run["checks"]
+
+
+def test_an_attack_that_changes_the_model(model):
+    mine = copy.deepcopy(model)
+
+    def spoiling(model, x, y, threat):
+        for _ in range(400):
+            model(x)
+        with torch.no_grad():
+            for parameter in mine.parameters():
+                parameter.neg_()
+        return x
+
+    assert "model-changed" in codes(zn.evaluate(mine, dataset(model), zn.L0(1), spoiling))
+
+
+@pytest.mark.parametrize("attack", ["sparse_pgd", "sparse_rs"])
+def test_asking_again_costs_at_most_one_in_two_hundred_passes(model, attack):
+    before = []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            before.append(len(x))
+            return model(x)
+
+    lengths = {"queries": 800} if attack == "sparse_rs" else {"steps": 800}
+    found = evaluate(Watched().eval(), k=1, attack=attack, data=dataset(model), **lengths)
+    again = found.summary.run["sessions"][0]["asked_again"]
+    assert 0 < again <= 0.005 * sum(before)
+    few = evaluate(model, attack="sparse_rs", queries=2)
+    assert few.summary.run["sessions"][0]["asked_again"] == 0
+    assert diagnosis.CHECKS["model-changed"] not in few.summary.run["checks"]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e15, 1e30])
+def test_logits_whose_gradients_leave_the_range_of_their_type(model, scale):
+    scaled = Through(model, after=lambda z: z * scale)
+    found = evaluate(scaled, attack="sparse_pgd", steps=20, data=dataset(model))
+    assert "badly-scaled-logits" in codes(found)
+    assert all(f["level"] == "warning" for f in found.diagnosis if f["code"] == "badly-scaled-logits")
+    assert "badly-scaled-logits" not in codes(evaluate(model, attack="sparse_pgd", steps=20))
 
 
 def test_gradients_that_are_zero(model):

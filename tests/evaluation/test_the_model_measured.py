@@ -248,6 +248,18 @@ def test_a_folder_belongs_to_the_network_that_is_held(how, forgetting, tmp_path)
     assert not zn.verify(tmp_path, held(how, two), data)
 
 
+def test_layers_without_weights_are_refused(unchecked):
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES)).eval()
+    data = images(4), torch.zeros(4, dtype=torch.int64)
+    for model in (lazy, lambda x: lazy(x)):
+        with pytest.raises(
+            zn.ArgumentError, match=r"^model: .*a Sequential with layers that have none before"
+        ):
+            zn.evaluate(model, data, zn.L0(1))
+    lazy(data[0])
+    zn.evaluate(lazy, data, zn.L0(0), "sparse_rs", queries=1)
+
+
 # -- outputs -----------------------------------------------------------------------------------------------
 
 

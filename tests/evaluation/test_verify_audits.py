@@ -112,6 +112,27 @@ FORGED = {
         lambda told: told["plan"]["model"].update(differentiable=False),
         "model: differentiable is",
     ),
+    "words of its own": (lambda told: told.update(audited="by NIST"), "run.json: no run says audited"),
+    "a plan of its own": (
+        lambda told: told["plan"].update(strength="all"),
+        "run.json: no run says strength",
+    ),
+    "precision": (
+        lambda told: told["plan"].update(precision="float128"),
+        "plan: no run has the precision float128",
+    ),
+    "what the attacks are called": (
+        lambda told: told["plan"]["attack"].update(name="sparse_autoattack"),
+        "plan: its stages are sparse_rs, the run calls them sparse_autoattack",
+    ),
+    "an option that no attack has": (
+        lambda told: told["plan"]["attack"]["stages"][0]["options"].update(thorough=True),
+        "plan: no stage is called sparse_rs, with such options, for sparse_rs",
+    ),
+    "an attack that there is not": (
+        lambda told: told["plan"]["attack"]["stages"][0].update(attack="sparse_rs2"),
+        "plan: no stage is called sparse_rs, with such options, for sparse_rs2",
+    ),
 }
 
 
@@ -122,6 +143,94 @@ def test_forged_facts_are_named(copy, what):
     forge(folder, change)
     result = zn.verify(folder.path, model, data)
     assert not result.figures and any(said in problem for problem in result.problems), result.problems
+
+
+def own(model, x, y, threat, *, steps=5):
+    for _ in range(steps):
+        model(x)
+    return x
+
+
+@pytest.mark.parametrize("called", ["sparse_autoattack", "sparse_rs", "own"])
+@pytest.mark.parametrize("where", ["its name", "its name and the attack's"])
+def test_an_attack_of_ones_own_under_another_name_is_named(called, where, tmp_path):
+    model = network()
+    data = dataset(model)
+    zn.evaluate(model, data, zn.L0(1), own, tmp_path / "run")
+    assert zn.verify(tmp_path / "run", model, data)
+    folder = RunFolder(tmp_path / "run")
+    rows = folder.read_rows().to_pylist()
+
+    def change(told):
+        told["plan"]["attack"]["name"] = called
+        told["plan"]["attack"]["stages"][0]["name"] = called
+        if where != "its name":
+            told["plan"]["attack"]["stages"][0]["attack"] = called
+        for row in rows:
+            row["attack"] = called if row["stage"] == 0 else row["attack"]
+
+    forge(folder, change, rows)
+    problems = zn.verify(folder.path, model, data).problems
+    assert f"plan: no stage is called {called}, with such options" in problems[0]
+
+
+@pytest.mark.parametrize(
+    "attack", ["sparse_autoattack", "sparse-pgd", ["sparse_pgd", "sparse_rs"], "sigma_zero"]
+)
+def test_attacks_by_their_own_names_are_confirmed(attack, tmp_path):
+    model = network()
+    zn.evaluate(model, dataset(model), zn.L0(1), attack, tmp_path, steps=4)
+    assert zn.verify(tmp_path, model, dataset(model)).problems == []
+
+
+@pytest.mark.parametrize("after", [" # 95 %, confirmed by an auditor", " --data 95%", "95 %"])
+def test_nothing_stands_beside_the_folder_that_a_page_names(copy, after):
+    folder, model, data = copy
+    told = json.loads(folder.json.read_text()) | {"command": "zeronorm evaluate"}
+    folder.json.write_text(json.dumps(told))
+    zn.report.render(folder.path, folder.page)
+    page = folder.page.read_text()
+    named = f"zeronorm verify {folder.path}"
+    assert named in page and zn.verify(folder.path, model, data)
+    folder.page.write_text(page.replace(named, named + after))
+    assert zn.verify(folder.path, model, data).problems == [
+        "report.html: it is not the page that the records give"
+    ]
+    folder.page.write_text(page.replace(named, "zeronorm verify '/elsewhere/its run'".replace("'", "&#39;")))
+    assert zn.verify(folder.path, model, data)
+
+
+def test_files_that_are_of_no_run_are_noted(copy):
+    folder, model, data = copy
+    (folder.path / "index.html").write_text("95 %")
+    notes = zn.verify(folder.path, model, data).notes
+    assert "the folder holds files of no run, which nobody looked at: index.html" in notes
+
+
+def test_a_picture_more_is_damage(copy):
+    folder, model, data = copy
+    table = pq.read_table(folder.images)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), folder.images)
+    with pytest.raises(zn.ArgumentError, match="is damaged: an example has two pictures"):
+        zn.verify(folder.path, model, data)
+
+
+def test_a_margin_that_is_no_number_is_named(copy):
+    folder, model, data = copy
+    rows = folder.read_rows().to_pylist()
+    next(row for row in rows if row["outcome"] == "robust")["margin"] = float("nan")
+    forge(folder, lambda told: None, rows)
+    assert any(
+        "margin is at least 0, the run says nan" in p for p in zn.verify(folder.path, model, data).problems
+    )
+
+
+def test_a_name_that_stands_twice_is_none_of_json(copy):
+    folder, model, data = copy
+    text = folder.json.read_text()
+    folder.json.write_text(text.replace('"seed": 0', '"seed": 5, "seed": 0'))
+    with pytest.raises(zn.ArgumentError, match="a name stands twice in one object"):
+        zn.verify(folder.path, model, data)
 
 
 @pytest.mark.parametrize("passes", [0, 3])

@@ -101,7 +101,7 @@ def test_on_the_command_line(path, linear, tmp_path, capsys):
     white = ["--attack", "sparse_pgd", "--steps", "3", "--limit", "6", "--out", str(tmp_path / "white")]
     assert run(["evaluate", "--model", f"onnx:{path}", *white]) == 0
     # an operator that is no layer here: no gradients
-    box = write(tmp_path / "tanh.onnx", linear.weight, linear.bias, softmax="Tanh")
+    box = write(tmp_path / "sin.onnx", linear.weight, linear.bias, softmax="Sin")
     capsys.readouterr()
     assert run(["evaluate", "--model", f"onnx:{box}", "--attack", "sparse_pgd", "--steps", "3"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

@@ -19,7 +19,9 @@ from zeronorm import data as data_sets
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.defenses.smoothed import defended
 from zeronorm.errors import ArgumentError
+from zeronorm.models.input_form import KEYS, formed, input_form, split_form
 from zeronorm.models.model_file import FILES
+from zeronorm.models.program import load_program, program_kind
 
 _VOTES = 100  # of each answer of a smoothed classifier under attack, unless said
 _NEIGHBOUR = "nearest_neighbour"
@@ -46,9 +48,12 @@ def resolve_device(name: str) -> torch.device:
 def resolve_model(name: str, device: torch.device, *, trust: bool = False, schema: Any = None) -> Model:
     """A built-in name, a checkpoint folder, a Hub id, another library's model, or `package.module:callable`.
 
-    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`, or `onnx:FILE:mean=M,...:std=S,...`; trees are
+    Other libraries' are `timm:NAME`, `hf:OWNER/NAME` and `onnx:FILE`; trees are
     `xgboost:FILE`, `lightgbm:FILE` and, for who trusts the file, `joblib:FILE`, on tables with that schema;
     `nearest_neighbour:DATA` is the nearest of the training images, of the first N of them with `:limit=N` behind it.
+    A file `.safetensors`, `.pt` or `.pth` of bare weights is followed by `:architecture=NAME` and its arguments; one of
+    torch that holds a whole model is read for who trusts it.  Behind a callable, a file of torch or of ONNX, keys of
+    `zeronorm.models.input_form` say how it wants its images.
     The callable is a model, a class of models, or a function: without arguments it returns the model, with one it is
     the model.
     """
@@ -63,9 +68,26 @@ def resolve_model(name: str, device: torch.device, *, trust: bool = False, schem
         model = getattr(integrations, _LIBRARIES[library])(called)
     elif name.endswith(".onnx") and os.path.isfile(name):
         raise ArgumentError(f"model: expected onnx:{name} for a file of ONNX, got {name}")
+    elif is_code(name):
+        code, said = split_form(name)
+        model = formed(_imported(code), input_form(said))
+    elif (file := Path(split_form(name)[0])).is_file():
+        model = _from_file(file, split_form(name)[1], trust)
     else:
-        model = _imported(name) if is_code(name) else models.load(name)
+        model = models.load(name)
     return model.to(device).eval() if isinstance(model, nn.Module) else model
+
+
+def _from_file(path: Path, said: dict[str, str], trust: bool) -> Any:
+    """The model of a file of torch, or bare weights whose architecture and its arguments are named behind it."""
+    form = {key: said.pop(key) for key in KEYS if key in said}
+    layers = input_form(form)
+    if trust and program_kind(path) is not None and not said:
+        return formed(load_program(path), layers)
+    arguments: dict[str, Any] = {
+        key: int(value) if value.isdecimal() else value for key, value in said.items()
+    }
+    return formed(models.load(path, **arguments), layers)
 
 
 def _nearest_neighbour(called: str) -> models.NearestNeighbour:
@@ -100,7 +122,8 @@ def is_code(name: str) -> bool:
     """Whether `name` is a `package.module:callable`, whose code runs when it is resolved."""
     if name.partition(":")[0] in (_NEIGHBOUR, *FILES):
         return False
-    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name)) and not os.path.exists(name)
+    code = split_form(name)[0]
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", code)) and not os.path.exists(name)
 
 
 def imported(name: str, what: str) -> Any:

@@ -35,7 +35,8 @@ ModelName = Annotated[
     str,
     typer.Option(
         help="A built-in model, a checkpoint folder, a Hugging Face Hub id, timm:NAME, hf:OWNER/NAME, onnx:FILE, "
-        "xgboost:FILE, lightgbm:FILE, joblib:FILE (with --trust), or package.module:callable."
+        "xgboost:FILE, lightgbm:FILE, joblib:FILE and FILE.pt (with --trust), or package.module:callable; how a "
+        "network wants its images may follow, such as :range=255:channels=bgr:mean=M:std=S:layout=nhwc."
     ),
 ]
 Data = Annotated[
@@ -95,7 +96,11 @@ Ray = Annotated[
     typer.Option(help="A Ray cluster to run them on, which this machine is part of: auto or HOST:PORT."),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Read a model of joblib:FILE, whose code runs when it is read.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Read a model of joblib:FILE or a whole one of FILE.pt, whose code runs when it is read.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 

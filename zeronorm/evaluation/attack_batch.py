@@ -20,6 +20,7 @@ from zeronorm.evaluation.in_process import Events, Spent
 from zeronorm.evaluation.plan import PlannedStage, takes
 from zeronorm.evaluation.proofs import certificate_of
 from zeronorm.evaluation.query_counter import QueryCounter
+from zeronorm.modules import evaluation_mode
 from zeronorm.records.folders import Row, finite
 from zeronorm.threat_model import L0
 
@@ -117,11 +118,18 @@ class _Attempt:
         if self.sparser and takes(attack, "start"):
             options["start"] = self.shard.start
         # copies: an attack that writes into its arguments does not change what it is measured against
-        x_adv = attack(self.counter, x.clone(), y.clone(), self.stage.own(self.threat, x), **options)
+        with evaluation_mode(
+            self.model
+        ):  # nor does one that changes the modes of layers, for longer than it runs
+            x_adv = attack(self.counter, x.clone(), y.clone(), self.stage.own(self.threat, x), **options)
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             got = f"shape {tuple(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
             raise ArgumentError(
                 f"attack: expected inputs of shape {tuple(x.shape)} from {self.stage.name}, got {got}"
+            )
+        if x_adv.layout != torch.strided:
+            raise ArgumentError(
+                f"attack: expected dense inputs from {self.stage.name}, got the layout {x_adv.layout}"
             )
         x_adv = x_adv.detach().to(x)
         if self.threat.k and not self._passes():  # before what it found is made sparser, which asks the model

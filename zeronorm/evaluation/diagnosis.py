@@ -23,18 +23,26 @@ from zeronorm.modules import evaluation_mode, is_training, layers_in_training, n
 Finding = dict[str, str]
 
 SOME = 64  # inputs on which a model is looked at before the search
+_AGAIN, _SHARE_AGAIN = (
+    16,
+    0.005,
+)  # inputs on which it is looked at after the search, and their share of its passes
+_AFTER_CUSTOM = 4  # who may change anything
 _WIDE = 0.2  # of an interval
+_TINY, _HUGE = 1e-4, 1e12  # leads between logits
 
 # what is looked at, by the code of the finding that says otherwise
 CHECKS = {
     "randomised-model": "the model answers the same twice",
     "batch-dependent-model": "the model answers the same alone and in a batch",
+    "model-changed": "the model answers after the search as before it",
     "no-gradients": "the model gives gradients",
     "zero-gradient": "input gradients are not zero",
     "layer-in-training-mode": "every layer is in evaluation mode",
     "bounded-outputs": "logits are not squeezed by a sigmoid or tanh",
     "undefined-gradient": "input gradients are finite",
     "saturated-logits": "logits are not saturated",
+    "badly-scaled-logits": "logits are neither tiny nor huge",
     "clean-accuracy-near-chance": "clean accuracy is above chance",
     "black-box-beats-white-box": "black-box stages alone broke at most one example, or under 1 % of all, or under a "
     "tenth of what white-box stages broke",
@@ -50,6 +58,8 @@ CHECKS = {
 def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
     """The checks that were made and found nothing, in words."""
     codes = {finding["code"] for finding in findings}
+    if not any(session.get("asked_again") for session in run["sessions"]):
+        codes.add("model-changed")
     stages = run["plan"]["attack"]["stages"]
     if not all(_length(stage) for stage in stages if stage["kind"] != "proof"):  # rows cannot show it
         codes.add("search-not-converged")
@@ -144,8 +154,9 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
     findings: list[Finding] = []
     scale = float(first.std()) + 1e-12
     with torch.no_grad(), evaluation_mode(model):
-        alone = _checked(model, x[:1])
-        if float((first[:1] - alone).abs().max()) > 1e-3 * scale:  # is it chance, or the rest of the batch?
+        # the last: in another place of the batch as well
+        alone = _checked(model, x[-1:])
+        if float((first[-1:] - alone).abs().max()) > 1e-3 * scale:  # is it chance, or the rest of the batch?
             second = losses.finite_below(predict(model, x)).float()  # filled up as the first was
             alike = float((first - second).abs().max()) <= 1e-3 * scale
             findings.append(_BATCH_DEPENDENT if alike else _randomised(first.argmax(1), second.argmax(1)))
@@ -170,14 +181,26 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
                 f"return what comes before the {squeezed[1]}",
             )
         )
-    margins = first.sort(1, descending=True).values
-    if gradient is not None and float((margins[:, 0] - margins[:, 1]).median()) > 17:
+    best, second_best = first.topk(2, dim=1).values.unbind(1)
+    lead = float((best - second_best).median())
+    if gradient is not None and lead > 0 and not _TINY < lead < _HUGE:
+        findings.append(
+            _finding(
+                "badly-scaled-logits",
+                "warning",
+                f"half of the inputs have a lead of {'under' if lead < 1 else 'over'} {lead:.1g} between the two "
+                "largest logits",
+                "gradients are as small or as large, and their squares leave the range of float32: attacks by "
+                "gradients find less, and robust accuracy is an over-estimate",
+                "multiply the logits by a constant that makes such leads about 1; the answers stay the same",
+            )
+        )
+    elif gradient is not None and lead > 17:
         findings.append(
             _finding(
                 "saturated-logits",
                 "note",
-                f"half of the inputs have a lead of over {float((margins[:, 0] - margins[:, 1]).median()):.0f} "
-                "between the two largest logits",
+                f"half of the inputs have a lead of over {lead:.0f} between the two largest logits",
                 "cross-entropy and its gradient are exactly 0 in float32 there: attacks that use them as they "
                 "are stop, those of this library do not",
                 "nothing to do here; distrust gradient attacks of other tools on this model",
@@ -311,6 +334,24 @@ def inspect_answers(
     return [_randomised(predicted, torch.tensor([row["prediction"] for row in clean]))]
 
 
+def asked_again(
+    look: Look, model: Model, examples: Dataset | Stream, passes: int, custom: bool
+) -> tuple[int, int]:
+    """How many clean inputs were asked again after a search of so many passes, and how many answers had changed.
+
+    A model may change while it is searched: by itself, or because an attack changes it.  The question costs at most
+    0.5 % of the passes, after a `custom` attack four where that is fewer; where it is none, or each answer is a draw
+    anyway, it is not asked.
+    """
+    n = min(_AGAIN, len(look.logits), max(int(_SHARE_AGAIN * passes), _AFTER_CUSTOM if custom else 0))
+    if n == 0 or any(f["code"] in ("randomised-model", "batch-dependent-model") for f in look.findings):
+        return 0, 0
+    with torch.no_grad(), evaluation_mode(model):
+        now = _checked(model, examples.first(n).x)  # not filled up: that would be more than n passes
+    moved = (now - look.logits[:n]).abs().amax(1) > 1e-3 * float(look.logits.std()) + 1e-12
+    return n, int((moved | now.isnan().any(1)).sum())
+
+
 def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Finding]:
     """Look at a complete run: what do the successes say about the failures?"""
     findings: list[Finding] = []
@@ -392,10 +433,20 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
                     "double --steps or --queries until the figure stops moving",
                 )
             findings.append(found)
-    unconfirmed, outside, undefined = (
+    unconfirmed, outside, undefined, again, changed = (
         sum(session.get(what, 0) for session in run["sessions"])
-        for what in ("unconfirmed", "outside", "undefined")
+        for what in ("unconfirmed", "outside", "undefined", "asked_again", "changed")
     )
+    if changed:
+        findings.append(
+            _finding(
+                "model-changed",
+                "warning",
+                f"{changed} of {again} clean inputs were answered otherwise after the search than before it",
+                "the model changed on the way, by itself or by an attack: the figure is of no one model",
+                "attack a model that answers the same however often it is asked; an attack may not change it",
+            )
+        )
     if undefined:
         findings.append(
             _finding(

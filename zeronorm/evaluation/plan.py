@@ -44,6 +44,11 @@ class PlannedStage:
     minimal: bool
     proof: bool = False
 
+    @property
+    def custom(self) -> bool:
+        """Whether it is an attack of one's own."""
+        return isinstance(self.function, CustomAttack)
+
     def describe(self) -> dict[str, Any]:
         """As the plan in run.json holds it."""
         kind = "proof" if self.proof else "minimal" if self.minimal else "budget"

@@ -170,6 +170,10 @@ def evaluate(
                             model, examples, threats, [*stages, *proofs], ledger, session, note, batch_size, seed,
                             precision, engine,
                         ).run(curve)  # fmt: skip
+                        again, changed = diagnosis.asked_again(
+                            look, model, examples, session.passes, any(stage.custom for stage in stages)
+                        )
+                        session.doubts |= {"asked_again": again, "changed": changed}
                 findings += diagnosis.inspect_answers(look, examples, ledger.rows)
                 findings += diagnosis.inspect_rows(run, ledger.rows)
                 _finish(folder, run, ledger, examples, findings)

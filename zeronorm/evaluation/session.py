@@ -12,6 +12,8 @@ from typing import Any
 from zeronorm.evaluation.in_process import Spent
 from zeronorm.records.folders import RunFolder
 
+DOUBTS = ("unconfirmed", "outside", "undefined", "asked_again", "changed")
+
 _SHOW_SECONDS = 0.2
 
 
@@ -37,13 +39,14 @@ class Session:
         rows: how many were written.
         passes: of the model over one example.
         doubts: results an attack called adversarial that did not hold ("unconfirmed"), or that were "outside"
-            the threat model; shards in whose search the model answered NaN or infinity ("undefined").
+            the threat model; shards in whose search the model answered NaN or infinity ("undefined"); clean inputs
+            asked again after the search ("asked_again"), and those whose answers had "changed".
         faults: work that had to be done again, and why.
     """
 
     def __init__(self, n: int, on_progress: Callable[[Progress], None] | None, workers: int = 1) -> None:
         self.rows, self.passes = 0, 0
-        self.doubts = {"unconfirmed": 0, "outside": 0, "undefined": 0}
+        self.doubts = dict.fromkeys(DOUBTS, 0)
         self.faults: list[str] = []
         self._n, self._on_progress, self._workers = n, on_progress, workers
         self._started, self._stamp = time.perf_counter(), datetime.now(UTC)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor
 from zeronorm import distances, models
 from zeronorm.attacks.batch_under_attack import Model
 from zeronorm.attacks.catalogue import catalogue
+from zeronorm.attacks.sparse_autoattack import Stage, Version, stages
 from zeronorm.certification.catalogue import catalogue as certificates
 from zeronorm.data import Dataset, Stream
 from zeronorm.errors import one_line, reads_records
@@ -44,6 +45,15 @@ _OUTCOMES = {
     "proof": ("broken", "proved", "unknown"),
 }  # of others broken or robust
 _FORGED, _MISSED = 0.05, 0.05  # share of rows, and the chance that `verify` misses all that were forged
+# where a page says how it is checked again: the folder, as a shell or Python would have it, and nothing beside it
+_PLACE = re.compile(
+    r"(zeronorm(?: verify |\.verify\w*\())(?:[\w@%+=:,./-]+|&#39;[^<\n]*&#39;|&#34;[^<\n]*&#34;)"
+    r"(?=(?: --trust)?<|, models?, data\)<)"
+)
+_KEYS = {
+    "format", "status", "created", "finished", "command", "plan", "plan_digest", "versions", "execution", "sessions",
+    "diagnosis", "checks", "summary", "rows_digest",
+}  # fmt: skip
 _PATIENCE = 4.0  # times as long for a proof made again: another machine may be slower
 _LEAST_SECONDS = 10.0
 
@@ -141,6 +151,7 @@ def verify(run: str | Path, model: Model, data: DataLike, *, everything: bool = 
             f"data: digest of its {len(dataset)} examples is {dataset.digest[:19]}..., of the "
             f"{plan['data']['n']} that the run used {plan['data']['digest'][:19]}..."
         )
+    _check_plan(folder, record, result)
     check_facts(plan, model, dataset, result)
     if digest_rows(table) != record.get("rows_digest"):
         result.problems.append("rows: their digest differs from the one in run.json: rows were changed")
@@ -201,12 +212,77 @@ def verify(run: str | Path, model: Model, data: DataLike, *, everything: bool = 
 
 
 UNCHECKED = (
-    "that an example was not broken: only the same search again shows it",
+    "that an example was not broken by searches of that plan (threat model, options, seed, precision, source of "
+    "attacks of one's own): only the same searches again show it",
     "the margins of unbroken examples, which are of inputs that are not kept",
     "passes beyond the least a search takes, what searches met on the way (results that did not hold, undefined "
-    "answers, searches without a pass), times, machine, versions and dates",
+    "or changed answers, searches without a pass), times, machine, versions and dates",
     "the names that the model and the data go by, and the command",
 )
+
+
+def _check_plan(folder: RunFolder, record: Mapping[str, Any], result: Verification) -> None:
+    """What run.json says beside figures: nothing that nobody wrote, and attacks by the names that are theirs."""
+    plan = record["plan"]
+    if unknown := sorted(record.keys() - _KEYS) + sorted(
+        plan.keys() - {"model", "data", "threat", "attack", "seed", "precision"}
+    ):
+        result.problems.append(f"run.json: no run says {_short(', '.join(unknown))}")
+    if plan.get("precision") not in ("float32", "bfloat16"):
+        result.problems.append(f"plan: no run has the precision {_short(plan.get('precision'))}")
+    searches = [stage for stage in plan["attack"]["stages"] if stage.get("kind") != "proof"]
+    for stage in plan["attack"]["stages"]:
+        _check_stage(stage, result)
+    called = plan["attack"].get("name")
+    if {str(called), str(called).replace("-", "_")}.isdisjoint(_names_of(searches)):
+        result.problems.append(
+            f"plan: its stages are {' + '.join(str(stage['name']) for stage in searches)}, the run calls them "
+            f"{_short(called)}"
+        )
+    known = {folder.json, folder.table, folder.images, folder.page, folder.journal}
+    others = sorted(
+        path.name
+        for path in folder.path.iterdir()
+        if path not in known and not path.name.startswith(".") and not path.is_dir()
+    )
+    if others:
+        result.notes.append(
+            f"the folder holds files of no run, which nobody looked at: {_short(', '.join(others))}"
+        )
+
+
+def _check_stage(stage: Mapping[str, Any], result: Verification) -> None:
+    name, attack, options = stage["name"], stage["attack"], stage["options"]
+    if "custom" in stage:
+        theirs = "library" in stage["custom"] or str(name).startswith("custom ")
+        expected = theirs and catalogue_word(attack) is None and catalogue_word(name) is None
+    elif stage.get("kind") == "proof":
+        expected = attack in certificates and name == attack
+    else:
+        entry = catalogue.get(attack)
+        expected = (
+            entry is not None
+            and options.keys() == entry.options.keys()
+            and (name, stage.get("kind")) == (Stage(attack, options).name, entry.kind)
+        )
+    if not expected:
+        result.problems.append(
+            f"plan: no stage is called {_short(name)}, with such options, for {_short(attack)}"
+        )
+
+
+def _names_of(searches: list[Mapping[str, Any]]) -> set[str]:
+    """What searches may be called together: by the names of all, or by that of the catalogue that stands for them."""
+    names = [stage["name"] for stage in searches]
+    together = {" + ".join(map(str, names))}
+    if len(searches) == 1 and "custom" not in searches[0]:
+        together.add(searches[0]["attack"])
+    for version in get_args(Version):
+        cascade = stages(version=version)
+        black = [stage.name for stage in cascade if catalogue[stage.attack].knowledge != "white"]
+        if names == [stage.name for stage in cascade] or (names == black and len(black) > 1):
+            together.add("sparse_autoattack")
+    return together
 
 
 def check_facts(
@@ -260,7 +336,7 @@ def check_page(folder: Folder, result: Verification) -> None:
 
 def _placeless(text: str) -> str:
     """A page without the folder that it names, which may have been moved."""
-    return re.sub(r"zeronorm( verify|\.verify)[^<\n]*", "zeronorm verify", text)
+    return _PLACE.sub(r"\1", text)
 
 
 def _check_diagnosis(
@@ -461,7 +537,7 @@ def _check_names(
         claims += [(what, None, row[what]) for what in ("distance", "linf", "positions", "values")]
     if searched and row["outcome"] != "broken":
         claims.append(("prediction", label, row["prediction"]))
-        claims.append(("margin", "at least 0", row["margin"] if (row["margin"] or 0) < 0 else "at least 0"))
+        claims.append(("margin", "at least 0", "at least 0" if (row["margin"] or 0) >= 0 else row["margin"]))
     if row["forwards"] is None or row["backwards"] is None or min(row["forwards"], row["backwards"]) < 0:
         claims.append(("passes", "at least 0", f"{row['forwards']} and {row['backwards']}"))
     for what, found, claimed in claims:

@@ -15,45 +15,37 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from zeronorm.errors import ArgumentError
 from zeronorm.files import local_path
 from zeronorm.integrations.extras import require
-from zeronorm.integrations.onnx_to_torch import normalisation, to_torch
-from zeronorm.models import BlackBox
+from zeronorm.integrations.onnx_to_torch import to_torch
+from zeronorm.models import BlackBox, Normalize
+from zeronorm.models.input_form import ChannelsLast, formed, input_form, normalisation, split_form
 
 _LOG = logging.getLogger(__name__)
 
 
 def load_onnx(called: str) -> Any:
-    """`FILE`, or `FILE:mean=M,...:std=S,...`, as a torch module with gradients, or else as a black box.
+    """`FILE`, or `FILE:key=value:...`, as a torch module with gradients, or else as a black box.
 
-    `mean` and `std`, one number for each channel, normalise inputs in [0, 1] before the network.  Where an operator is
-    not known as a layer of torch, the log says which, and the model can only be called.
+    Keys are those of `zeronorm.models.input_form`, which say how the network wants its images, and `output`, the name
+    of the scores among several outputs.  Where an operator is not known as a layer of torch, the log says which, and
+    the model can only be called.
 
     **Raises:** `ArgumentError` for a file that is none, and for other keys.
     """
-    path, *keys = called.split(":") if not os.path.exists(called) else [called]
-    given: dict[str, list[float]] = {}
-    for key in keys:
-        name, _, numbers = key.partition("=")
-        try:
-            values = [float(number) for number in numbers.split(",")]
-        except ValueError:
-            values = []
-        if name not in ("mean", "std") or not values:
-            raise ArgumentError(f"model: expected onnx:FILE:mean=NUMBERS:std=NUMBERS, got {key!r}")
-        given[name] = values
-    mean, std = given.get("mean"), given.get("std")
-    if given:
-        normalisation(mean, std)
+    path, said = (called, {}) if os.path.exists(called) else split_form(called)
+    output = said.pop("output", None)
+    layers = input_form(said)
     if not Path(path).is_file():
         raise ArgumentError(f"model: expected an ONNX file, found no {path}")
     try:
-        return to_torch(path, mean=mean, std=std)
+        return formed(to_torch(path, output=output), layers)
     except ArgumentError as error:
         _LOG.warning("onnx:%s can only be called, without gradients or proofs: %s", path, error)
-    return from_onnx(path, mean=mean, std=std)
+    return _called(path, layers, output=output)
 
 
 def from_onnx(
@@ -79,14 +71,29 @@ def from_onnx(
     - `providers`: where onnxruntime computes.
     - `mean`, `std`: of every channel, taken off and divided by before the model.
     """
+    layers = [] if mean is None and std is None else [normalisation(mean, std)]
+    return _called(path, layers, scores, output, batch_size, providers)
+
+
+def _called(
+    path: str | os.PathLike[str],
+    layers: Sequence[nn.Module],
+    scores: str | None = None,
+    output: str | None = None,
+    batch_size: int | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> BlackBox:
+    """As `from_onnx`, behind layers of an input form."""
     run = _Session(local_path(path, "model"), output, tuple(providers))
-    if mean is not None or std is not None:
-        before = normalisation(mean, std)
-        run.before = before.mean.numpy(), before.std.numpy()
-        text = f"{run.digest} {before.mean.flatten().tolist()} {before.std.flatten().tolist()}"
-        run.digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-    name = f"onnx:{run.path.name}"
-    box = BlackBox(run, scores or run.kind_of_scores(), batch_size, name, run.channels())
+    last = run.channels()
+    if run.dtype == np.uint8 and not any(isinstance(layer, Normalize) for layer in layers):
+        layers = [Normalize([0.0], [1 / 255]), *layers]  # the file says that its images are 0 to 255
+    if layers:
+        run.before = nn.Sequential(*layers)
+        told = [(str(layer), [value.tolist() for value in layer.buffers()]) for layer in layers]
+        run.digest = f"sha256:{hashlib.sha256(f'{run.digest} {told}'.encode()).hexdigest()}"
+        last = None if isinstance(layers[-1], ChannelsLast) else last
+    box = BlackBox(run, scores or run.kind_of_scores(), batch_size, f"onnx:{run.path.name}", last)
     box.digest = run.digest
     return box
 
@@ -100,7 +107,7 @@ class _Session:
 
     def __init__(self, path: Path, output: str | None, providers: tuple[str, ...]) -> None:
         self.path, self.asked, self.providers = path, output, providers
-        self.before: tuple[Any, Any] | None = None  # mean and standard deviation
+        self.before: nn.Module | None = None  # what comes before the network
         if not path.is_file():
             raise ArgumentError(f"model: expected an ONNX file, found no {path}")
         sha = hashlib.sha256(path.read_bytes())
@@ -112,15 +119,19 @@ class _Session:
 
     def __call__(self, x: Any) -> Any:
         """Scores (batch, classes) of an array."""
+        if self.before is not None:
+            x = self.before(torch.from_numpy(np.asarray(x))).numpy()
+        return self.scores(x)
+
+    def scores(self, x: Any) -> Any:
+        """Scores of an array as the file wants it."""
         fits = zip(self.shape[1:], x.shape[1:], strict=False)
         if len(self.shape) != x.ndim or any(isinstance(own, int) and own != came for own, came in fits):
             expected = ", ".join(str(side) if isinstance(side, int) else "any" for side in self.shape[1:])
             raise ArgumentError(
                 f"x: expected inputs of shape (batch, {expected}) for {self.path.name}, got {x.shape}"
             )
-        if self.before is not None:
-            x = (x - self.before[0]) / self.before[1]
-        x = np.ascontiguousarray(x, dtype=self.dtype)
+        x = np.ascontiguousarray(np.rint(x) if self.dtype == np.uint8 else x, dtype=self.dtype)
         at_once = self.shape[0]
         if not isinstance(at_once, int):
             return self._session.run([self.output], {self.input: x})[0]
@@ -138,7 +149,7 @@ class _Session:
         sides = self.shape[1:]
         if not all(isinstance(side, int) for side in sides):
             return "logits"
-        scores = self(np.zeros((1, *sides), dtype=self.dtype))
+        scores = self.scores(np.zeros((1, *sides), dtype=self.dtype))
         return "probabilities" if (scores >= 0).all() and abs(scores.sum() - 1) < 1e-4 else "logits"
 
     def channels(self) -> str | None:
@@ -183,9 +194,9 @@ class _Session:
             names = ", ".join(one.name for one in inputs)
             raise ArgumentError(f"model: expected one input, the images, in {self.path}, got {names}")
         self.input, self.shape = inputs[0].name, inputs[0].shape
-        self.dtype = {"tensor(double)": np.float64, "tensor(float16)": np.float16}.get(
-            inputs[0].type, np.float32
-        )
+        self.dtype = {
+            "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8
+        }.get(inputs[0].type, np.float32)  # fmt: skip
         found = [one.name for one in outputs if len(one.shape) == 2] if self.asked is None else [self.asked]
         if len(found) != 1 or found[0] not in [one.name for one in outputs]:
             told = ", ".join(f"{one.name} {one.shape}" for one in outputs)

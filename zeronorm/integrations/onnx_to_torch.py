@@ -3,15 +3,15 @@
 model = to_torch("network.onnx", mean=[0.1307], std=[0.3081])
 
 The layers are torch's own, so that whatever reads a network reads this one.  The module is compared with onnxruntime on
-random inputs before it is returned.  A softmax at the end is left out: the largest logit stays the largest, and
-`softmax_dropped` says so.
+random inputs before it is returned.  A softmax, sigmoid or tanh at the end is left out: the largest logit stays the
+largest, and `dropped` says which it was.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from torch import Tensor, nn
 
 from zeronorm.errors import ArgumentError
 from zeronorm.integrations.extras import require
-from zeronorm.models import Normalize
+from zeronorm.models.input_form import normalisation
 
 _ROWS = 3  # of the batch that is compared
+_DROPPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "Softmax": partial(torch.softmax, dim=1), "Sigmoid": torch.sigmoid, "Tanh": torch.tanh
+}  # fmt: skip
 
 
 class OnnxNetwork(nn.Module):
@@ -35,7 +38,7 @@ class OnnxNetwork(nn.Module):
         self.layers = nn.ModuleDict()
         self.steps: list[tuple[Callable[..., Tensor] | str, tuple[str, ...], str]] = []
         self.constants: dict[str, str] = {}  # a number of the graph to the buffer that keeps it
-        self.softmax_dropped = False
+        self.dropped: str | None = None  # the last operator, where it is one of _DROPPED
         self.input = self.output = ""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,9 +53,15 @@ class OnnxNetwork(nn.Module):
 
 
 def to_torch(
-    path: str | os.PathLike[str], *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    path: str | os.PathLike[str],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output: str | None = None,
 ) -> nn.Module:
     """The classifier of a file as a torch module in evaluation mode; `mean` and `std` come before it, by channel.
+
+    `output` is the name of the scores among several outputs; None: the only one.
 
     **Raises:** `ArgumentError` for a file that is none, and for an operator or an attribute that is not known.
     """
@@ -64,29 +73,16 @@ def to_torch(
         graph = onnx.load(str(path)).graph
     except Exception as error:  # protobuf's own kinds
         raise ArgumentError(f"model: cannot read {path}: {' '.join(str(error).split())[:200]}") from None
-    network = _Reader(onnx, graph, path).network()
+    network = _Reader(onnx, graph, path, output).network()
     _compare(network, graph, path)
     if mean is None and std is None:
         return network.eval()
     return nn.Sequential(normalisation(mean, std), network).eval()
 
 
-def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalize:
-    """`(x - mean) / std` by channel, of numbers that were given together."""
-    if mean is None or std is None or len(mean) != len(std) or not mean:
-        raise ArgumentError(
-            f"mean, std: expected as many numbers of each, one per channel, got {mean} and {std}"
-        )
-    if not all(math.isfinite(m) for m in mean) or not all(math.isfinite(s) and s > 0 for s in std):
-        raise ArgumentError(
-            f"mean, std: expected finite numbers, std above 0, got {list(mean)} and {list(std)}"
-        )
-    return Normalize(list(mean), list(std))
-
-
 class _Reader:
-    def __init__(self, onnx: Any, graph: Any, path: Path) -> None:
-        self.onnx, self.graph, self.path = onnx, graph, path
+    def __init__(self, onnx: Any, graph: Any, path: Path, output: str | None) -> None:
+        self.onnx, self.graph, self.path, self.asked = onnx, graph, path, output
         self.made = OnnxNetwork()
         self.known: dict[str, Tensor] = {
             one.name: torch.from_numpy(onnx.numpy_helper.to_array(one).copy()) for one in graph.initializer
@@ -94,29 +90,39 @@ class _Reader:
 
     def network(self) -> OnnxNetwork:
         inputs = [one.name for one in self.graph.input if one.name not in self.known]
-        if len(inputs) != 1 or len(self.graph.output) != 1:
+        outputs = [one.name for one in self.graph.output if self.asked in (None, one.name)]
+        if len(inputs) != 1 or len(outputs) != 1:
             raise ArgumentError(
-                f"model: expected one input and one output in {self.path}, got {len(inputs)} and "
-                f"{len(self.graph.output)}"
+                f"model: expected one input and one output in {self.path}, got {', '.join(inputs)} and "
+                f"{', '.join(one.name for one in self.graph.output)}; output=NAME chooses one"
             )
-        self.made.input, self.made.output = inputs[0], self.graph.output[0].name
-        nodes = list(self.graph.node)
+        self.made.input, self.made.output = inputs[0], outputs[0]
+        nodes = self._needed(outputs[0])
         for place, node in enumerate(nodes):
             attributes = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant" and set(attributes) == {"value"}:
                 array = self.onnx.numpy_helper.to_array(attributes["value"])
                 self.known[node.output[0]] = torch.from_numpy(np.array(array))
                 continue
-            if node.op_type == "Softmax" and place == len(nodes) - 1:
+            if node.op_type in _DROPPED and place == len(nodes) - 1:
                 if attributes.get("axis", 1) not in (1, -1):
                     raise self._refuse(node, f"over axis {attributes['axis']}")
-                self.made.softmax_dropped, self.made.output = True, node.input[0]
+                self.made.dropped, self.made.output = node.op_type, node.input[0]
                 continue
             read = getattr(self, f"_{node.op_type.lower()}", None)
             if read is None or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
                 raise self._refuse(node)
             read(node, attributes)
         return self.made
+
+    def _needed(self, output: str) -> list[Any]:
+        """The operators that the output depends on, in their order."""
+        wanted, kept = {output}, []
+        for node in reversed(self.graph.node):
+            if wanted & set(node.output):
+                wanted |= set(node.input)
+                kept.append(node)
+        return kept[::-1]
 
     def _refuse(self, node: Any, what: str = "") -> ArgumentError:
         return ArgumentError(
@@ -275,6 +281,111 @@ class _Reader:
     def _div(self, node: Any, attributes: dict[str, Any]) -> None:
         self._function(node, torch.div)
 
+    def _transpose(self, node: Any, attributes: dict[str, Any]) -> None:
+        order = list(attributes.get("perm", []))
+        if not order or order[0] != 0:
+            raise self._refuse(node, f"to {order or 'reversed axes'}")
+        self._of_first(node, partial(torch.permute, dims=tuple(order)))
+
+    def _clip(self, node: Any, attributes: dict[str, Any]) -> None:
+        low, high = attributes.get("min"), attributes.get("max")  # of files before version 11
+        given = [
+            float(self._number(node, i)) if i < len(node.input) and node.input[i] else None for i in (1, 2)
+        ]
+        low, high = (new if new is not None else old for new, old in zip(given, (low, high), strict=True))
+        if low is None and high is None:
+            self._identity(node, attributes)
+        else:
+            self._of_first(node, partial(torch.clamp, min=low, max=high))
+
+    def _leakyrelu(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, partial(F.leaky_relu, negative_slope=float(attributes.get("alpha", 0.01))))
+
+    def _elu(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, partial(F.elu, alpha=float(attributes.get("alpha", 1.0))))
+
+    def _sigmoid(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, torch.sigmoid)
+
+    def _tanh(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, torch.tanh)
+
+    def _erf(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, torch.erf)
+
+    def _softplus(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, F.softplus)
+
+    def _hardswish(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, F.hardswish)
+
+    def _hardsigmoid(self, node: Any, attributes: dict[str, Any]) -> None:
+        slope, offset = float(attributes.get("alpha", 0.2)), float(attributes.get("beta", 0.5))
+        self._of_first(node, partial(_hard_sigmoid, slope=slope, offset=offset))
+
+    def _gelu(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, partial(F.gelu, approximate=attributes.get("approximate", b"none").decode()))
+
+    def _softmax(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, partial(torch.softmax, dim=int(attributes.get("axis", -1))))
+
+    def _logsoftmax(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._of_first(node, partial(torch.log_softmax, dim=int(attributes.get("axis", -1))))
+
+    def _concat(self, node: Any, attributes: dict[str, Any]) -> None:
+        if (axis := int(attributes["axis"])) == 0:
+            raise self._refuse(node, "along the batch")
+        self._function(node, partial(_concatenated, dim=axis))
+
+    def _reducemean(self, node: Any, attributes: dict[str, Any]) -> None:
+        axes = tuple(self._axes(node, attributes))
+        if not axes or 0 in axes:
+            raise self._refuse(node, f"over axes {list(axes)}")
+        self._of_first(node, partial(torch.mean, dim=axes, keepdim=bool(attributes.get("keepdims", 1))))
+
+    def _squeeze(self, node: Any, attributes: dict[str, Any]) -> None:
+        axes = tuple(self._axes(node, attributes))
+        if not axes or 0 in axes:
+            raise self._refuse(node, f"of axes {list(axes)}")
+        self._of_first(node, partial(torch.squeeze, dim=axes))
+
+    def _unsqueeze(self, node: Any, attributes: dict[str, Any]) -> None:
+        axes = self._axes(node, attributes)
+        if len(axes) != 1 or axes[0] == 0:
+            raise self._refuse(node, f"of axes {axes}")
+        self._of_first(node, partial(torch.unsqueeze, dim=axes[0]))
+
+    def _axes(self, node: Any, attributes: dict[str, Any]) -> list[int]:
+        """Axes, which newer files have as an input."""
+        if "axes" in attributes:
+            return [int(axis) for axis in attributes["axes"]]
+        return [int(axis) for axis in self._number(node, 1)] if len(node.input) > 1 else []
+
+    def _pad(self, node: Any, attributes: dict[str, Any]) -> None:
+        self._only(node, attributes, mode=(b"constant",), pads=None, value=(0.0,))
+        pads = list(attributes["pads"]) if "pads" in attributes else self._number(node, 1).tolist()
+        filled = float(self._number(node, 2)) if len(node.input) > 2 and node.input[2] else 0.0
+        if len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or filled != 0.0:
+            raise self._refuse(node, f"by {pads} with {filled:g}")
+        self._layer(node, _zeros([pads[2], pads[3], pads[6], pads[7]]))
+
+    def _cast(self, node: Any, attributes: dict[str, Any]) -> None:
+        if int(attributes["to"]) != self.onnx.TensorProto.FLOAT:
+            raise self._refuse(node, "to a type other than float32")
+        self._identity(node, attributes)
+
+    def _of_first(self, node: Any, function: Callable[..., Tensor]) -> None:
+        """A function of the first input alone."""
+        self.made.steps.append((function, (node.input[0],), node.output[0]))
+
+
+def _hard_sigmoid(x: Tensor, slope: float, offset: float) -> Tensor:
+    return (slope * x + offset).clamp(0, 1)
+
+
+def _concatenated(*parts: Tensor, dim: int) -> Tensor:
+    return torch.cat(parts, dim)
+
 
 def _fill(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     with torch.no_grad():
@@ -306,8 +417,8 @@ def _compare(network: nn.Module, graph: Any, path: Path) -> None:
             ours = network.eval()(torch.from_numpy(x))
         except RuntimeError as error:
             raise ArgumentError(f"model: {path} does not fit torch's layers: {error}") from None
-    if getattr(network, "softmax_dropped", False):
-        ours = F.softmax(ours, 1)
+    if (dropped := getattr(network, "dropped", None)) is not None:
+        ours = _DROPPED[dropped](ours)
     scale = 1 + float(np.abs(theirs).max())
     if tuple(ours.shape) != theirs.shape or not float(np.abs(ours.numpy() - theirs).max()) <= 1e-4 * scale:
         raise ArgumentError(f"model: the operators of {path} do not give what onnxruntime gives")

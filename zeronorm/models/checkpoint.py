@@ -13,10 +13,8 @@ import inspect
 import json
 import os
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -32,12 +30,11 @@ from zeronorm.errors import ArgumentError, one_line
 from zeronorm.files import local_path, parse_json, read_file, replace_files
 from zeronorm.models.black_box import BlackBox
 from zeronorm.models.classifier import ARCHITECTURES, Classifier, build, sides
+from zeronorm.models.program import ENDINGS, program_kind
 
 FORMAT = "zeronorm-model/1"
 WEIGHTS, SIDECAR = "model.safetensors", "model.json"
 _LARGEST, _LARGEST_UNSEEN = 1 << 20, 1 << 10  # whole numbers among a network's arguments
-_LARGEST_PICKLE = 1 << 24  # bytes that say what a file of torch holds
-_PLAIN = ("torch ", "torch._utils ", "torch.serialization ", "collections ")  # what weights are pickled with
 _MUCH = 1 << 26  # weights, a quarter of a gigabyte
 RELEASED = Path(__file__).parent / "released"
 
@@ -237,12 +234,12 @@ def _check_size(architecture: str, arguments: Mapping[str, Any], entries: int) -
 
 
 def _load_weights(path: Path, architecture: str | None, arguments: dict[str, Any]) -> Classifier:
-    if path.suffix not in (".safetensors", ".pt", ".pth", ".pt2"):
+    if path.suffix not in (".safetensors", *ENDINGS):
         raise ArgumentError(f"model: expected a folder or a .safetensors, .pt or .pth file, got {path}")
-    if (what := _program(path)) is not None:
+    if (what := program_kind(path)) is not None:
         raise ArgumentError(
-            f"model: expected weights, got {path}, {what}, whose code would run when it is read; if you trust it, read "
-            "it in a function of your own that returns the model, and give its name, package.module:function"
+            f"model: expected weights, got {path}, {what[0]} ({what[1]}), whose code would run when it is read; if you "
+            "trust it, say so with --trust, or read it in a function of your own, package.module:function"
         )
     if architecture is None:
         raise ArgumentError(
@@ -252,29 +249,6 @@ def _load_weights(path: Path, architecture: str | None, arguments: dict[str, Any
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     _fit(model, read(path), path)
     return model.eval()
-
-
-def _program(path: Path) -> str | None:
-    """What a file of torch is if it holds a model rather than its weights."""
-    if path.suffix not in (".pt", ".pth", ".pt2") or not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        inside = {name.partition("/")[2] for name in names}
-        if any(name.startswith("code/") for name in inside):
-            return "a TorchScript program (torch.jit.load)"
-        if (
-            "archive_format" in inside
-            or "models/model.json" in inside
-            or "serialized_exported_program.json" in inside
-        ):
-            return "an exported program (torch.export.load)"
-        pickles = [name for name in names if name.endswith("/data.pkl")]
-        if not pickles or archive.getinfo(pickles[0]).file_size > _LARGEST_PICKLE:
-            return None
-        asked = [text for _, text, _ in pickletools.genops(archive.read(pickles[0])) if isinstance(text, str)]
-    whole = [text for text in asked if re.fullmatch(r"[\w.]+ [\w.]+", text) and not text.startswith(_PLAIN)]
-    return f"a pickled model (of {whole[0].replace(' ', '.')})" if whole else None
 
 
 def _fetch(hub_id: str) -> Path:

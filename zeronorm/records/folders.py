@@ -243,7 +243,10 @@ class RunFolder(Folder):
                 table = pq.read_table(file, schema=IMAGES)
             # not as Python's numbers, which take four times the room
             pictures = [x.values.to_numpy(zero_copy_only=False) for x in table["x"] if x.is_valid]
-            return dict(zip(table["example"].to_pylist(), pictures, strict=True))
+            found = dict(zip(table["example"].to_pylist(), pictures, strict=True))
+            if len(found) < len(table):
+                raise ValueError("an example has two pictures")
+            return found
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ArgumentError(f"run: {self.images} is damaged: {one_line(error)}") from None
 
