@@ -282,3 +282,28 @@ def test_an_attack_that_writes_where_it_reads_is_measured_against_what_was_given
         found.robust_accuracy
         == zn.evaluate(model, data, zn.L0(2), partial(queried, queries=60)).robust_accuracy
     )
+
+
+def test_on_a_table_what_cannot_be_is_made_possible():
+    schema = zn.data.Schema(
+        (
+            zn.data.Column("age", "whole", 0, 90, changes="up"),
+            zn.data.Column("kind", "category", categories=("a", "b")),
+        )
+    )
+    x, y = torch.tensor([[20.0, 0], [50.0, 1]], dtype=torch.float64), torch.tensor([0, 0])
+
+    def older(model, x, y, threat):
+        return x + torch.tensor([[30.4, 0.2]], dtype=x.dtype)
+
+    def younger(model, x, y, threat):
+        return x - torch.tensor([[30.0, 0]], dtype=x.dtype)
+
+    def score(rows):
+        return torch.stack([35.5 - rows[:, 0], rows[:, 0] - 35.5], 1)
+
+    threat = zn.L0(1, unit="column", schema=schema)
+    data = (x[:1], y[:1])
+    (row,) = (r for r in rows(zn.evaluate(score, data, threat, older)) if r["outcome"] == "broken")
+    assert row["positions"] == [0] and row["values"] == [50.0]
+    assert zn.evaluate(score, data, threat, younger).robust_accuracy[1] == 1

@@ -132,6 +132,10 @@ class _Attempt:
                 f"attack: expected dense inputs from {self.stage.name}, got the layout {x_adv.layout}"
             )
         x_adv = x_adv.detach().to(x)
+        if self.threat.schema is not None:
+            # those of the catalogue make possible rows, one's own need not know how
+            possible = self.threat.schema.possible(x, x_adv)[:, None]
+            x_adv = torch.where(possible, x_adv, self.threat.schema.repair(x, x_adv))
         if self.threat.k and not self._passes():  # before what it found is made sparser, which asks the model
             self._idle = len(x)
         if self.sparser:
