@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import joblib
 import numpy as np
@@ -69,7 +70,9 @@ def test_attacked_proved_and_verified(zeronorm, loans):
 
 
 def test_a_schema_of_ones_own(zeronorm, loans):
-    schema = zn.data.Schema.infer(pd.read_csv("loans.csv").drop(columns="granted"))
+    guessed = zeronorm("schema", "table:loans.csv", "--target", "granted")
+    assert guessed.status == 0 and guessed.err.startswith("schema: guessed from 4 columns of table:loans.csv")
+    schema = zn.data.Schema.parse(guessed.out)
     for column in ("income", "job", "owner"):
         schema = schema.with_column(column, changes="never")
     schema.with_column("age", changes="up").write("mine.toml")
@@ -84,6 +87,31 @@ def test_a_schema_of_ones_own(zeronorm, loans):
         assert row["positions"] == [1] and row["values"][0] > x[row["example"], 1]
     too_many = zeronorm("evaluate", *only, "--k", 2)
     assert too_many.status == 2 and "k: expected between 0 and 1, the number of columns" in too_many.err
+
+
+def test_toward_a_class(zeronorm, loans):
+    said = zeronorm(
+        "evaluate",
+        *FOREST,
+        *TABLE,
+        "--toward",
+        "yes",
+        "--k",
+        "1,2",
+        "--queries",
+        20,
+        "--out",
+        "run",
+        "--prove",
+    )
+    assert said.status == 0, said.err
+    assert "toward yes" in said.out
+    rows = pq.read_table(*(loans / "run").glob("rows*.parquet")).to_pylist()
+    assert {row["label"] for row in rows} == {0} and {
+        r["prediction"] for r in rows if r["outcome"] == "broken"
+    } == {1}
+    assert "to be answered yes" in (loans / "run" / "report.html").read_text()
+    assert zeronorm("verify", "run", "--trust").status == 0
 
 
 def test_certified(zeronorm, loans):
@@ -110,6 +138,11 @@ def test_certified(zeronorm, loans):
         (("evaluate", *FOREST, *TABLE, "--k", "9"), "k: expected between 0 and 4, the number of columns"),
         (("evaluate", *FOREST, *TABLE, "--schema", "none.toml"), "schema: expected a readable TOML file"),
         (("evaluate", "--model", "xgboost:loans.csv", *TABLE), "model: expected a file of xgboost"),
+        (("schema", "digits"), "data: expected table:PATH"),
+        (
+            ("evaluate", *FOREST, *TABLE, "--toward", "perhaps"),
+            "toward: expected one of two classes, got 'perhaps'",
+        ),
         (("evaluate", *FOREST, *TABLE, "--attack", "sparse_pgd"), "attack: sparse_pgd needs gradients"),
     ],
 )
@@ -117,4 +150,5 @@ def test_bad_input_is_one_line(zeronorm, loans, words, says):
     if "xgboost:loans.csv" in words:
         pytest.importorskip("xgboost")
     said = zeronorm(*words)
+    said.err = re.sub(r"schema: guessed.*\n(  .*\n)*", "", said.err)
     assert said.status == 2 and says in said.err and said.err.count("\n") == 1, said.err

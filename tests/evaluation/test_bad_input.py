@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from small_runs import CLASSES, dataset, images, network
 from torch import nn
 
@@ -268,3 +271,75 @@ def test_rounding_outside_the_box_is_told_with_its_size_and_its_remedy(verb, tmp
     with pytest.raises(zn.ArgumentError, match=told):
         verb(net, d, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# -- tables ------------------------------------------------------------------------------------------------
+
+FRAME = pd.DataFrame({"a": [1.0, 2, 3, 4], "job": ["x", "y", "x", "y"], "y": [0, 1, 0, 1]})
+KNOWN = zn.data.Schema.infer(FRAME[["a", "job"]])
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (
+            {"a": [1, 2, 3, 40.0]},
+            r"frame: .* schema allows, got a: expected values in \[1, 4\], got 40",
+        ),
+        ({"a": [1, math.nan, 3, 40.0]}, r"got a: expected a value, got nan in row 1 \(and 1 more violations"),
+        ({"job": ["x", "y", "z", "y"]}, r"frame: expected a category of 'job' \(x, y\), got 'z' in row 2"),
+        (
+            {"y": [0.5, 1.5, 2.5, 1]},
+            "target: expected classes, whole numbers .*a continuous target has no classes",
+        ),
+        ({"job": [{}, {}, {}, {}]}, "data: expected numbers or text in column 'job', got dict"),
+        ({"job": [1, "a", 2, "b"]}, "data: expected columns of one type each"),
+        ({"job": pd.to_datetime(["2020-01-01"] * 4)}, "data: expected .* in column 'job', got timestamp"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_one_line(columns, says):
+    known = KNOWN if "timestamp" not in says else None
+    with pytest.raises(zn.ArgumentError, match=says) as caught:
+        zn.data.from_frame(FRAME.assign(**columns), "y", known)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_a_table_that_break_its_schema_are_refused_before_any_work():
+    asked = []
+
+    def model(x):
+        asked.append(len(x))
+        return torch.stack([x[:, 0], 2 - x[:, 0]], 1)
+
+    x = torch.tensor([[1.0, 0], [9.0, 0]], dtype=torch.float64)
+    with pytest.raises(zn.ArgumentError, match=r"x: expected rows that the schema allows, got a: "):
+        zn.evaluate(model, (x, torch.tensor([0, 0])), zn.L0(1, unit="column", schema=KNOWN))
+    assert asked == []
+
+
+@pytest.mark.slow
+def test_ten_thousand_columns_and_trees():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 10_001))
+    y = (x[:, :5].sum(1) > 0).astype(int)
+    few = zn.models.from_sklearn(RandomForestClassifier(20, random_state=0).fit(x[:, :-1], y))
+    schema = zn.data.Schema.infer(x[:, :-1])
+    threat = zn.L0(1, unit="column", schema=schema)
+    data = torch.tensor(x[:4, :-1]), torch.tensor(y[:4])
+    run = zn.evaluate(few, data, threat, "sparse_rs", queries=10, prove=True)
+    assert run.robust_accuracy[1] == run.certified_accuracy[1]
+    many = zn.models.from_sklearn(RandomForestClassifier(2, random_state=0).fit(x, y))
+    wide = zn.L0(1, unit="column", schema=zn.data.Schema.infer(x))
+    with pytest.raises(zn.ArgumentError, match="x: expected at most 10000 features, got 10001"):
+        zn.certification.smallest_change(many, torch.tensor(x[:1]), wide)
+    x, narrow = x[:, :8], zn.L0(1, unit="column", schema=zn.data.Schema.infer(x[:, :8]))
+    for trees, fine in ((10_000, True), (10_001, False)):
+        forest = ExtraTreesClassifier(trees, max_depth=2, random_state=0).fit(x, y)
+        model = zn.models.from_sklearn(forest)
+        if fine:
+            assert zn.certification.smallest_change(
+                model, torch.tensor(x[:2]), narrow.with_k(None)
+            ).exact.all()
+            continue
+        with pytest.raises(zn.ArgumentError, match="model: expected at most 10000 trees"):
+            zn.certification.smallest_change(model, torch.tensor(x[:2]), narrow)

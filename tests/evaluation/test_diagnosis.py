@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
 from small_runs import CLASSES, codes, dataset, images
 from torch import nn
 
@@ -282,6 +284,20 @@ def test_a_search_that_had_not_converged(model):
         assert codes(evaluation) == ["search-not-converged"]
         assert attack in evaluation.diagnosis[0]["seen"]
     assert "search-not-converged" in codes(evaluate(model, k=2, steps=4, queries=5))
+
+
+def test_where_proofs_settle_everyone_a_short_search_is_no_warning():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(40, 6))
+    y = (x.sum(1) > 3).astype(int)
+    forest = zn.models.from_sklearn(RandomForestClassifier(12, random_state=0).fit(x, y))
+    data, threats = (torch.tensor(x), torch.tensor(y)), [zn.L0(k, unit="feature") for k in (1, 2)]
+    searched = zn.evaluate(forest, data, threats, "sparse_rs", queries=30)
+    (found,) = (f for f in searched.diagnosis if f["code"] == "search-not-converged")
+    assert found["level"] == "warning" and "over-estimate" in found["meaning"]
+    proved = zn.evaluate(forest, data, threats, "sparse_rs", queries=30, prove=True)
+    (found,) = (f for f in proved.diagnosis if f["code"] == "search-not-converged")
+    assert found["level"] == "note" and "the figures are exact" in found["meaning"]
 
 
 def test_making_it_sparser_is_no_search(model):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from run_folders import COMPARISONS, KINDS, digits, fit, tabular, write_comparison, write_run
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+import zeronorm as zn
+from zeronorm.records.folders import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +55,35 @@ def folder(runs, request):
     """Each kind of run in turn."""
     assert set(KINDS) == set(runs)
     return runs[request.param]
+
+
+@pytest.fixture(scope="session")
+def table_run(tmp_path_factory):
+    """A run on a table: columns with units, a one-hot group, values that may be missing."""
+    rng = np.random.default_rng(0)
+    n = 60
+    income, years = rng.integers(500, 6000, n).astype(float), rng.normal(8, 3, n).clip(0, 20)
+    job, owner = rng.integers(0, 3, n), rng.integers(0, 2, n)
+    years[rng.random(n) < 0.2] = np.nan
+    x = np.column_stack([income, years, np.eye(3)[job], owner])
+    points = income / 200 + np.nan_to_num(years) + 8 * job + 9 * owner
+    y = (points > np.median(points)).astype(int)
+    jobs = zn.data.Column("job", "category", categories=("none", "clerk", "chief <i>"), one_hot=True)
+    schema = zn.data.Schema(
+        (
+            zn.data.Column("income", "whole", 500, 6000, measure="EUR"),
+            zn.data.Column("a column of years with a long name", "real", 0, 20, missing=True),
+            jobs,
+            zn.data.Column("owner", "binary"),
+        )
+    )
+    boosted = HistGradientBoostingClassifier(max_iter=20, min_samples_leaf=5).fit(x, y)
+    rows = (torch.tensor(x), torch.tensor(y), torch.arange(n), "people", "test", ("denied", "granted"))
+    data = zn.data.TableDataset(*rows, schema=schema, target="decision")
+    threats = [zn.L0(k, unit="column", schema=schema) for k in (1, 2, 3)]
+    home = tmp_path_factory.mktemp("table") / "run"
+    zn.evaluate(zn.models.from_sklearn(boosted), data, threats, "sparse_rs", home, queries=12, prove=True)
+    return RunFolder(home), data
 
 
 @pytest.fixture(scope="session")

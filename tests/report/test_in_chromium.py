@@ -44,12 +44,13 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(runs, comparisons, tmp_path_factory):
+def pages(runs, comparisons, table_run, tmp_path_factory):
     """A page of every kind of run, and one of several."""
     home = tmp_path_factory.mktemp("pages")
     pages = {kind: render(runs[kind].path, home / f"{kind}.html") for kind in KINDS}
     several = [runs[kind].path for kind in ("list", "curve", "unfinished_list", "large_budgets", "tabular")]
     pages |= {f"compared_{k}": render(c.path, home / f"compared_{k}.html") for k, c in comparisons.items()}
+    pages["columns"] = render(table_run[0].path, home / "columns.html")
     return pages | {"several": render(several, home / "several.html")}
 
 

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,7 @@ from zeronorm import checks
 from zeronorm.errors import ArgumentError, one_line
 
 Shape = tuple[int, ...]
+_MATRIX = 200_000  # coefficients of a convolution that are held as a matrix
 _ROWS = 5  # of the batch that is run, so that a reshape that mixes examples shows
 
 
@@ -119,13 +121,34 @@ class Conv2d(Operation):
     def _geometry(self) -> tuple[Any, ...]:
         return self.stride, self.padding, self.dilation, self.groups
 
+    @cached_property
+    def _matrix(self) -> Tensor | None:
+        """Of a small convolution all its coefficients, (outputs, inputs): several times as fast in float64."""
+        inputs = math.prod(self.input_shape)
+        if inputs * math.prod(self.shape) > _MATRIX:
+            return None
+        unit = torch.eye(inputs, dtype=self.weight.dtype, device=self.weight.device)
+        return self._convolved(unit.view(-1, *self.input_shape), self.weight).flatten(1).T.contiguous()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether products of matrices do what convolutions are slow at."""
+        return self._matrix is not None
+
     def apply(self, *values: Tensor) -> Tensor:
         return F.conv2d(values[0], self.weight, self.bias, *self._geometry)
 
     def linear(self, *values: Tensor) -> Tensor:
-        return F.conv2d(values[0], self.weight, None, *self._geometry)
+        if self._matrix is not None:
+            return (values[0].flatten(1) @ self._matrix.T).view(-1, *self.shape)
+        return self._convolved(values[0], self.weight)
+
+    def _convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, *self._geometry)
 
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
+        if self._matrix is not None:
+            return ((coefficients.flatten(1) @ self._matrix).view(-1, *self.input_shape),)
         reached = [
             (out - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1
             for out, stride, pad, dilation, kernel in zip(
@@ -140,7 +163,9 @@ class Conv2d(Operation):
         )
 
     def absolute(self, *values: Tensor) -> Tensor:
-        return F.conv2d(values[0], self.weight.abs(), None, *self._geometry)
+        if self._matrix is not None:
+            return (values[0].flatten(1) @ self._matrix.abs().T).view(-1, *self.shape)
+        return self._convolved(values[0], self.weight.abs())
 
     def magnitude(self, *values: Tensor) -> Tensor:
         return self.absolute(*values) + self.bias.abs()[:, None, None]

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from zeronorm.errors import ArgumentError
+from zeronorm.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
     from zeronorm import L0
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from zeronorm.data import Dataset, Stream, TableDataset
 
 _BUDGETS, _COLUMNS = "1,2,4,8", "1,2,3"
+_GUESSES = 12  # lines
 _IN_MEMORY = 1 << 30  # bytes of decoded images
 
 ModelName = Annotated[
@@ -119,6 +121,16 @@ def dataset(
     return data.load() if isinstance(data, zn.data.Stream) and data.x.nbytes <= _IN_MEMORY else data
 
 
+def say_guesses(table: TableDataset) -> None:
+    """Say on standard error what was guessed of a table's columns."""
+    head = (
+        f"schema: guessed from {len(table.schema)} columns of {table.name}; the ranges are those of its data"
+    )
+    lines = [f"  {guess}" for guess in table.schema.guesses]
+    more = [f"  and {len(lines) - _GUESSES} more"] if len(lines) > _GUESSES else []
+    print(printable([head, *lines[:_GUESSES], *more]), file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class SearchOptions:
     """Which examples are searched, for how long, by whom."""
@@ -154,6 +166,8 @@ class SearchOptions:
 
         found = self.dataset()
         assert isinstance(found, TableDataset)
+        if self.schema is None:
+            say_guesses(found)
         return found
 
     def lengths(self) -> dict[str, int | None]:

@@ -63,6 +63,8 @@ def passed(run: Mapping[str, Any], findings: list[Finding]) -> list[str]:
     stages = run["plan"]["attack"]["stages"]
     if not all(_length(stage) for stage in stages if stage["kind"] != "proof"):  # rows cannot show it
         codes.add("search-not-converged")
+    if run["plan"]["data"].get("toward") is not None:  # all rows are of one class
+        codes.add("clean-accuracy-near-chance")
     if not run["plan"]["model"]["differentiable"]:
         codes |= {"no-gradients", "zero-gradient", "undefined-gradient"}
     if not {"white", "black"} <= {_knowledge(stage) for stage in stages}:
@@ -193,7 +195,7 @@ def _inspect_model(model: Model, x: Tensor, first: Tensor, gradient: Tensor | No
                 "multiply the logits by a constant that makes such leads about 1; the answers stay the same",
             )
         )
-    elif lead > 17:
+    elif gradient is not None and lead > 17:
         findings.append(
             _finding(
                 "saturated-logits",
@@ -412,14 +414,27 @@ def inspect_rows(run: dict[str, Any], rows: list[dict[str, Any]]) -> list[Findin
             if row["stage"] == index and 2 * (row["forwards"] - curve * 2 * (row["k"] + 1)) > length
         }
         if length and len(late) >= worth_saying:
+            level, meaning, advice = (
+                (
+                    "note",
+                    "the search was still finding adversarials when it ended; whom it left was proved or broken, "
+                    "so that the figures are exact all the same",
+                    "nothing to do here",
+                )
+                if _is_settled(run, rows)
+                else (
+                    "warning",
+                    "the search was still finding adversarials when it ended: robust accuracy is an over-estimate",
+                    "double --steps or --queries until the figure stops moving",
+                )
+            )
             findings.append(
                 _finding(
                     "search-not-converged",
-                    "warning",
+                    level,
                     f"{stage['name']} broke {len(late)} examples in the second half of its {length} passes",
-                    "the search was still finding adversarials when it ended: robust accuracy is an "
-                    "over-estimate",
-                    "double --steps or --queries until the figure stops moving",
+                    meaning,
+                    advice,
                 )
             )
     unconfirmed, outside, undefined, again, changed = (
@@ -567,6 +582,24 @@ def enough(width: float) -> int:
     while (ends := interval(n // 2, n))[1] - ends[0] > width:
         n += 1
     return n
+
+
+def _is_settled(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every example is proved to withstand each budget or broken within it."""
+    fewest, proved = dict[int, float](), dict[int, int]()
+    for row in rows:
+        example = row["example"]
+        if row["stage"] == -1:
+            fewest[example] = math.inf if row["outcome"] == "correct" else 0
+        elif row["outcome"] == "broken":
+            fewest[example] = min(fewest[example], row["distance"])
+        elif row["outcome"] == "proved":
+            proved[example] = max(proved.get(example, 0), row["k"])
+    threat = run["plan"]["threat"]
+    budgets = range(1, threat["budgets"][-1] + 1) if threat["curve"] else threat["budgets"]
+    return all(
+        k >= least or k <= proved.get(example, 0) for example, least in fewest.items() for k in budgets
+    )
 
 
 def _length(stage: Mapping[str, Any]) -> int:

@@ -70,6 +70,10 @@ def groups(summary: Summary, rows: pa.Table, images: Mapping[int, Floats]) -> li
         return []
     mine = rows.filter(pc.is_in(rows["example"], pa.array(list(images), pa.int64()))).to_pylist()
     labels = {row["example"]: row for row in mine if row["stage"] < 0}
+    proved: dict[int, int] = {}
+    for row in mine:
+        if row["outcome"] == "proved":
+            proved[row["example"]] = max(row["k"] or 0, proved.get(row["example"], 0))
     found: dict[int, dict[str, Any]] = {}
     for row in mine:
         best = found.get(row["example"])
@@ -92,7 +96,10 @@ def groups(summary: Summary, rows: pa.Table, images: Mapping[int, Floats]) -> li
     )
     chosen += [(kept, stood[:_SHOWN])]
     return [
-        Group(title, [_card(summary, row, images[row["example"]]) for row in members])
+        Group(
+            title,
+            [_card(summary, row, images[row["example"]], proved.get(row["example"], 0)) for row in members],
+        )
         for title, members in chosen
         if members
     ]
@@ -125,7 +132,8 @@ def certified_groups(
     return groups
 
 
-def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
+def _card(summary: Summary, row: Mapping[str, Any], flat: Floats, proved: int) -> Card:
+    """What to show of a row; of its example no fewer than `proved` + 1 changes are needed, as far as is proved."""
     plan = summary.run["plan"]
     shape = tuple(plan["data"]["shape"])
     if flat.size != math.prod(shape):
@@ -146,7 +154,8 @@ def _card(summary: Summary, row: Mapping[str, Any], flat: Floats) -> Card:
     epsilon = summary.epsilon
     note = f"{count(row['distance'], summary.unit)} changed" if broken and epsilon is None else ""
     if broken and columns is not None:
-        note = f"needs {row['distance']} of {count(len(columns), 'column')}"
+        needs = "needs" if row["distance"] == proved + 1 else "needs at most"
+        note = f"{needs} {row['distance']} of {count(len(columns), 'column')}"
     label, prediction = (class_name(names, row[key]) for key in ("label", "prediction"))
     pictures: list[Picture] = []
     changes: list[tuple[str, str, str]] = []

@@ -14,10 +14,12 @@ b  regions    m  rows bounded at once    a  active positions    q  units of a po
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -76,7 +78,10 @@ class Plan:
                 )
         constants = tuple(
             operation.apply(
-                *[torch.zeros((1, *self.operations[i].shape), dtype=torch.float64) for i in operation.inputs]
+                *[
+                    torch.zeros((1, *self.operations[i].shape), dtype=_dtype(operation))
+                    for i in operation.inputs
+                ]
             )
             if operation.affine and operation.inputs
             else None
@@ -89,6 +94,11 @@ class Plan:
         return self.network.operations
 
     @cached_property
+    def single(self) -> Plan:
+        """The same in float32."""
+        return Plan(replace(self.network, operations=tuple(_single(one) for one in self.operations)))
+
+    @cached_property
     def _consumers(self) -> dict[int, list[int]]:
         """The operations that take a result, looked at through reshapes."""
         found: dict[int, list[int]] = {n: [] for n in range(len(self.operations))}
@@ -96,6 +106,11 @@ class Plan:
             for i in self.operations[n].inputs:
                 found[i] += found[n] if isinstance(self.operations[n], Reshape) else [n]
         return found
+
+    @cached_property
+    def in_a_row(self) -> bool:
+        """Neither sums nor pools, which want patches."""
+        return not any(isinstance(operation, Add | MaxPool2d) for operation in self.operations)
 
     def only_linear_after(self, n: int) -> bool:
         """Whether linear layers alone take the result of operation n."""
@@ -153,6 +168,7 @@ class Bounds:
         self._choices: dict[str, tuple[dict[int, Tensor], dict[int, Tensor]]] = {}
         self._activations = sum(not operation.affine for operation in plan.operations)
         self._open_at: dict[int, _OpenNeurons] = {}
+        self._exact = True
         self._slack = 4 * int(regions.most.max()) + 20
         self._unit = 2.0**-24 if plan.network.dtype == torch.float32 else 2.0**-53
         # of one rounding near 0, subnormal numbers flushed or not; beyond the largest, sums may overflow
@@ -224,7 +240,7 @@ class Bounds:
         )
         if beyond or not _affordable(table, operation):
             return None
-        return table.through(operation)
+        return table.through(operation, self.plan.in_a_row)
 
     def _open(self, m: int, given: tuple[Tensor, Tensor] | None) -> None:
         """The input of an activation: its range from tables, from what is known, and from linear bounds."""
@@ -319,6 +335,15 @@ class Bounds:
 
     # ---- backward ----
 
+    def single(self) -> Bounds:
+        """What backward bounds need, in float32 and without `error`: to find good slopes, not to prove anything."""
+        made = copy.copy(self)
+        made.plan, made._exact = self.plan.single, False
+        made.z = [self.z[0].float()]
+        made._moves = self._moves.float()
+        made._open_at = {n: _single(neurons) for n, neurons in self._open_at.items()}
+        return made
+
     def choice(self, kind: str) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Slopes and shares to start from.
 
@@ -366,14 +391,15 @@ class Bounds:
             a, operation = held.pop(n), operations[n]
             flat = a.flatten(2)
             count = flat.shape[2] + operation.terms + self._slack
-            error = error + 4 * gamma(count) * _dot(flat.detach().abs(), self.mass[n])
+            if self._exact:
+                error = error + 4 * gamma(count) * _dot(flat.detach().abs(), self.mass[n])
             if isinstance(operation, Input):
                 constant = constant + _dot(flat, self.z[0])
                 channels = regions.image[0]
                 index = regions.positions[:, None, :]
                 by_channel = torch.nn.functional.pad(flat.view(b, m * channels, -1), (0, 1))
                 active = by_channel.gather(2, index.expand(-1, m * channels, -1)).view(b, m, channels, -1)
-                add(torch.einsum("bmca,bcaq->bmaq", active, self._active_deviations))
+                add(torch.einsum("bmca,bcaq->bmaq", active, self._moves))
             elif operation.affine:
                 known = self.plan.constants[n]
                 if known is not None and bool(known.any()):
@@ -388,7 +414,8 @@ class Bounds:
                 passed, extra, stopped = neurons.through(flat, slopes[n], shares[n])
                 constant = constant + extra
                 if stopped is not None:
-                    error = error + 4 * _dot(stopped.detach().abs(), neurons.error)
+                    if self._exact:
+                        error = error + 4 * _dot(stopped.detach().abs(), neurons.error)
                     add(neurons.moves(stopped))
                 passed = passed.view(b, m, *operations[i].shape)
                 held[i] = held[i] + passed if i in held else passed
@@ -398,8 +425,8 @@ class Bounds:
         losses = (-moves).clamp_min(0).flatten(2)
         return LinearBound(constant, losses, error, corner.flatten(2))
 
-    @property
-    def _active_deviations(self) -> Float[Tensor, "b c a q"]:
+    @cached_property
+    def _moves(self) -> Float[Tensor, "b c a q"]:
         deviations = self.regions.deviations
         padded = torch.nn.functional.pad(deviations, (0, 0, 0, 1))
         b, c, _, q = padded.shape
@@ -517,6 +544,25 @@ def _winners(operation: MaxPool2d, z: Tensor, low: Tensor, high: Tensor) -> tupl
     chosen = torch.where(sure, best, centres.argmax(0))
     place = window(places, 0.0).gather(0, chosen[None])[0]
     return sure, place.long().flatten(1), highs.amax(0)
+
+
+D = TypeVar("D")
+
+
+def _single(value: D) -> D:
+    """A dataclass with its numbers in float32."""
+    changed = {
+        one.name: number.float()
+        for one in fields(value)  # type: ignore[arg-type]
+        if isinstance(number := getattr(value, one.name), Tensor) and number.dtype == torch.float64
+    }
+    return replace(value, **changed)  # type: ignore[type-var]
+
+
+def _dtype(operation: Operation) -> torch.dtype:
+    """Of its weights; where it has none, nothing depends on it."""
+    numbers = (getattr(operation, one.name) for one in fields(operation))
+    return next((number.dtype for number in numbers if isinstance(number, Tensor)), torch.float64)
 
 
 def _dot(rows: Tensor, values: Tensor) -> Float[Tensor, "b m"]:

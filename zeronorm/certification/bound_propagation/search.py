@@ -8,19 +8,29 @@ the model itself.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zeronorm.certification.bound_propagation.bounds import Bounds, Options, Plan
-from zeronorm.certification.bound_propagation.region import FREE, Regions, split_group, split_values
+from zeronorm.certification.bound_propagation.region import (
+    FIXED,
+    FREE,
+    Regions,
+    settle,
+    split_group,
+    split_values,
+)
 from zeronorm.certification.bound_propagation.slopes import Margins, bound_margins
 
 PROVED, BROKEN, UNKNOWN = "proved", "broken", "unknown"
+_GAIN = 0.1  # by which a halved region commonly lowers the logarithm of what its bound loses
 _NARROWEST = 1e-6  # box of a free unit, below which it is not split
 Try = Callable[
     [Tensor], Tensor | None
@@ -57,8 +67,13 @@ class Searcher:
     plan: Plan
     options: Options
     steps: int = 8
-    batch: int = 4  # regions bounded at once: more do not fit the cache
     deployed: bool = False
+
+    @cached_property
+    def batch(self) -> int:
+        """Regions bounded at once: more do not fit the cache."""
+        widest = max(math.prod(operation.shape) for operation in self.plan.operations)
+        return min(32, max(4, 12_000 // widest))
 
     def rows(self, y: Int[Tensor, "b"]) -> Float[Tensor, "b m j"]:
         """The margins of class y over each other one."""
@@ -150,7 +165,9 @@ class Searcher:
             if not bool(behind[b].any()):
                 continue
             worst = int(torch.where(behind[b], margins.least[b], torch.inf).argmin())
-            parts = split(node.region, margins.losses[b, worst])
+            region = self._without_harmless(node.region, margins, behind, rounding, b, outcome)
+            ahead = float(some[b, worst] @ bounds.z[-1][b])
+            parts = self._split(region, margins.losses[b, worst], ahead, float(margins.least[b, worst]))
             if parts is None:
                 return None
             known = {m: (low[b : b + 1], high[b : b + 1]) for m, (low, high) in bounds.ranges.items()}
@@ -159,11 +176,12 @@ class Searcher:
             joined = Regions.join(parts)
             # the parent's linear bound holds on its children
             losses = margins.losses[b].flatten(1)[None].expand(len(parts), -1, -1)
-            if parts[0].centre is not node.region.centre:
+            if parts[0].centre is not region.centre:
                 moved = torch.zeros((len(parts), losses.shape[1]), dtype=torch.bool)
             else:
                 least = margins.constant[b] - joined.top(losses, joined.group.flatten(1)[:, None])
                 moved = self.proved(least, rounding[b])
+                outcome.deployed &= bool((least > rounding[b])[moved & behind[b]].all())
             for i, part in enumerate(parts):
                 still_open = left.clone()
                 still_open[index[b][moved[i]]] = False
@@ -172,6 +190,54 @@ class Searcher:
                         Node(part, known, still_open, float(margins.least[b, worst]), node.depth + 1)
                     )
         return children
+
+    def _split(
+        self, region: Regions, losses: Float[Tensor, "p u"], ahead: float, least: float
+    ) -> list[Regions] | None:
+        """Parts that cover the region, several times halved where its bound is far from enough."""
+        parts = split(region, losses)
+        if parts is None or ahead <= 0 or not math.isfinite(least):
+            return parts
+        for _ in range(int(math.log((ahead - least) / ahead) / _GAIN)):
+            finer = [split(part, losses) if int(part.counts.sum()) else [part] for part in parts]
+            made = [one for some in finer if some is not None for one in some]
+            if None in finer or not len(parts) < len(made) <= self.batch:
+                break
+            parts = made
+        return parts
+
+    def _without_harmless(
+        self,
+        region: Regions,
+        margins: Margins,
+        behind: Bool[Tensor, "b m"],
+        rounding: Float[Tensor, "b m"],
+        b: int,
+        outcome: Outcome,
+    ) -> Regions:
+        """The region without the changes that no counterexample contains, by the bounds of its open rows.
+
+        Where a bound stays above 0 although it counts a certain unit among the changed ones, whatever breaks that
+        margin leaves the unit as it is.  Units of which all open rows say so are fixed.
+        """
+        rows = behind[b].nonzero()[:, 0]
+        group, losses = region.group[0], margins.losses[b, rows]
+        least, wanted = margins.least[b, rows], rounding[b, rows]
+        needed = group == FREE
+        for g in range(region.counts.shape[1]):
+            own = group == g + 1
+            among = losses[:, own]  # (rows, units of the group)
+            if not among.shape[1]:
+                continue
+            # what the bound loses if the unit takes the place of the least of the group's changed ones
+            last = among.kthvalue(among.shape[1] - int(region.counts[0, g]) + 1, dim=1, keepdim=True).values
+            with_it = least[:, None] + (last - among).clamp_min(0)
+            harmless = self.proved(with_it, wanted[:, None]).all(0)
+            outcome.deployed &= bool((with_it > wanted[:, None])[:, harmless].all())
+            needed[own] = ~harmless
+        if bool((needed | (group == FIXED)).all()):
+            return region
+        return settle(replace(region, group=torch.where(needed, group, FIXED)[None]))
 
 
 def blamed(regions: Regions, margins: Margins, behind: Bool[Tensor, "b m"]) -> Float[Tensor, "n c p"]:

@@ -5,6 +5,8 @@ b  regions    m  rows
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from zeronorm.certification.bound_propagation.bounds import Bounds
 
-_STEP = 0.25
+_STEP, _FIRST, _SECOND = 0.25, 0.9, 0.99
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,26 +69,16 @@ def bound_margins(
     count = int(behind.sum(1).max())
     index = behind.int().argsort(dim=1, descending=True, stable=True)[:, :count]
     some = rows.gather(1, index[:, :, None].expand(-1, -1, rows.shape[2]))
-    slopes, shares, parameters = _variables(bounds, kinds, chosen.gather(1, index))
-    if not parameters:
+    slopes, shares = _variables(bounds, kinds, chosen.gather(1, index))
+    if not any(one.numel() for one in slopes.values()):
         return best
     part = _gathered(best, index)
-    optimiser = torch.optim.Adam(parameters, lr=_STEP, betas=(0.9, 0.99))
-    aim = wanted.gather(1, index)
-    for step in range(steps):
-        last_step = step == steps - 1
-        with torch.set_grad_enabled(not last_step):
-            found = _evaluated(bounds, last, some, slopes, shares)
-        better = found.least.detach() > part.least
-        part = part.replaced(better, _detached(found))
-        if last_step or bool((part.least > aim).all()):
-            break
-        optimiser.zero_grad(set_to_none=True)
-        (-found.least.clamp_min(-1e12)).sum().backward()
-        optimiser.step()
-        with torch.no_grad():
-            for parameter in parameters:
-                parameter.clamp_(0, 1)
+    with torch.no_grad():
+        improved = _improved(
+            bounds.single(), some, slopes, shares, part.least, wanted.gather(1, index), steps
+        )
+        found = _evaluated(bounds, last, some, *improved)
+        part = part.replaced(found.least > part.least, found)
     wide = index[:, :, None, None].expand(-1, -1, *part.losses.shape[2:])
     return Margins(
         best.least.scatter(1, index, part.least),
@@ -96,25 +88,83 @@ def bound_margins(
     )
 
 
+def _improved(
+    bounds: Bounds,
+    rows: Float[Tensor, "b m j"],
+    slopes: dict[int, Tensor],
+    shares: dict[int, Tensor],
+    before: Float[Tensor, "b m"],
+    wanted: Float[Tensor, "b m"],
+    steps: int,
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """The best slopes and shares of each row that some steps of gradient ascent come upon, in float64.
+
+    Whatever these are they give a valid bound, so that they are looked for in float32.
+    """
+    last = len(bounds.plan.operations) - 1
+    rows, best = rows.float(), before.float()
+    parameters = [one.requires_grad_() for one in (*slopes.values(), *shares.values()) if one.numel()]
+    kept = [one.detach().double() for one in parameters]
+    ascent = _Ascent(parameters)
+    for step in range(steps):
+        with torch.set_grad_enabled(step < steps - 1):
+            least = bounds.backward(last, rows, slopes, shares).least(bounds.regions)
+            total = least.clamp_min(-1e12).sum()
+        better = (least.detach() > best) & least.detach().isfinite()
+        best = torch.where(better, least.detach(), best)
+        kept = [
+            torch.where(better[..., None], one.detach().double(), old)
+            for one, old in zip(parameters, kept, strict=True)
+        ]
+        if step == steps - 1 or bool((best > wanted + 1e-4).all()):
+            break
+        ascent.step(torch.autograd.grad(total, parameters, materialize_grads=True))
+    found = iter(kept)
+    made = [
+        {n: next(found) if one.numel() else one.double() for n, one in group.items()}
+        for group in (slopes, shares)
+    ]
+    return made[0], made[1]
+
+
+class _Ascent:
+    """Adam (Kingma & Ba, 2015) within [0, 1]; torch's own takes longer than these few small tensors do."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.parameters = parameters
+        self.first = [torch.zeros_like(one) for one in parameters]
+        self.second = [torch.zeros_like(one) for one in parameters]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        self.steps += 1
+        scale = _STEP * math.sqrt(1 - _SECOND**self.steps) / (1 - _FIRST**self.steps)
+        for one, first, second, gradient in zip(
+            self.parameters, self.first, self.second, gradients, strict=True
+        ):
+            first.lerp_(gradient, 1 - _FIRST)
+            second.mul_(_SECOND).addcmul_(gradient, gradient, value=1 - _SECOND)
+            one.addcdiv_(first, second.sqrt().add_(1e-8), value=scale).clamp_(0, 1)
+
+
 def _variables(
     bounds: Bounds, kinds: tuple[str, ...], chosen: Int[Tensor, "b m"]
-) -> tuple[dict[int, Tensor], dict[int, Tensor], list[Tensor]]:
-    """Slopes and shares of each row, at the start that was best for it."""
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Slopes and shares of each row, at the start that was best for it, in float32."""
     slopes: dict[int, Tensor] = {}
     shares: dict[int, Tensor] = {}
-    parameters: list[Tensor] = []
     b, m = chosen.shape
     starts = [bounds.choice(kind) for kind in kinds]
     for n in starts[0][0]:
         width = starts[0][0][n].shape[2]
-        slope, share = chosen.new_zeros((2, b, m, width), dtype=torch.float64)
+        slope, share = chosen.new_zeros((2, b, m, width), dtype=torch.float32)
         for kind, (some_slopes, some_shares) in enumerate(starts):
             here = (chosen == kind)[..., None]
-            slope, share = torch.where(here, some_slopes[n], slope), torch.where(here, some_shares[n], share)
+            slope = torch.where(here, some_slopes[n].float(), slope)
+            share = torch.where(here, some_shares[n].float(), share)
         slopes[n], shares[n] = slope, share
-        if width:
-            parameters += [slope.requires_grad_(), share.requires_grad_()]
-    return slopes, shares, parameters
+    return slopes, shares
 
 
 def _evaluated(
@@ -147,7 +197,3 @@ def _gathered(margins: Margins, index: Int[Tensor, "b m"]) -> Margins:
         margins.losses.gather(1, wide),
         margins.corner.gather(1, wide),
     )
-
-
-def _detached(margins: Margins) -> Margins:
-    return Margins(margins.least.detach(), margins.constant.detach(), margins.losses, margins.corner)

@@ -77,6 +77,7 @@ class Table:
     middle: Tensor
     half: Tensor | None
     window: Window | None
+    field: Window | None = None  # what dense neurons see, where they are a convolution's
 
     # ---- shapes ----
 
@@ -89,7 +90,10 @@ class Table:
         """The group of the unit of every cell; of dense neurons one row for all."""
         if self.window is None:
             return self.regions.active_group.flatten(1)[:, None]
-        cells = self.window.cells(self.regions.image)
+        return self._seen(self.window)
+
+    def _seen(self, window: Window) -> Int[Tensor, "b l k"]:
+        cells = window.cells(self.regions.image)
         group = self.regions.group
         padded = torch.cat([group, group.new_full((len(group), 1, group.shape[2]), FIXED)], 1)
         return padded[:, cells].flatten(2)
@@ -101,10 +105,11 @@ class Table:
 
     def per_neuron(self, values: Tensor) -> Tensor:
         """What belongs to positions of patches, `(b, l)`, or to all, `(b, 1)`, as `(b, *neurons)`."""
-        if self.window is None:
+        window = self.window or self.field
+        if window is None or values.shape[1] == 1:
             return values.view(-1, *[1] * len(self.shape)).expand(-1, *self.shape)
-        channels = self.neurons // math.prod(self.window.sides)
-        return values.view(-1, 1, *self.window.sides).expand(-1, channels, -1, -1).reshape(-1, *self.shape)
+        channels = self.neurons // math.prod(window.sides)
+        return values.view(-1, 1, *window.sides).expand(-1, channels, -1, -1).reshape(-1, *self.shape)
 
     @property
     def lower(self) -> Tensor:
@@ -135,7 +140,8 @@ class Table:
 
     def changes(self) -> Tensor:
         """T: at most how many changed units each neuron sees, at least 1; `(b, *shape)`."""
-        most = self.regions.changed_within(self.groups).clamp_min(1)
+        groups = self.groups if self.field is None else self._seen(self.field)
+        most = self.regions.changed_within(groups).clamp_min(1)
         return self.per_neuron(most.double())
 
     def chosen(self, values: Tensor, index: Int[Tensor, "b o"]) -> Float[Tensor, "b o a q"]:
@@ -160,8 +166,11 @@ class Table:
 
     # ---- through the operations ----
 
-    def through(self, operation: Operation) -> Table | None:
-        """The table after an affine operation of one input; None where that is not worked out."""
+    def through(self, operation: Operation, dense: bool = False) -> Table | None:
+        """The table after an affine operation of one input; None where that is not worked out.
+
+        `dense`: patches may become dense neurons where that is less work.
+        """
         if isinstance(operation, Scale):
             return self._scaled(operation)
         if isinstance(operation, Reshape):
@@ -169,6 +178,8 @@ class Table:
         if self.window is None:
             return self._dense_through(operation)
         if isinstance(operation, Conv2d) and len(self.shape) == 3:
+            if dense and self.regions.positions.shape[1] <= self._cells_at_most(operation):
+                return self._of_all_positions()._dense_through(operation)
             return self._convolved(operation)
         if isinstance(operation, Linear):
             return self._joined(operation)
@@ -198,22 +209,39 @@ class Table:
             return values.reshape(b, *rest, *operation.shape).movedim((1, 2), (-2, -1)).contiguous()
 
         half = None if self.half is None else back(operation.absolute(images(self.half)))
+        field = None
+        if isinstance(operation, Conv2d) and self.field is not None and len(self.shape) == 3:
+            field = _seen_through(self.field, operation)
         return replace(
-            self, shape=operation.shape, middle=back(operation.linear(images(self.middle))), half=half
+            self,
+            shape=operation.shape,
+            middle=back(operation.linear(images(self.middle))),
+            half=half,
+            field=field,
         )
+
+    def _cells_at_most(self, operation: Conv2d) -> int:
+        """With so many active positions dense neurons are less work than patches."""
+        assert self.window is not None
+        before = math.prod(self.window.kernel)
+        after = math.prod(_seen_through(self.window, operation).kernel)
+        return after if operation.is_small else math.isqrt(before * after)
+
+    def _of_all_positions(self) -> Table:
+        """The same table, with a cell for every active position."""
+        everyone = torch.arange(self.neurons).expand(len(self.middle), -1)
+
+        def dense(values: Tensor) -> Tensor:
+            return self.chosen(values, everyone).reshape(len(values), *self.shape, -1, values.shape[-1])
+
+        half = None if self.half is None else dense(self.half)
+        return Table(self.regions, self.shape, dense(self.middle), half, None, self.window)
 
     def _convolved(self, operation: Conv2d) -> Table:
         assert self.window is not None
-        window = self.window
-        kernel = operation.weight.shape[2:]
+        window, weight = self.window, operation.weight
         steps = [d * s for d, s in zip(operation.dilation, window.stride, strict=True)]
-        seen = Window(
-            _pair(k0 + (k - 1) * step for k0, k, step in zip(window.kernel, kernel, steps, strict=True)),
-            _pair(s0 * s for s0, s in zip(window.stride, operation.stride, strict=True)),
-            _pair(o + p * s for o, p, s in zip(window.offset, operation.padding, window.stride, strict=True)),
-            _pair(operation.shape[1:]),
-        )
-        weight = operation.weight
+        seen = _seen_through(window, operation)
         half = None if self.half is None else _slide(self.half, weight.abs(), operation, window, seen, steps)
         middle = _slide(self.middle, weight, operation, window, seen, steps)
         return Table(self.regions, operation.shape, middle, half, seen)
@@ -276,7 +304,8 @@ class Table:
             second = None if second is None else _placed(second, joint, places[1])
             window = joint
         half = second if first is None else first if second is None else first + second
-        return Table(self.regions, self.shape, one + two, half, window)
+        field = self.field if self.field == other.field else None
+        return Table(self.regions, self.shape, one + two, half, window, field)
 
     def rectified(self, z: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Callable[[], Table]]:
         """The upper bounds after relu, by Jensen's inequality, and the table, which not everyone needs.
@@ -301,12 +330,7 @@ class Table:
             return None
         window, kernel = self.window, operation.kernel
         steps = [d * s for d, s in zip(operation.dilation, window.stride, strict=True)]
-        seen = Window(
-            _pair(k0 + (k - 1) * step for k0, k, step in zip(window.kernel, kernel, steps, strict=True)),
-            _pair(s0 * s for s0, s in zip(window.stride, operation.stride, strict=True)),
-            _pair(o + p * s for o, p, s in zip(window.offset, operation.padding, window.stride, strict=True)),
-            _pair(operation.shape[1:]),
-        )
+        seen = _seen_through(window, operation)
         best = operation.apply(z)
         result = Table(self.regions, operation.shape, z.new_zeros(0), None, seen)
         times, top = result.spread(result.changes()), result.spread(best)
@@ -378,6 +402,18 @@ def shifted(values: Tensor, operation: Conv2d | MaxPool2d, y: int, x: int, fill:
     return values[
         :, :, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across
     ]
+
+
+def _seen_through(window: Window, operation: Conv2d | MaxPool2d) -> Window:
+    """What is seen through the windows of a convolution or a pool, each of whose cells sees a window."""
+    kernel = operation.weight.shape[2:] if isinstance(operation, Conv2d) else operation.kernel
+    steps = [d * s for d, s in zip(operation.dilation, window.stride, strict=True)]
+    return Window(
+        _pair(k0 + (k - 1) * step for k0, k, step in zip(window.kernel, kernel, steps, strict=True)),
+        _pair(s0 * s for s0, s in zip(window.stride, operation.stride, strict=True)),
+        _pair(o + p * s for o, p, s in zip(window.offset, operation.padding, window.stride, strict=True)),
+        _pair(operation.shape[1:]),
+    )
 
 
 def _slide(
