@@ -448,7 +448,7 @@ FORGED_PROOFS = {
     "words of its own": (lambda told, rows: told.update(audited=1), "run.json: no run says audited"),
     "a plan of its own": (
         lambda told, rows: told["plan"].update(strength=1),
-        "run.json: no run of certificates",
+        "run.json: no run says strength",
     ),
     "a finding": (lambda told, rows: told.update(diagnosis=["all is well"]), "diagnosis is []"),
     "margins": (

@@ -387,7 +387,7 @@ def verify_certificates(
 
 _KEYS = {
     "format", "status", "created", "finished", "command", "plan", "plan_digest", "versions", "execution", "sessions",
-    "diagnosis", "summary", "rows_digest",
+    "diagnosis", "summary", "rows_digest", "counts_of",
 }  # fmt: skip
 _UNCHECKED = (
     "that an example without a proof has none, or no counterexample",
