@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import joblib
 import numpy as np
@@ -112,6 +113,16 @@ def test_toward_a_class(zeronorm, loans):
     } == {1}
     assert "to be answered yes" in (loans / "run" / "report.html").read_text()
     assert zeronorm("verify", "run", "--trust").status == 0
+
+
+def test_compared(zeronorm, loans):
+    attacks = ("--attack", "pointwise,sparse_rs", "--queries", 20)
+    two = ("--model", "joblib:model.joblib", "--model", "joblib:another.joblib", "--trust")
+    shutil.copy("model.joblib", "another.joblib")
+    said = zeronorm("compare", *two, *TABLE, "--k", "1,2", *attacks, "--out", "both")
+    assert said.status == 0, said.err
+    checked = zeronorm("verify", "both", "--trust")
+    assert checked.status == 0, checked.err + checked.out
 
 
 def test_certified(zeronorm, loans):

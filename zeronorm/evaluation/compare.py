@@ -23,7 +23,7 @@ from zeronorm.data import Dataset, Stream
 from zeronorm.errors import ArgumentError, reads_records
 from zeronorm.evaluation.comparison_plan import Attacks, check_comparison, named_attacks, named_models
 from zeronorm.evaluation.examples import DataLike, as_dataset
-from zeronorm.evaluation.plan import resolve_threats
+from zeronorm.evaluation.plan import described_threat, resolve_threats
 from zeronorm.evaluation.ray_workers import Workers, begun
 from zeronorm.evaluation.result import Evaluation, RobustAccuracy, frame_of
 from zeronorm.evaluation.runner import evaluate
@@ -186,7 +186,7 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
         claimed = folder.read_transfers()
         compared = {run["model"]: models[run["model"]] for run in record["runs"]}
         told = folder.run(record["runs"][0]["path"]).read()["plan"]["threat"]
-        threat = L0(None, told["unit"], channels=told.get("channels"))
+        threat = described_threat(told, dataset.x[:1])
         fresh = list(transfer(folder, record["runs"], compared, dataset, threat))
         result.problems += check_transfers(claimed.to_pylist(), fresh)
         result.adversarials += len(fresh)
