@@ -125,6 +125,15 @@ def test_compared(zeronorm, loans):
     assert checked.status == 0, checked.err + checked.out
 
 
+def test_a_matrix_of_trees_attacked_and_proved(zeronorm, loans):
+    shutil.copy("model.joblib", "another.joblib")
+    two = ("--model", "a=joblib:model.joblib", "--model", "b=joblib:another.joblib", "--trust")
+    short = ("--k", 1, "--attack", "pointwise,sparse_rs", "--queries", 10, "--out", "all")
+    said = zeronorm("matrix", *two, *TABLE[:-1], 6, *short)
+    assert said.status == 0, said.err
+    assert zeronorm("verify", "all", "--trust").status == 0
+
+
 def test_certified(zeronorm, loans):
     said = zeronorm("certify", *FOREST, *TABLE, "--k", "1,2", "--out", "run")
     assert said.status == 0, said.err

@@ -180,6 +180,7 @@ def matrix(
                     method,
                     folder.within(path),
                     **(votes_of if get(method).votes else {}),  # type: ignore[arg-type]
+                    threats=list(threats) if "threats" in get(method).needs else None,
                     name=name,
                     on_progress=None if on_progress is None else partial(on_progress, title),
                     **shared,
