@@ -74,11 +74,6 @@ def test_every_option_says_what_it_is_for(verb):
             assert getattr(parameter, "help", None), parameter.name
 
 
-def test_nothing_asked(zeronorm):
-    said = zeronorm()
-    assert said.status == 2 and "Usage: " in said.out and not said.err
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -79,15 +79,13 @@ zeronorm: what happens when an adversary may change a few pixels, or a few colum
 """
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def _options(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(_WELCOME, nl=False)
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,8 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        print(_WELCOME, end="")
+        return 0
     try:
-        status = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        status = app(words, standalone_mode=False)
         return status if isinstance(status, int) else 0
     except ArgumentError as error:
         return _fail(2, str(error))
