@@ -428,3 +428,72 @@ def test_a_short_search_is_not_called_long(model, data, tmp_path):
     assert zn.verify(run.path, model, data)
     forge(run, lambda told: told["plan"]["attack"]["stages"][0]["options"].update(steps=10_000))
     assert any("fewer than the 10000" in problem for problem in zn.verify(run.path, model, data).problems)
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory):
+    """Certificates with a time limit: folder, model and data."""
+    folder = tmp_path_factory.mktemp("proved") / "run"
+    model = network()
+    data = dataset(model, 6)
+    zn.certify(model, data, "bound_propagation", threats=[zn.L0(1)], seconds=5.0, out=folder)
+    return folder, model, data
+
+
+FORGED_PROOFS = {
+    "arithmetic": (
+        lambda told, rows: told["plan"]["method"].update(arithmetic="deployed"),
+        "method: arithmetic is real, the run says deployed",
+    ),
+    "words of its own": (lambda told, rows: told.update(audited=1), "run.json: no run says audited"),
+    "a plan of its own": (
+        lambda told, rows: told["plan"].update(strength=1),
+        "run.json: no run says strength",
+    ),
+    "a finding": (lambda told, rows: told.update(diagnosis=["all is well"]), "diagnosis is []"),
+    "margins": (
+        lambda told, rows: [row.update(margin=10**6) for row in rows],
+        "margin is None, the run says",
+    ),
+    "passes": (lambda told, rows: [row.update(passes=-1) for row in rows], "it says -1 passes"),
+}
+
+
+@pytest.mark.parametrize("what", FORGED_PROOFS)
+def test_forged_certificates_are_named(proved, what, tmp_path):
+    source, model, data = proved
+    shutil.copytree(source, tmp_path / "run")
+    folder = CertificateFolder(tmp_path / "run")
+    told, rows = folder.read(), folder.read_rows().to_pylist()
+    assert zn.verify_certificates(folder.path, model, data)
+    change, said = FORGED_PROOFS[what]
+    change(told, rows)
+    table = pa.Table.from_pylist(rows, schema=CERTIFICATES)
+    pq.write_table(table, folder.table, write_page_checksum=True)
+    told |= {"rows_digest": digest_rows(table), "plan_digest": digest(told["plan"])}
+    told["summary"] = certified_json(summarise_certificates(told, table))
+    folder.write(told)
+    zn.report.render(folder.path, folder.page)
+    result = zn.verify_certificates(folder.path, model, data)
+    assert not result.figures and any(said in problem for problem in result.problems), result.problems
+
+
+def test_a_matrix_says_what_its_models_are_and_no_more(tmp_path):
+    one, two = network(), network(seed=5)
+    named, data = {"one": one, "two": two}, dataset(one, 8)
+    zn.matrix(named, data, [zn.L0(1)], ["sparse_rs"], tmp_path / "m", queries=8)
+    result = zn.verify_matrix(tmp_path / "m", named, data)
+    assert result.ok and "that no other model or attack was tried and left out" in result.unchecked
+    path = tmp_path / "m" / "matrix.json"
+    honest = json.loads(path.read_text())
+    for change, said in (
+        (lambda told: told["models"].pop(), "matrix: its models is ['one', 'two'], the run says ['one']"),
+        (lambda told: told.update(audited=1), "matrix.json: no matrix says audited"),
+        (lambda told: told["models"][0].update(award="first"), "matrix.json: no matrix says award"),
+    ):
+        told = json.loads(json.dumps(honest))
+        change(told)
+        path.write_text(json.dumps(told))
+        zn.report.render(tmp_path / "m", tmp_path / "m" / "report.html")
+        problems = zn.verify_matrix(tmp_path / "m", named, data).problems
+        assert any(said in problem for problem in problems), problems

@@ -43,6 +43,7 @@ from zeronorm.evaluation.verify import (
     Verification,
     check_facts,
     check_page,
+    check_words,
     patience,
     sample,
 )
@@ -331,8 +332,12 @@ def verify_certificates(
         "unit"
     )  # a method that asks for threats counts what they count
     unit = options.get("unit", certifier.unit) if of_threat is None else of_threat
-    for what, found in (("kind", certifier.kind), ("unit", unit)):
+    arithmetic = options.get("arithmetic", certifier.arithmetic)
+    for what, found in (("kind", certifier.kind), ("unit", unit), ("arithmetic", arithmetic)):
         result.compare(f"method: {what}", method.get(what), found)
+    check_words(folder, record, _KEYS, result)
+    check_words(folder, plan, ("model", "data", "method", "seed"), result)
+    result.compare("diagnosis", record["diagnosis"], [])
     prover: SmoothedClassifier | _Prover
     again = rows
     given: dict[str, Any] = {}
@@ -380,7 +385,12 @@ def verify_certificates(
     return result
 
 
+_KEYS = {
+    "format", "status", "created", "finished", "command", "plan", "plan_digest", "versions", "execution", "sessions",
+    "diagnosis", "summary", "rows_digest", "counts_of",
+}  # fmt: skip
 _UNCHECKED = (
+    "that an example without a proof has none, or no counterexample",
     "times, machine, versions and dates",
     "the names that the model and the data go by, and the command",
 )
@@ -440,12 +450,11 @@ def _compare(row: Row, fresh: Row, result: Verification, timed: bool) -> None:
                     f"example {row['example']}: {moved} of its {what} are others when cast again"
                 )
     if row["counts"] is None and not timed:
-        for what in ("answer", "prediction", "radius", "margin", "passes"):
-            if row[what] != fresh[what]:
-                result.problems.append(
-                    f"example {row['example']}: {what} is {fresh[what]}, the run says {row[what]}"
-                )
+        _compare_columns(row, fresh, ("answer", "prediction", "radius", "margin", "passes"), result)
     if timed:
+        _compare_columns(row, fresh, ("answer", "margin"), result)
+        if (row["passes"] or 0) < 0:
+            result.problems.append(f"example {row['example']}: it says {row['passes']} passes")
         broken = fresh.get("broken")
         if broken is not None and row["radius"] is not None and row["radius"] >= broken:
             result.problems.append(
@@ -455,6 +464,14 @@ def _compare(row: Row, fresh: Row, result: Verification, timed: bool) -> None:
             result.problems.append(
                 f"example {row['example']}: proved for {fresh['radius'] or 0} changes when tried again, with patience, "
                 f"the run says {row['radius']}"
+            )
+
+
+def _compare_columns(row: Row, fresh: Row, columns: Sequence[str], result: Verification) -> None:
+    for what in columns:
+        if row[what] != fresh[what]:
+            result.problems.append(
+                f"example {row['example']}: {what} is {fresh[what]}, the run says {row[what]}"
             )
 
 

@@ -29,7 +29,7 @@ from zeronorm.evaluation.result import Evaluation, RobustAccuracy, frame_of
 from zeronorm.evaluation.runner import evaluate
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
-from zeronorm.evaluation.verify import Verification, catalogue_word, check_page, verify
+from zeronorm.evaluation.verify import Verification, catalogue_word, check_page, check_words, verify
 from zeronorm.files import unless_refused
 from zeronorm.records.folders import ComparisonFolder, digest_rows
 from zeronorm.threat_model import L0, Linf
@@ -197,9 +197,17 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
         if records.comparison_json(records.read_comparison(folder)) != record["summary"]:
             result.problems.append("summary: comparison.json says other figures than the rows")
         _check_names(folder, record["runs"], result)
+    check_words(folder, record, _KEYS, result)
+    for run in record["runs"]:
+        check_words(folder, run, ("model", "attack", "path", "rows_digest"), result)
+    result.unchecked.append(LEFT_OUT)
     if not result.problems:
         check_page(folder, result)
     return result
+
+
+_KEYS = ("format", "created", "command", "runs", "status", "finished", "transfer", "summary")
+LEFT_OUT = "that no other model or attack was tried and left out"
 
 
 def _check_names(folder: ComparisonFolder, runs: Sequence[Mapping[str, Any]], result: Verification) -> None:

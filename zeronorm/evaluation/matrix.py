@@ -43,7 +43,7 @@ from zeronorm.evaluation.plan import described_threat, differences, digest, reso
 from zeronorm.evaluation.ray_workers import Workers, begun
 from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
-from zeronorm.evaluation.verify import Verification, as_json, catalogue_word, check_page
+from zeronorm.evaluation.verify import Verification, as_json, catalogue_word, check_page, check_words
 from zeronorm.files import unless_refused
 from zeronorm.modules import evaluation_mode
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder
@@ -263,6 +263,13 @@ def verify_matrix(
         if not result.problems:
             _check_entry(folder, record, entry, network, dataset, result)
     result.unchecked.append("the time of an answer")
+    check_words(folder, record, _KEYS, result)
+    check_words(folder, record["plan"], ("models", "data", "k", "certificate"), result)
+    for entry in record["models"]:
+        check_words(folder, entry, _ENTRY, result)
+    result.compare(
+        "matrix: its models", [e["name"] for e in record["models"]], list(record["plan"]["models"])
+    )
     for what, found in describe_data(dataset).items():
         if what not in ("name", "split"):
             result.compare(f"matrix: data: {what}", record["plan"]["data"].get(what), found)
@@ -274,6 +281,10 @@ def verify_matrix(
     if result.ok:
         result.figures += [f"{v.name} {v.word}" for v in records.verdicts(records.read_matrix(folder))]
     return result
+
+
+_KEYS = ("format", "created", "command", "knowledge", "plan", "models", "status", "finished")
+_ENTRY = ("name", "source", "attacks", "certificate", "uncertified", "unfit", "cost", "training")
 
 
 def _check_entry(

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -54,6 +54,7 @@ _KEYS = {
     "format", "status", "created", "finished", "command", "plan", "plan_digest", "versions", "execution", "sessions",
     "diagnosis", "checks", "summary", "rows_digest",
 }  # fmt: skip
+_FILES = ("rows.parquet", "images.parquet", "rows.jsonl", "transfer.parquet")  # beside the JSON and the page
 _PATIENCE = 4.0  # times as long for a proof made again: another machine may be slower
 _LEAST_SECONDS = 10.0
 
@@ -224,10 +225,8 @@ UNCHECKED = (
 def _check_plan(folder: RunFolder, record: Mapping[str, Any], result: Verification) -> None:
     """What run.json says beside figures: nothing that nobody wrote, and attacks by the names that are theirs."""
     plan = record["plan"]
-    if unknown := sorted(record.keys() - _KEYS) + sorted(
-        plan.keys() - {"model", "data", "threat", "attack", "seed", "precision"}
-    ):
-        result.problems.append(f"run.json: no run says {_short(', '.join(unknown))}")
+    check_words(folder, record, _KEYS, result)
+    check_words(folder, plan, {"model", "data", "threat", "attack", "seed", "precision"}, result)
     if plan.get("precision") not in ("float32", "bfloat16"):
         result.problems.append(f"plan: no run has the precision {_short(plan.get('precision'))}")
     searches = [stage for stage in plan["attack"]["stages"] if stage.get("kind") != "proof"]
@@ -239,16 +238,19 @@ def _check_plan(folder: RunFolder, record: Mapping[str, Any], result: Verificati
             f"plan: its stages are {' + '.join(str(stage['name']) for stage in searches)}, the run calls them "
             f"{_short(called)}"
         )
-    known = {folder.json, folder.table, folder.images, folder.page, folder.journal}
-    others = sorted(
-        path.name
-        for path in folder.path.iterdir()
-        if path not in known and not path.name.startswith(".") and not path.is_dir()
-    )
-    if others:
-        result.notes.append(
-            f"the folder holds files of no run, which nobody looked at: {_short(', '.join(others))}"
-        )
+
+
+def check_words(
+    folder: Folder, told: Mapping[str, Any], known: Collection[str], result: Verification
+) -> None:
+    """A problem for names in a JSON file that nobody writes, and a note on files beside it that are none of ours."""
+    if unknown := sorted(set(told) - set(known)):
+        result.problems.append(f"{folder.json.name}: no {folder.what} says {_short(', '.join(unknown))}")
+    files = [path.name for path in folder.path.iterdir() if path.is_file() and not path.name.startswith(".")]
+    others = sorted(set(files) - {folder.json.name, folder.page.name, *_FILES})
+    note = f"the folder holds files of no {folder.what}, which nobody looked at: {_short(', '.join(others))}"
+    if others and note not in result.notes:
+        result.notes.append(note)
 
 
 def _check_stage(stage: Mapping[str, Any], result: Verification) -> None:
