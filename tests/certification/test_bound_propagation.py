@@ -16,6 +16,7 @@ from zeronorm.certification.bound_propagation import (
     BROKEN,
     PROVED,
     UNKNOWN,
+    Outcome,
     certify_bound_propagation,
     prove_few_changes,
 )
@@ -288,6 +289,31 @@ def test_masks_and_caps_narrow_the_proof() -> None:
     assert int((region.group != FIXED).sum()) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_that_are_left_out_are_in_no_counterexample(kind: str) -> None:
+    left_out = broken = 0
+    for seed in range(10, 14):
+        case = Case(seed, kind, sides=(3, 4), splits=0)
+        points = random_points(case.region, case.draw, 60)
+        ahead = case.network(points)[:, 0] - case.network(points)[:, 1]
+        last = [module for module in case.model.modules() if isinstance(module, nn.Linear)][-1]
+        with torch.no_grad():  # some of these points break the margin of the first class over the second
+            last.bias[0] -= float(ahead.quantile(0.05))
+        network = read_network(case.model, case.x)
+        searcher = Searcher(Plan(network), Options())
+        row = torch.tensor([[[1.0, -1.0, 0.0]]], dtype=torch.float64)
+        _, margins, rounding = searcher.margins(case.region, row, None, 4)
+        behind = ~searcher.proved(margins.least, rounding)
+        if not bool(behind.any()):
+            continue
+        kept = searcher._without_harmless(case.region, margins, behind, rounding, 0, Outcome())
+        left_out += int((kept.group == FIXED).sum() - (case.region.group == FIXED).sum())
+        for point in points[(network(points) @ row[0, 0]) <= 0]:
+            assert _inside(kept, point), seed
+            broken += 1
+    assert broken and (left_out or kind == "max pool")
+
+
 # ---- seeded faults: each must be caught by the checks above ----
 
 
@@ -444,6 +470,29 @@ def test_bad_input_is_refused_before_any_work(model: object, arguments: dict[str
     given = {"x": torch.rand(1, 1, 2, 2), "y": torch.tensor([0]), "threat": zn.L0(1)} | arguments
     with pytest.raises(ArgumentError, match=says):
         prove_few_changes(model, given.pop("x"), given.pop("y"), given.pop("threat"), **given)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "says"),
+    [
+        ("mlp", {"truncation": 2, "widths": (8,)}, "TruncatedLinear.* truncation_window"),
+        ("l0_lipschitz", {}, "L0Lipschitz.* l0_lipschitz"),
+        ("feature_partition", {}, "FeaturePartition.* feature_partition"),
+    ],
+)
+def test_models_with_a_certificate_of_their_own_are_refused_by_name(
+    architecture: str, options: dict[str, object], says: str
+) -> None:
+    model = zn.models.build(architecture, in_channels=1, image_size=8, classes=3, **options).eval()
+    with pytest.raises(ArgumentError, match=says):
+        prove_few_changes(model, torch.rand(1, 1, 8, 8), torch.tensor([0]), zn.L0(1))
+
+
+def test_the_fully_connected_network_is_proved() -> None:
+    model = zn.models.build("mlp", in_channels=1, image_size=4, classes=3, widths=(8, 8)).eval()
+    x = torch.rand(2, 1, 4, 4)
+    found = prove_few_changes(model, x, model(x).argmax(1), zn.L0(1), seconds=20)
+    assert all(one.verdict != UNKNOWN for one in found)
 
 
 def test_a_network_too_large_is_refused() -> None:

@@ -397,7 +397,7 @@ def test_cheats_gain_nothing_in_a_curve(model, data):
         assert evaluation.robust_accuracy == 0.9
         # an input of no numbers has no answer in numbers either
         own = ["undefined-logits"] if cheat is no_numbers else []
-        assert codes(evaluation) == [*own, "outside-threat-model"]  # making it sparser asks the model
+        assert codes(evaluation) == [*own, "outside-threat-model", "no-passes"]
     # with too many changes, what can be put back is: an adversarial within the budget may remain
     evaluation = zn.evaluate(model, data, zn.L0(3), over_budget, curve=True)
     assert all(row["distance"] <= 3 for row in rows(evaluation) if row["outcome"] == "broken")

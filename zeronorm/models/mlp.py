@@ -30,7 +30,11 @@ def mlp(
     checks.integer("widths", len(widths), 1)
     features = in_channels * height * width
     sizes = [features, *(checks.integer("widths", size, 1) for size in widths)]
-    first = TruncatedLinear(features, sizes[1], truncation, bias=True)
+    first = (
+        TruncatedLinear(features, sizes[1], truncation, bias=True)
+        if checks.integer("truncation", truncation, 0)
+        else nn.Linear(features, sizes[1])
+    )
     layers: list[nn.Module] = [nn.Flatten(), first, nn.ReLU()]
     for before, after in pairwise(sizes[1:]):
         layers += [nn.Linear(before, after), nn.ReLU()]

@@ -17,10 +17,21 @@ from zeronorm.certification.bound_propagation.search import BROKEN, PROVED, Outc
 from zeronorm.certification.certificate import ABSTAIN, UNBOUNDED, Arithmetic, Certificate
 from zeronorm.certification.network_graph import read_network
 from zeronorm.errors import ArgumentError
+from zeronorm.layers.truncation import TruncatedConv2d, TruncatedLinear
+from zeronorm.models.feature_partition import FeaturePartition
+from zeronorm.models.l0_lipschitz import L0Lipschitz
+from zeronorm.models.nearest_neighbour import NearestNeighbour
 from zeronorm.threat_model import L0, Box
 
 ARITHMETIC = ("real", "deployed")
 _WEIGHTS = 50_000_000
+_MADE_FOR: dict[type[nn.Module], str] = {
+    L0Lipschitz: "l0_lipschitz",
+    FeaturePartition: "feature_partition",
+    NearestNeighbour: "nearest_neighbour",
+    TruncatedLinear: "truncation_window",
+    TruncatedConv2d: "truncation_window",
+}
 
 
 def prove_few_changes(
@@ -163,6 +174,12 @@ def _searcher(model: Any, x: Tensor, y: Tensor, arithmetic: str) -> Searcher:
             f"model: expected at most {_WEIGHTS:,} weights for bound propagation, which holds a row of each layer for "
             f"every neuron it bounds, got {size:,}"
         )
+    for part in model.modules() if isinstance(model, nn.Module) else ():
+        if type(part) in _MADE_FOR:
+            raise ArgumentError(
+                f"model: expected layers that are linear or ReLU, got {type(part).__name__}, which has a certificate "
+                f"of its own, {_MADE_FOR[type(part)]}"
+            )
     network = read_network(model, x)
     if len(network.operations[-1].shape) != 1 or network.classes < 2:
         raise ArgumentError(f"model: expected at least 2 logits, got shape {network.operations[-1].shape}")
