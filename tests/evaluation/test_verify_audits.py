@@ -112,6 +112,10 @@ FORGED = {
         lambda told: told["plan"]["model"].update(differentiable=False),
         "model: differentiable is",
     ),
+    "a figure within a finding": (
+        lambda told: told["diagnosis"][-1].update(advice=told["diagnosis"][-1]["advice"].replace("104", "2")),
+        "diagnosis: what was found is worded otherwise than in the run",
+    ),
     "words of its own": (lambda told: told.update(audited="by NIST"), "run.json: no run says audited"),
     "a plan of its own": (
         lambda told: told["plan"].update(strength="all"),
@@ -198,6 +202,10 @@ def test_nothing_stands_beside_the_folder_that_a_page_names(copy, after):
     ]
     folder.page.write_text(page.replace(named, "zeronorm verify '/elsewhere/its run'".replace("'", "&#39;")))
     assert zn.verify(folder.path, model, data)
+    # one word, which a shell takes for a folder and for nothing else
+    for other in ("'a'; rm -r b; echo 'c'", "--help", "a b"):
+        folder.page.write_text(page.replace(named, f"zeronorm verify {other}".replace("'", "&#39;")))
+        assert not zn.verify(folder.path, model, data), other
 
 
 def test_files_that_are_of_no_run_are_noted(copy):
@@ -356,6 +364,10 @@ def test_names_in_a_comparison_are_those_of_its_runs(model, data, tmp_path):
             "its attack is sparse_rs, it is called sparse_auto",
         ),
         (lambda runs: runs[0].update(model="b"), "a/weak"),
+        (
+            lambda runs: runs[0].update(attack="sparse_rs:queries=100000"),
+            "it is called sparse_rs:queries=100000, queries is 5",
+        ),
     ):
         runs = json.loads(json.dumps(told["runs"]))
         change(runs)

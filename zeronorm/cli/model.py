@@ -84,10 +84,18 @@ def _from_file(path: Path, said: dict[str, str], trust: bool) -> Any:
     layers = input_form(form)
     if trust and program_kind(path) is not None and not said:
         return formed(load_program(path), layers)
-    arguments: dict[str, Any] = {
-        key: int(value) if value.isdecimal() else value for key, value in said.items()
-    }
+    arguments: dict[str, Any] = {key: _number(value) for key, value in said.items()}
     return formed(models.load(path, **arguments), layers)
+
+
+def _number(text: str) -> int | float | str:
+    """The number that was typed; the text itself where it is none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _nearest_neighbour(called: str) -> models.NearestNeighbour:

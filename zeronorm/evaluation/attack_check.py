@@ -29,7 +29,7 @@ _EXAMS = (((1, 6, 6), 0.0, 1.0), ((3, 5, 5), -2.0, 3.0), ((20,), 0.0, 1.0))
 
 @dataclass(frozen=True)
 class Law:
-    """One law, and whether it held: "holds", "broken", or "cannot be tried" where the attack did not run at all.
+    """One law, and whether it held: "holds", "broken", "does not apply" to such an attack, or "cannot be tried".
 
     `matters` says what an evaluation gets wrong where the law is broken.
     """
@@ -73,7 +73,7 @@ class AttackCheck:
     seconds: float
 
     def __bool__(self) -> bool:
-        return all(law.outcome == "holds" for law in self.laws)
+        return all(law.outcome in ("holds", "does not apply") for law in self.laws)
 
     def table(self) -> str:
         """The report as text."""
@@ -81,7 +81,7 @@ class AttackCheck:
         lines = [f"{self.attack}: checked in {self.seconds:.0f} s", ""]
         for law in self.laws:
             lines.append(f"   {law.outcome:<15}  {law.name:<{width}}  {law.seen}".rstrip())
-            if law.outcome != "holds":
+            if law.outcome in ("broken", "cannot be tried"):
                 lines.append(f"   {'':<15}  {'':<{width}}  {law.matters}")
         if self.exam is not None:
             lines += [
@@ -131,7 +131,8 @@ def check_attack(
     for name, matters, law in _LAWS:
         try:
             problem = law(tried)
-            laws.append(Law(name, "broken" if problem else "holds", problem or "", matters))
+            outcome = "does not apply" if problem is None else "broken" if problem else "holds"
+            laws.append(Law(name, outcome, problem or "", matters))
         except ArgumentError as error:
             laws.append(Law(name, "cannot be tried", str(error), matters))
         except Exception as error:  # whatever a stranger's attack raises
@@ -305,9 +306,9 @@ def _leaves_no_trace_after_an_error(tried: _Tried) -> str:
     return changes()
 
 
-def _scores_only(tried: _Tried) -> str:
+def _scores_only(tried: _Tried) -> str | None:
     if tried.attack.knowledge not in ("black", "decision"):
-        return ""
+        return None
     model, x, y = _problem("colour")
     decides = tried.attack.knowledge == "decision"
 
@@ -323,9 +324,9 @@ def _scores_only(tried: _Tried) -> str:
     return ""
 
 
-def _length_counts(tried: _Tried) -> str:
+def _length_counts(tried: _Tried) -> str | None:
     if not tried.lengths:
-        return ""
+        return None
     model, x, y = _problem("grey")
     with torch.no_grad():
         model[3].bias[0] += 1e3  # type: ignore[index]
@@ -339,7 +340,7 @@ def _length_counts(tried: _Tried) -> str:
     return f"with {told} it spent the same {spent[0]} passes" if spent[1] <= spent[0] else ""
 
 
-_LAWS: tuple[tuple[str, str, Callable[[_Tried], str]], ...] = (
+_LAWS: tuple[tuple[str, str, Callable[[_Tried], str | None]], ...] = (
     ("shape and type", "An evaluation stops where inputs of another shape come back.", _shape_and_type),
     ("inside the threat model", "What lies outside counts as robust: the figure is too good.", _inside),
     ("arguments as they were", "Clean rows and later stages are measured on other inputs.", _inputs_kept),

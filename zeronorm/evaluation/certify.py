@@ -187,7 +187,10 @@ def _given(row: Certifier, threats: L0 | Sequence[L0] | None, seconds: float | N
         if what in row.needs:
             given[what] = value
         elif value is not None:
-            raise ArgumentError(f"{what}: expected none for the method {row.name}, got {value!r}")
+            those = ", ".join(other.name for other in certificates.values() if what in other.needs)
+            raise ArgumentError(
+                f"{what}: expected none for the method {row.name}, got {value!r:.80}; methods with {what}: {those}"
+            )
     if "threats" in given:
         if several is None:
             raise ArgumentError(
@@ -335,6 +338,8 @@ def verify_certificates(
     arithmetic = options.get("arithmetic", certifier.arithmetic)
     for what, found in (("kind", certifier.kind), ("unit", unit), ("arithmetic", arithmetic)):
         result.compare(f"method: {what}", method.get(what), found)
+    if method.get("seconds") is not None and "seconds" not in certifier.needs:
+        result.problems.append(f"method: {certifier.name} takes no seconds, the run says {method['seconds']}")
     check_words(folder, record, _KEYS, result)
     check_words(folder, plan, ("model", "data", "method", "seed"), result)
     result.compare("diagnosis", record["diagnosis"], [])

@@ -220,6 +220,26 @@ def _check_names(folder: ComparisonFolder, runs: Sequence[Mapping[str, Any]], re
             result.problems.append(
                 f"{run['path']}: its attack is {plan['attack']['name']}, it is called {run['attack']}"
             )
+        for option, value in _said_options(run["attack"]):
+            taken = [stage["options"].get(option) for stage in plan["attack"]["stages"]]
+            if not any(str(one).lower() == value.lower() or _same_number(one, value) for one in taken):
+                result.problems.append(
+                    f"{run['path']}: it is called {run['attack']}, {option} is {', '.join(map(str, taken))}"
+                )
+    result.unchecked.append("the names of attacks of a comparison that are none of the catalogue's")
+
+
+def _said_options(called: Any) -> list[tuple[str, str]]:
+    """Options in the name of an attack, `name:option=value`."""
+    parts = [part.partition("=") for part in str(called).split(":")[1:]]
+    return [(option, value) for option, equals, value in parts if equals]
+
+
+def _same_number(one: Any, text: str) -> bool:
+    try:
+        return not isinstance(one, bool) and float(one) == float(text)
+    except (TypeError, ValueError):
+        return False
 
 
 # -- the folder ---------------------------------------------------------------------------------------------

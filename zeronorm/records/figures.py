@@ -42,6 +42,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "plan.attack.stages": list,
 }
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # package.module:callable
+_RUN_WHEN_READ = re.compile(r"joblib:|.*\.(pt|pth|pt2)(:|$)")  # files whose code may run
 _SEVERAL = ("_comparison", "_matrix")
 _MOST = 1 << 24  # budget of a run: there is a place for each k below in its curve
 _COLUMNS = ["example", "label", "k", "stage", "outcome", "distance", "prediction", "forwards", "backwards"]
@@ -338,7 +339,7 @@ def check_again(command: str | None, models: Iterable[Any], path: Path, kind: st
         path, kind = path.parent.parent, "_matrix"
     if command is None:
         return f"zeronorm.verify{kind}({str(path)!r}, {'models' if kind in _SEVERAL else 'model'}, data)"
-    trusted = any(_CODE.fullmatch(str(model)) or str(model).startswith("joblib:") for model in models)
+    trusted = any(_CODE.fullmatch(str(model)) or _RUN_WHEN_READ.match(str(model)) for model in models)
     trust = " --trust" if trusted else ""
     return f"zeronorm verify {shlex.quote(str(path))}{trust}"
 

@@ -86,7 +86,7 @@ class PaperTable:
                 "high": share.interval[1],
                 "right": share.count,
                 "n": share.n,
-                "exact": k in line.exact,
+                "exact": k == 0 or k in line.exact,
             }
             for line in self.lines
             for k, share in ({0: line.clean} | line.shares).items()
