@@ -62,7 +62,7 @@ def test_refusals(path, tmp_path):
     frame = pd.DataFrame({"x": [1.0, 2.0], "y": [0, 1]})
     for expected, call in {
         "target: expected the name of one column of": lambda: zn.data.load(f"table:{path}", target="no"),
-        "target, schema: expected None": lambda: zn.data.load("digits", target="y"),
+        "target, schema, toward: expected None": lambda: zn.data.load("digits", target="y"),
         "data: expected a readable table": lambda: zn.data.load(f"table:{tmp_path / 'none.csv'}", target="y"),
         "data: expected a file that ends in": lambda: zn.data.load(f"table:{tmp_path / 'a.txt'}", target="y"),
         "data: expected train.csv or train.parquet": lambda: zn.data.load(

@@ -30,7 +30,7 @@ def changed(tmp_path_factory):
         "docs",
     ):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("images"))
-    for part in ("tests/conftest.py", "pyproject.toml"):
+    for part in ("tests/conftest.py", "tests/shape_checks.py", "pyproject.toml"):
         shutil.copy(ROOT / part, copy / part)
     diffs = blocks(CONTRIBUTING, "diff")
     assert len(diffs) == 2
@@ -71,6 +71,7 @@ def test_the_laws_of_the_certificate(changed):
         changed, *PYTEST, "tests/contracts/test_every_certificate.py", "-k", f"{CERTIFICATE} or every_row"
     )
     assert int(re.findall(r"(\d+) passed", said)[0]) >= 20
+    _in(changed, "zeronorm.cli.list")  # as the page says
     page = _in(changed, "zeronorm.cli.main", "list", "--json")
     assert f'"name": "{CERTIFICATE}"' in page
 
