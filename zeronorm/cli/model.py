@@ -17,6 +17,7 @@ from torch import nn
 from zeronorm import checks, models
 from zeronorm import data as data_sets
 from zeronorm.attacks.batch_under_attack import Model
+from zeronorm.cli.typed import number
 from zeronorm.defenses.smoothed import defended
 from zeronorm.errors import ArgumentError
 from zeronorm.models.input_form import KEYS, formed, input_form, split_form
@@ -84,18 +85,8 @@ def _from_file(path: Path, said: dict[str, str], trust: bool) -> Any:
     layers = input_form(form)
     if trust and program_kind(path) is not None and not said:
         return formed(load_program(path), layers)
-    arguments: dict[str, Any] = {key: _number(value) for key, value in said.items()}
+    arguments: dict[str, Any] = {key: number(value) for key, value in said.items()}
     return formed(models.load(path, **arguments), layers)
-
-
-def _number(text: str) -> int | float | str:
-    """The number that was typed; the text itself where it is none."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _nearest_neighbour(called: str) -> models.NearestNeighbour:

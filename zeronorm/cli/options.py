@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from zeronorm.cli.typed import number
 from zeronorm.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
@@ -393,16 +394,6 @@ def _option(word: str, text: str) -> tuple[str, Any]:
     return name, {"true": True, "false": False, "none": None}.get(
         value.lower(), value
     ) if said is value else said
-
-
-def number(text: str) -> int | float | str:
-    """The number that was typed; the text itself where it is none."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zeronorm.cli.options import Json, attacks, number, words
+from zeronorm.cli.options import Json, attacks, words
+from zeronorm.cli.typed import number
 from zeronorm.errors import ArgumentError
 from zeronorm.training.option import Option
 from zeronorm.training.plan import GROUPS, KINDS, LOOP, OPTIONS, TrainingPlan
