@@ -117,6 +117,18 @@ FORGED = {
         "diagnosis: what was found is worded otherwise than in the run",
     ),
     "words of its own": (lambda told: told.update(audited="by NIST"), "run.json: no run says audited"),
+    "words of the threat": (
+        lambda told: told["plan"]["threat"].update(note="all"),
+        "run.json: no run says note",
+    ),
+    "words of the attack": (
+        lambda told: told["plan"]["attack"].update(version="plus"),
+        "no run says version",
+    ),
+    "words of the data": (
+        lambda told: told["plan"]["data"].update(source="NIST"),
+        "no run on these says source",
+    ),
     "a plan of its own": (
         lambda told: told["plan"].update(strength="all"),
         "run.json: no run says strength",

@@ -52,6 +52,9 @@ _PLACE = re.compile(
     r"(?:(?!-)[\w@%+=:,./-]+|&#39;(?:(?!&#39;)[^<\n]|&#39;&#34;&#39;&#34;&#39;)*&#39;|&#34;(?:(?!&#34;)[^<\n])*&#34;)"
     r"(?=(?: --trust)?<|, models?, data\)<)"
 )
+_OF_THREATS = (
+    "norm", "unit", "low", "high", "linf", "allowed", "channels", "schema", "budgets", "curve"
+)  # fmt: skip
 _KEYS = {
     "format", "status", "created", "finished", "command", "plan", "plan_digest", "versions", "execution", "sessions",
     "diagnosis", "checks", "summary", "rows_digest",
@@ -232,6 +235,8 @@ def _check_plan(folder: RunFolder, record: Mapping[str, Any], result: Verificati
     plan = record["plan"]
     check_words(folder, record, _KEYS, result)
     check_words(folder, plan, {"model", "data", "threat", "attack", "seed", "precision"}, result)
+    check_words(folder, plan["threat"], _OF_THREATS, result)
+    check_words(folder, plan["attack"], ("name", "stages"), result)
     if plan.get("precision") not in ("float32", "bfloat16"):
         result.problems.append(f"plan: no run has the precision {_short(plan.get('precision'))}")
     searches = [stage for stage in plan["attack"]["stages"] if stage.get("kind") != "proof"]
@@ -306,6 +311,8 @@ def check_facts(
         else:
             result.compare(f"model: {what}", told.get(what), facts.get(what))
     of_data = describe_data(dataset)
+    if others := sorted(set(plan["data"]) - set(of_data)):
+        result.problems.append(f"data: no run on these says {_short(', '.join(others))}")
     for what in ("n", "shape", "dtype", "toward"):
         result.compare(f"data: {what}", plan["data"].get(what), of_data.get(what))
     if (told := plan["data"].get("class_names")) and not of_data["class_names"]:
@@ -388,6 +395,8 @@ def _figureless(finding: Mapping[str, str]) -> dict[str, str]:
 def _check_effort(row: Row, plan: Mapping[str, Any], result: Verification) -> None:
     """A search that failed has spent its passes; one of the catalogue asks the model at least once."""
     stage = row["stage"] if row["stage"] is not None else -1
+    if stage == -1 and (row["forwards"], row["backwards"]) != (1, 0):
+        result.problems.append(f"{_who(row)}: a clean prediction is one pass, the run says {row['forwards']}")
     if not 0 <= stage < len(plan["attack"]["stages"]) or not row["k"] or row["forwards"] is None:
         return
     told = plan["attack"]["stages"][stage]
@@ -402,6 +411,8 @@ def _check_effort(row: Row, plan: Mapping[str, Any], result: Verification) -> No
         result.problems.append(
             f"{_who(row)}: {row['forwards']} passes, fewer than the {least} that its search takes at least"
         )
+    if least > 1 and entry.knowledge == "white" and not row["backwards"]:
+        result.problems.append(f"{_who(row)}: no backward pass, which its search makes")
 
 
 def sample(rows: list[Row], everything: bool, what: str, result: Verification) -> list[Row]:
