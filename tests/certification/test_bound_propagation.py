@@ -168,7 +168,7 @@ def test_the_verdict_is_the_exact_one_for_many(kind: str) -> None:
     assert decided >= 55
 
 
-@pytest.mark.parametrize("kind", ["conv", "two convs", "mlp"])
+@pytest.mark.parametrize("kind", ["conv", pytest.param("two convs", marks=pytest.mark.slow), "mlp"])
 def test_a_grid_of_values_tried_out_agrees(kind: str) -> None:
     case = Case(5, kind, sides=(3, 3), splits=0)
     y, x = int(case.model(case.x).argmax()), case.x

@@ -96,6 +96,7 @@ def test_a_readers_session(tmp_path):
     assert refused.status == 2 and "holds another run" in refused.err and len(refused.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_comparison_as_its_page_has_it(tmp_path):
     page = ROOT / "docs/comparing-attacks.md"
     asked = [[verb, *rest, *SMALL.get(verb, [])] for _, verb, *rest in commands(page)]

@@ -62,6 +62,7 @@ def test_the_quickstart_prints_what_the_readme_shows(tmp_path):
     assert pq.read_table(tmp_path / "runs/quickstart/rows.parquet").num_rows > 200
 
 
+@pytest.mark.slow
 def test_the_robust_model_of_the_quickstart_resists_more(tmp_path):
     output = make.figures(make.quickstart(tmp_path, "runs/quickstart-robust"))
     text = make.README.read_text()

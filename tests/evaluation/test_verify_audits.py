@@ -191,11 +191,17 @@ def test_an_attack_of_ones_own_under_another_name_is_named(called, where, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "attack", ["sparse_autoattack", "sparse-pgd", ["sparse_pgd", "sparse_rs"], "sigma_zero"]
+    ("attack", "lengths"),
+    [
+        ("sparse_autoattack", {"queries": 9}),
+        ("sparse-pgd", {}),
+        (["sparse_pgd", "sparse_rs"], {"queries": 9}),
+        ("sigma_zero", {}),
+    ],
 )
-def test_attacks_by_their_own_names_are_confirmed(attack, tmp_path):
+def test_attacks_by_their_own_names_are_confirmed(attack, lengths, tmp_path):
     model = network()
-    zn.evaluate(model, dataset(model), zn.L0(1), attack, tmp_path, steps=4)
+    zn.evaluate(model, dataset(model), zn.L0(1), attack, tmp_path, steps=4, **lengths)
     assert zn.verify(tmp_path, model, dataset(model)).problems == []
 
 

@@ -150,7 +150,10 @@ MNIST = [
     pytest.mark.skipif("ZERONORM_DATA" not in os.environ, reason="needs a copy of MNIST"),
 ]
 BY_NAME = [pytest.param(name, marks=MNIST) if name.endswith("-mnist") else name for name in SHIPPED]
-AGAIN = [pytest.param(name, marks=pytest.mark.slow) if name == "digits-robust" else name for name in BY_NAME]
+AGAIN = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("digits", "digits-robust") else name
+    for name in BY_NAME
+]
 
 
 @pytest.mark.parametrize("name", BY_NAME)

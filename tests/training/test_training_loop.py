@@ -125,7 +125,8 @@ def test_resumed_to_bitwise_the_same_weights(plan, tmp_path, changes):
     assert weights(train(halves)) == weights(whole)
 
 
-@pytest.mark.parametrize("method", ["standard", pytest.param("fast_ls", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["standard", "fast_ls"])
 def test_resumed_after_kill_9_to_bitwise_the_same_weights(plan, tmp_path, method):
     settings = {"epochs": 40, "limit": None, "batch_size": 32} if method == "standard" else {
         "epochs": 25, "limit": 400, "method": method, "k": 2, "multi_k": 2.0, "average": 0.9, "steps": 2,
