@@ -6,10 +6,12 @@ error.  1: anything else.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -90,7 +92,14 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(run(arguments))
+    status = run(arguments)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    # Not by way of the libraries' destructors: threads of theirs that still run then abort one process in some
+    # ("terminate called without an active exception"), whose work was done.
+    os._exit(status)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
