@@ -42,6 +42,7 @@ from zeronorm.evaluation.session import Progress, Session, noted
 from zeronorm.evaluation.verify import (
     Verification,
     check_facts,
+    check_files,
     check_page,
     check_words,
     patience,
@@ -341,6 +342,7 @@ def verify_certificates(
     if method.get("seconds") is not None and "seconds" not in certifier.needs:
         result.problems.append(f"method: {certifier.name} takes no seconds, the run says {method['seconds']}")
     check_words(folder, record, _KEYS, result)
+    check_files(folder, result)
     check_words(folder, plan, ("model", "data", "method", "seed"), result)
     result.compare("diagnosis", record["diagnosis"], [])
     prover: SmoothedClassifier | _Prover

@@ -29,7 +29,14 @@ from zeronorm.evaluation.result import Evaluation, RobustAccuracy, frame_of
 from zeronorm.evaluation.runner import evaluate
 from zeronorm.evaluation.session import Progress
 from zeronorm.evaluation.transfer import check_transfers, transfer
-from zeronorm.evaluation.verify import Verification, catalogue_word, check_page, check_words, verify
+from zeronorm.evaluation.verify import (
+    Verification,
+    catalogue_word,
+    check_files,
+    check_page,
+    check_words,
+    verify,
+)
 from zeronorm.files import unless_refused
 from zeronorm.records.folders import ComparisonFolder, digest_rows
 from zeronorm.threat_model import L0, Linf
@@ -198,6 +205,7 @@ def verify_comparison(comparison: str | Path, models: Mapping[str, Model], data:
             result.problems.append("summary: comparison.json says other figures than the rows")
         _check_names(folder, record["runs"], result)
     check_words(folder, record, _KEYS, result)
+    check_files(folder, result)
     for run in record["runs"]:
         check_words(folder, run, ("model", "attack", "path", "rows_digest"), result)
     result.unchecked.append(LEFT_OUT)

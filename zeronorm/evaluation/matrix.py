@@ -43,7 +43,14 @@ from zeronorm.evaluation.plan import described_threat, differences, digest, reso
 from zeronorm.evaluation.ray_workers import Workers, begun
 from zeronorm.evaluation.runner import describe_data
 from zeronorm.evaluation.session import Progress
-from zeronorm.evaluation.verify import Verification, as_json, catalogue_word, check_page, check_words
+from zeronorm.evaluation.verify import (
+    Verification,
+    as_json,
+    catalogue_word,
+    check_files,
+    check_page,
+    check_words,
+)
 from zeronorm.files import unless_refused
 from zeronorm.modules import evaluation_mode
 from zeronorm.records.folders import CertificateFolder, ComparisonFolder, MatrixFolder
@@ -265,6 +272,7 @@ def verify_matrix(
             _check_entry(folder, record, entry, network, dataset, result)
     result.unchecked.append("the time of an answer")
     check_words(folder, record, _KEYS, result)
+    check_files(folder, result)
     check_words(folder, record["plan"], ("models", "data", "k", "certificate"), result)
     for entry in record["models"]:
         check_words(folder, entry, _ENTRY, result)

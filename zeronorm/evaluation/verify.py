@@ -234,6 +234,7 @@ def _check_plan(folder: RunFolder, record: Mapping[str, Any], result: Verificati
     """What run.json says beside figures: nothing that nobody wrote, and attacks by the names that are theirs."""
     plan = record["plan"]
     check_words(folder, record, _KEYS, result)
+    check_files(folder, result)
     check_words(folder, plan, {"model", "data", "threat", "attack", "seed", "precision"}, result)
     check_words(folder, plan["threat"], _OF_THREATS, result)
     check_words(folder, plan["attack"], ("name", "stages"), result)
@@ -253,14 +254,19 @@ def _check_plan(folder: RunFolder, record: Mapping[str, Any], result: Verificati
 def check_words(
     folder: Folder, told: Mapping[str, Any], known: Collection[str], result: Verification
 ) -> None:
-    """A problem for names in a JSON file that nobody writes, and a note on files beside it that are none of ours."""
+    """A problem for names in a JSON file that nobody writes."""
     if unknown := sorted(set(told) - set(known)):
         result.problems.append(f"{folder.json.name}: no {folder.what} says {_short(', '.join(unknown))}")
+
+
+def check_files(folder: Folder, result: Verification) -> None:
+    """A note on files of a folder that are none of ours."""
     files = [path.name for path in folder.path.iterdir() if path.is_file() and not path.name.startswith(".")]
     others = sorted(set(files) - {folder.json.name, folder.page.name, *_FILES})
-    note = f"the folder holds files of no {folder.what}, which nobody looked at: {_short(', '.join(others))}"
-    if others and note not in result.notes:
-        result.notes.append(note)
+    if others:
+        result.notes.append(
+            f"the folder holds files of no {folder.what}, which nobody looked at: {_short(', '.join(others))}"
+        )
 
 
 def _check_stage(stage: Mapping[str, Any], result: Verification) -> None:
